@@ -1,0 +1,99 @@
+//! A row of events, owned and growing.
+
+use alloc::vec::Vec;
+
+use crate::event::{Event, FIXED, ORIGIN, Origin};
+use crate::new_event::{NewEvent, TooLarge};
+use crate::region::Region;
+
+/// Events in their flat format, ready to be appended, and what a log wants to know about them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    count: u32,
+    timestamps: Option<(i64, i64)>,
+}
+
+impl Batch {
+    /// An empty batch with room for `bytes`.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
+    /// Appends an event.
+    ///
+    /// # Errors
+    /// When a length does not fit its field; the batch is as before.
+    pub fn push(&mut self, event: &NewEvent<'_>) -> Result<(), TooLarge> {
+        event.write(&mut self.bytes, |out| {
+            out.extend_from_slice(event.value);
+            Ok::<_, TooLarge>(())
+        })?;
+        self.count_in(event.timestamp);
+        Ok(())
+    }
+
+    /// Copies an event that a guest wrote, with its true origin in place of the guest's. The event must have an origin.
+    #[inline]
+    pub fn push_output(&mut self, event: &Event<'_>, origin: Origin) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(event.bytes());
+        if event.origin().is_some() {
+            self.bytes[start + FIXED..start + FIXED + ORIGIN].copy_from_slice(&origin.to_bytes());
+        }
+        self.count_in(event.timestamp());
+    }
+
+    /// Copies a whole region whose events have been checked.
+    ///
+    /// # Errors
+    /// When an event of it is malformed; the batch is as before.
+    pub fn push_region(&mut self, region: Region<'_>) -> Result<(), crate::Malformed> {
+        region.check()?;
+        for event in region.events() {
+            self.count_in(event?.timestamp());
+        }
+        self.bytes.extend_from_slice(region.bytes());
+        Ok(())
+    }
+
+    #[inline]
+    fn count_in(&mut self, timestamp: i64) {
+        self.count += 1;
+        self.timestamps = Some(match self.timestamps {
+            None => (timestamp, timestamp),
+            Some((min, max)) => (min.min(timestamp), max.max(timestamp)),
+        });
+    }
+
+    /// The events region.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many events it has.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether it has no events.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The smallest and the largest timestamp; zeros when it is empty.
+    pub fn timestamps(&self) -> (i64, i64) {
+        self.timestamps.unwrap_or_default()
+    }
+
+    /// Its events, to be read.
+    pub fn region(&self) -> Region<'_> {
+        Region::new(&self.bytes, self.count)
+    }
+
+    /// Removes all events and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        (self.count, self.timestamps) = (0, None);
+    }
+}

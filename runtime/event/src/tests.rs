@@ -1,0 +1,186 @@
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+
+use crate::*;
+
+#[derive(Debug, Clone)]
+struct Owned {
+    timestamp: i64,
+    key: Option<Vec<u8>>,
+    value: Vec<u8>,
+    headers: Vec<(String, Vec<u8>)>,
+    origin: Option<Origin>,
+}
+
+fn owned() -> impl Strategy<Value = Owned> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..40);
+    let origin = prop::option::of((any::<u32>(), any::<u32>(), any::<u64>(), any::<u32>(), any::<bool>()).prop_map(
+        |(topic, partition, offset, ordinal, timer)| Origin {
+            topic,
+            partition,
+            offset,
+            ordinal,
+            source: if timer { Source::Timer } else { Source::Input },
+        },
+    ));
+    let headers = prop::collection::vec(("[a-zé]{0,9}", bytes()), 0..4);
+    (any::<i64>(), prop::option::of(bytes()), bytes(), headers, origin)
+        .prop_map(|(timestamp, key, value, headers, origin)| Owned { timestamp, key, value, headers, origin })
+}
+
+fn batch_of(events: &[Owned]) -> Batch {
+    let mut batch = Batch::default();
+    for event in events {
+        let headers: Vec<(&str, &[u8])> = event.headers.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect();
+        let new = NewEvent {
+            timestamp: event.timestamp,
+            key: event.key.as_deref(),
+            value: &event.value,
+            headers: &headers,
+            origin: event.origin,
+        };
+        let before = batch.bytes().len();
+        batch.push(&new).unwrap();
+        assert_eq!(batch.bytes().len() - before, new.size());
+    }
+    batch
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read(events in prop::collection::vec(owned(), 0..8)) {
+        let batch = batch_of(&events);
+        let read: Vec<_> = batch.region().events().collect::<Result<_, _>>().unwrap();
+        prop_assert_eq!(read.len(), events.len());
+        for (read, event) in read.iter().zip(&events) {
+            prop_assert_eq!(read.timestamp(), event.timestamp);
+            prop_assert_eq!(read.key(), event.key.as_deref());
+            prop_assert_eq!(read.value(), &event.value[..]);
+            prop_assert_eq!(read.origin(), event.origin);
+            let headers: Vec<_> = read.headers().map(|(n, v)| (String::from(n), v.to_vec())).collect();
+            prop_assert_eq!(&headers, &event.headers);
+        }
+        if let Some(min) = events.iter().map(|e| e.timestamp).min() {
+            prop_assert_eq!(batch.timestamps().0, min);
+        }
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused_or_read_never_a_panic(
+        events in prop::collection::vec(owned(), 1..5),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let batch = batch_of(&events);
+        let mut bytes = batch.bytes().to_vec();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes.truncate(cut.index(bytes.len() + 1));
+        let region = Region::new(&bytes, batch.count());
+        let _ = region.check();
+        let _ = region.skip(1);
+        let _ = region.prefix(2, 50);
+        let _ = View::parse(&bytes);
+    }
+
+    #[test]
+    fn skip_and_prefix_cut_between_events(events in prop::collection::vec(owned(), 1..8), at in 0u32..8) {
+        let batch = batch_of(&events);
+        let at = at.min(batch.count());
+        let (front, back) = (batch.region().prefix(at, usize::MAX).unwrap(), batch.region().skip(at).unwrap());
+        prop_assert_eq!(front.count() + back.count(), batch.count());
+        prop_assert_eq!([front.bytes(), back.bytes()].concat(), batch.bytes());
+        prop_assert!(front.check().is_ok() && back.check().is_ok());
+    }
+
+    #[test]
+    fn a_damaged_outcome_is_refused_or_read_never_a_panic(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut bytes = outcome();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(outcome) = Outcome::parse(&bytes, 3) {
+            outcome.outputs().for_each(|output| { let _ = output.map(|output| outcome.sink(output.sink)); });
+            outcome.failures().for_each(drop);
+        }
+    }
+}
+
+fn outcome() -> Vec<u8> {
+    let mut writer = OutcomeWriter::default();
+    let send = |writer: &mut OutcomeWriter, input, sink, value: &[u8]| {
+        let sink = writer.sink(sink);
+        writer
+            .output((Source::Input, input), sink, NewEvent { timestamp: 7, ..NewEvent::default() }, |out| {
+                out.extend_from_slice(value);
+                Ok::<_, TooLarge>(())
+            })
+            .unwrap();
+    };
+    send(&mut writer, 0, None, b"a");
+    send(&mut writer, 0, Some("alerts"), b"b");
+    let mark = writer.mark();
+    send(&mut writer, 1, Some("other"), b"undone");
+    writer.undo(mark);
+    writer.fail((Source::Input, 1), FailureKind::Permanent, "no such airport");
+    send(&mut writer, 2, Some("alerts"), b"c");
+    writer.finish(3)
+}
+
+#[test]
+fn an_outcome_tells_outputs_sinks_and_failures() {
+    let bytes = outcome();
+    let outcome = Outcome::parse(&bytes, 3).unwrap();
+    let outputs: Vec<_> = outcome
+        .outputs()
+        .map(|output| {
+            let output = output.unwrap();
+            (output.input, output.ordinal, outcome.sink(output.sink).unwrap(), output.event.value())
+        })
+        .collect();
+    assert_eq!(outputs, vec![(0, 0, None, &b"a"[..]), (0, 1, Some("alerts"), b"b"), (2, 0, Some("alerts"), b"c")]);
+    let failures: Vec<_> = outcome.failures().collect::<Result<_, _>>().unwrap();
+    assert_eq!(failures, [Failure { input: 1, kind: FailureKind::Permanent, reason: "no such airport" }]);
+}
+
+#[test]
+fn an_outcome_that_deals_with_more_than_it_got_is_refused() {
+    assert!(Outcome::parse(&outcome(), 2).is_err());
+}
+
+#[test]
+fn outputs_out_of_order_are_refused() {
+    let mut writer = OutcomeWriter::default();
+    for input in [1, 0] {
+        let nothing = |_: &mut Vec<u8>| Ok::<_, TooLarge>(());
+        writer.output((Source::Input, input), 0, NewEvent::default(), nothing).unwrap();
+    }
+    let bytes = writer.finish(2);
+    let last = Outcome::parse(&bytes, 2).unwrap().outputs().last();
+    assert_eq!(last.unwrap().unwrap_err(), Malformed("outputs are not in the order of their inputs"));
+}
+
+#[test]
+fn a_view_is_read_as_written() {
+    let view = View {
+        count: 3,
+        base_offset: 40,
+        watermark: Some(-1),
+        seed: 9,
+        topic: 2,
+        partition: 1,
+        topic_name: "flights",
+    };
+    let mut bytes = Vec::new();
+    view.write(&mut bytes);
+    assert_eq!(View::parse(&bytes), Ok(view));
+    assert!((0..bytes.len() - 8).all(|cut| View::parse(&bytes[..cut]).is_err()));
+}

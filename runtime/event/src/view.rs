@@ -1,0 +1,83 @@
+//! The header a guest is given beside an events region.
+
+use alloc::vec::Vec;
+
+use crate::bytes::{Malformed, i64_at, len_at, pad, take, u16_at, u32_at, u64_at};
+
+const MAGIC: u32 = u32::from_le_bytes(*b"SLGV");
+const VERSION: u16 = 1;
+const FIXED: usize = 64;
+
+/// What a guest is told of the batch in hand. Its version is that of the events region too: when either format moves on,
+/// the host transcodes for plugins that were built for an older one.
+///
+/// ```text
+///  0  u32  magic "SLGV"             24  u64  base offset: that of the first event
+///  4  u16  version, 1               32  i64  watermark, i64::MIN while there is none
+///  6  u16  length of this part, 64  40  u64  seed for everything random in this call
+///  8  u32  number of events         48  u32  topic id
+/// 12  u32  number of due timers     52  u32  partition
+/// 16  u32  bytes of due timers      56  u32  length of the topic's name
+/// 20  u32  0                        60  u32  0
+/// 64  the topic's name, zeros to a multiple of 8, then the due timers (see guest-sdk/wit)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View<'a> {
+    /// Number of events in the region beside it.
+    pub count: u32,
+    /// Offset of the first event; the others follow without gaps.
+    pub base_offset: u64,
+    /// Event time up to which this partition is complete, if known.
+    pub watermark: Option<i64>,
+    /// Seed for everything random in this call.
+    pub seed: u64,
+    /// Id of the source topic.
+    pub topic: u32,
+    /// Partition of the source topic.
+    pub partition: u32,
+    /// Name of the source topic.
+    pub topic_name: &'a str,
+}
+
+impl<'a> View<'a> {
+    /// Appends the bytes of this header to `out`, which should be empty.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let name_len = u32::try_from(self.topic_name.len()).unwrap_or(u32::MAX);
+        out.extend_from_slice(&MAGIC.to_le_bytes());
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&(FIXED as u16).to_le_bytes());
+        out.extend_from_slice(&self.count.to_le_bytes());
+        out.extend_from_slice(&[0; 12]);
+        out.extend_from_slice(&self.base_offset.to_le_bytes());
+        out.extend_from_slice(&self.watermark.unwrap_or(i64::MIN).to_le_bytes());
+        out.extend_from_slice(&self.seed.to_le_bytes());
+        out.extend_from_slice(&self.topic.to_le_bytes());
+        out.extend_from_slice(&self.partition.to_le_bytes());
+        out.extend_from_slice(&name_len.to_le_bytes());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(self.topic_name.as_bytes());
+        pad(out);
+    }
+
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// When it is of another version, or its lengths do not fit.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        if u32_at(bytes, 0)? != MAGIC || u16_at(bytes, 4)? != VERSION {
+            return Err(Malformed("a batch header of another version"));
+        }
+        let mut rest = bytes.get(usize::from(u16_at(bytes, 6)?)..).ok_or(Malformed("a batch header is cut short"))?;
+        let name = take(&mut rest, len_at(bytes, 56)?)?;
+        let watermark = i64_at(bytes, 32)?;
+        Ok(Self {
+            count: u32_at(bytes, 8)?,
+            base_offset: u64_at(bytes, 24)?,
+            watermark: (watermark != i64::MIN).then_some(watermark),
+            seed: u64_at(bytes, 40)?,
+            topic: u32_at(bytes, 48)?,
+            partition: u32_at(bytes, 52)?,
+            topic_name: core::str::from_utf8(name).map_err(|_| Malformed("a topic's name is not UTF-8"))?,
+        })
+    }
+}

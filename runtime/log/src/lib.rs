@@ -1,0 +1,41 @@
+//! The durable log: topics, partitions, segments, and the commit log that makes everything in them true.
+//!
+//! Everything that is written is part of a [`Commit`]: events for any number of partitions, a pipeline's cursor, a new
+//! topic. A commit becomes visible whole, after it is durable, or not at all. [`Log`] is the handle: [`Log::submit`] for
+//! commits, [`Log::reader`] for events up to the high watermark. The bytes are told in `FORMAT.md`, the threads and
+//! invariants in `ARCHITECTURE.md`.
+//!
+//! The crate knows no async runtime: one thread commits, callers read on theirs.
+
+mod catalog;
+mod change;
+mod codec;
+mod commit;
+mod commit_log;
+mod committer;
+mod directory;
+mod error;
+mod file_header;
+mod frame;
+mod index;
+mod log;
+mod options;
+mod partition;
+mod reader;
+mod recovery;
+mod segment;
+mod snapshot;
+mod stored_batch;
+
+#[cfg(test)]
+mod sim_tests;
+
+pub use catalog::{Cursor, PipelineInfo, TopicInfo};
+pub use change::{Input, TopicPartition};
+pub use commit::{Append, Appended, Commit, Committed, NewTopic, PipelineStart, Sequence};
+pub use error::{Advice, Error};
+pub use log::{Done, Log};
+pub use options::{Durability, MAX_EVENT_BYTES, MAX_PARTITIONS, Options};
+pub use partition::{Damage, Partition};
+pub use reader::{ReadBatch, Reader};
+pub use recovery::Report;

@@ -1,0 +1,84 @@
+//! How a log is opened.
+
+use std::str::FromStr;
+
+/// What a batch may add up to, on disk; the engine and the API cut theirs far smaller.
+pub(crate) const MAX_BATCH_BYTES: usize = 64 << 20;
+/// The largest event that producers may send, and pipelines may write.
+pub const MAX_EVENT_BYTES: usize = 1 << 20;
+/// Partitions one topic may have.
+pub const MAX_PARTITIONS: u32 = 10_000;
+/// Groups below this go whole into the commit log: one file to sync instead of two or more.
+pub(crate) const WHOLE_GROUP_BYTES: u64 = 1 << 20;
+
+/// When a commit counts as durable. It is a choice for the whole data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// After `fdatasync`: what was acknowledged survives a power cut.
+    #[default]
+    Fsync,
+    /// Once the operating system has it: survives the death of the process; a power cut may lose what was acknowledged since
+    /// the last snapshot, and leaves a prefix.
+    Os,
+}
+
+impl FromStr for Durability {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "fsync" => Ok(Self::Fsync),
+            "os" => Ok(Self::Os),
+            _ if text.starts_with("interval:") => Err("durability `interval` is not available yet: use fsync or os".into()),
+            _ => Err(format!("unknown durability {text:?}: use fsync or os")),
+        }
+    }
+}
+
+/// A defect that tests plant, to see that they would notice it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Planted {
+    SkipSync,
+    AnswerBeforeSync,
+    OverlapGroups,
+    ForgetDirectorySync,
+    NoCrcCheck,
+    TrustCacheAfterFailedSync,
+    ForgetTruncation,
+}
+
+/// How a log is opened. Sizes in bytes.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// When a commit counts as durable.
+    pub durability: Durability,
+    /// A segment that reaches this is followed by a new one.
+    pub segment_bytes: u64,
+    /// A snapshot is taken when the commit log has grown by this.
+    pub snapshot_bytes: u64,
+    /// A snapshot, and with it a sync of everything, is taken when segments have this much that is not synced.
+    pub unsynced_bytes: u64,
+    /// A snapshot is taken when the last one is this old, in milliseconds, and something was committed since.
+    pub snapshot_age_ms: i64,
+    /// Only tests set it.
+    pub(crate) planted: Option<Planted>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Fsync,
+            segment_bytes: 256 << 20,
+            snapshot_bytes: 64 << 20,
+            unsynced_bytes: 1 << 30,
+            snapshot_age_ms: 10 * 60 * 1000,
+            planted: None,
+        }
+    }
+}
+
+impl Options {
+    pub(crate) fn has(&self, planted: Planted) -> bool {
+        self.planted == Some(planted)
+    }
+}
