@@ -72,6 +72,7 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 /// An open file.
+#[expect(clippy::len_without_is_empty, reason = "a file's length is asked of the disk, and may fail")]
 pub trait File: Send + Sync {
     /// Its length in bytes.
     ///

@@ -134,12 +134,12 @@ impl World {
         self.syncs += 1;
         let failing = self.fail_sync_at == Some(self.syncs);
         let inode = &mut self.inodes[inode];
-        inode.unsynced.clear();
+        let unsynced = std::mem::take(&mut inode.unsynced);
         if failing {
             // As measured on ext4: the pages count as clean although the disk never got them, and later syncs say all is well.
             return Err(io::Error::from_raw_os_error(5));
         }
-        inode.durable.clone_from(&inode.cached);
+        unsynced.iter().for_each(|change| change.apply(&mut inode.durable));
         Ok(())
     }
 }
@@ -312,7 +312,8 @@ impl Disk for SimDisk {
         let mut world = self.world();
         world.step()?;
         world.answer()?;
-        let (synced, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut world.renames).into_iter().partition(|c| c.is_in(dir));
+        let (synced, rest): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut world.renames).into_iter().partition(|c| c.is_in(dir));
         for change in &synced {
             apply_names(&mut world.durable_names, change);
         }

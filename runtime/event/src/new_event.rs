@@ -67,8 +67,7 @@ impl NewEvent<'_> {
         let start = out.len();
         let header_count = u16::try_from(self.headers.len()).map_err(|_| TooLarge)?;
         let key = self.key.unwrap_or_default();
-        let flags =
-            if self.key.is_some() { FLAG_KEY } else { 0 } | if self.origin.is_some() { FLAG_ORIGIN } else { 0 };
+        let flags = if self.key.is_some() { FLAG_KEY } else { 0 } | if self.origin.is_some() { FLAG_ORIGIN } else { 0 };
         let mut fixed = [0; FIXED];
         fixed[4..6].copy_from_slice(&flags.to_le_bytes());
         fixed[6..8].copy_from_slice(&header_count.to_le_bytes());

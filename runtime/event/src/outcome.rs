@@ -78,7 +78,14 @@ impl<'a> Outcome<'a> {
 
     /// The outputs, each checked as it is read.
     pub fn outputs(&self) -> Outputs<'a> {
-        Outputs { events: self.outputs.events(), sinks: self.sink_count, processed: self.processed, last: 0, ordinal: 0, any: false }
+        Outputs {
+            events: self.outputs.events(),
+            sinks: self.sink_count,
+            processed: self.processed,
+            last: 0,
+            ordinal: 0,
+            any: false,
+        }
     }
 
     /// The failures, each checked as it is read.

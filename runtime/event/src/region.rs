@@ -45,7 +45,8 @@ impl<'a> Region<'a> {
     /// When it has fewer.
     pub fn skip(&self, events: u32) -> Result<Self, Malformed> {
         let start = self.prefix(events, usize::MAX)?.bytes.len();
-        let count = self.count.checked_sub(events).ok_or(Malformed("a region has fewer events than were to be skipped"))?;
+        let count =
+            self.count.checked_sub(events).ok_or(Malformed("a region has fewer events than were to be skipped"))?;
         Ok(Self { bytes: &self.bytes[start..], count })
     }
 

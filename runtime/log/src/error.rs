@@ -147,7 +147,11 @@ impl Error {
     pub fn is_storage_fault(&self) -> bool {
         matches!(
             self,
-            Self::NoSpace { .. } | Self::Io { .. } | Self::Poisoned(_) | Self::Damaged { .. } | Self::NewerFormat { .. }
+            Self::NoSpace { .. }
+                | Self::Io { .. }
+                | Self::Poisoned(_)
+                | Self::Damaged { .. }
+                | Self::NewerFormat { .. }
         )
     }
 

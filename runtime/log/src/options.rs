@@ -8,8 +8,6 @@ pub(crate) const MAX_BATCH_BYTES: usize = 64 << 20;
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
 /// Partitions one topic may have.
 pub const MAX_PARTITIONS: u32 = 10_000;
-/// Groups below this go whole into the commit log: one file to sync instead of two or more.
-pub(crate) const WHOLE_GROUP_BYTES: u64 = 1 << 20;
 
 /// When a commit counts as durable. It is a choice for the whole data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,7 +27,9 @@ impl FromStr for Durability {
         match text {
             "fsync" => Ok(Self::Fsync),
             "os" => Ok(Self::Os),
-            _ if text.starts_with("interval:") => Err("durability `interval` is not available yet: use fsync or os".into()),
+            _ if text.starts_with("interval:") => {
+                Err("durability `interval` is not available yet: use fsync or os".into())
+            }
             _ => Err(format!("unknown durability {text:?}: use fsync or os")),
         }
     }
@@ -60,6 +60,8 @@ pub struct Options {
     pub unsynced_bytes: u64,
     /// A snapshot is taken when the last one is this old, in milliseconds, and something was committed since.
     pub snapshot_age_ms: i64,
+    /// Groups below this go whole into the commit log: one file to sync instead of two or more.
+    pub whole_group_bytes: u64,
     /// Only tests set it.
     pub(crate) planted: Option<Planted>,
 }
@@ -72,6 +74,7 @@ impl Default for Options {
             snapshot_bytes: 64 << 20,
             unsynced_bytes: 1 << 30,
             snapshot_age_ms: 10 * 60 * 1000,
+            whole_group_bytes: 1 << 20,
             planted: None,
         }
     }

@@ -1,0 +1,491 @@
+//! Group commit: takes all waiting commits, makes them durable together, then visible.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sluice_env::{Clock, Disk, File, Open, Rng};
+
+use crate::catalog::{Catalog, Undo};
+use crate::change::{Change, TopicPartition, encode_commit};
+use crate::codec::Encoder;
+use crate::commit::{Append, Appended, Commit, Committed};
+use crate::commit_log::CommitLog;
+use crate::directory::{Directory, number};
+use crate::error::Error;
+use crate::frame::{Frame, FrameInfo};
+use crate::log::Shared;
+use crate::options::{Durability, Options, Planted};
+use crate::segment::{Segment, create_file};
+use crate::snapshot::{KEPT, Snapshot};
+use crate::stored_batch::{BATCH_HEADER, BatchHeader};
+
+/// The one writer of a data directory.
+///
+/// **Groups never overlap**: the next group is written after this one's syncs have returned. **Nothing is published or
+/// answered before it is as durable as the directory's durability says.** A failed sync, or a write that cannot be taken
+/// back, poisons the log: nothing is written any more.
+pub(crate) struct Committer {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) rng: Rng,
+    pub(crate) dir: Directory,
+    pub(crate) directory: u64,
+    pub(crate) options: Options,
+    pub(crate) catalog: Catalog,
+    pub(crate) commit_log: CommitLog,
+    pub(crate) writers: HashMap<TopicPartition, Writer>,
+    /// Segments with bytes that are not synced, by path; the commit log carries these bytes, or they may be lost.
+    pub(crate) unsynced: BTreeMap<PathBuf, Arc<dyn File>>,
+    /// Directories with names that are not synced.
+    pub(crate) new_names: BTreeSet<PathBuf>,
+    /// Segments made by the group in hand, which readers don't know yet.
+    pub(crate) fresh: Vec<(TopicPartition, Arc<Segment>)>,
+    pub(crate) group: u64,
+    pub(crate) seq: u64,
+    /// All groups up to this one are synced.
+    pub(crate) durable_through: u64,
+    /// What the last frame said of that.
+    pub(crate) announced: u64,
+    /// Bytes in segments that are not synced.
+    pub(crate) unsynced_bytes: u64,
+    pub(crate) snapshot_time: i64,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) poisoned: Option<Arc<str>>,
+}
+
+/// The end of a partition that is being written.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) segment: Arc<Segment>,
+}
+
+/// A commit that was found good, its changes made in the catalog.
+struct Planned {
+    committed: Committed,
+    changes: Vec<Change>,
+    batches: Vec<PlannedBatch>,
+    undo: Vec<Undo>,
+}
+
+struct PlannedBatch {
+    to: TopicPartition,
+    append: Append,
+    header: BatchHeader,
+    header_bytes: [u8; BATCH_HEADER],
+    /// Base offset of its segment.
+    segment: u64,
+    position: u64,
+}
+
+/// What has been written of a group, so that it can be taken back.
+#[derive(Default)]
+struct Written {
+    /// Segments made for it.
+    created: Vec<(TopicPartition, Writer)>,
+    /// Segments that were there, with their ends before.
+    grown: Vec<(Writer, u64)>,
+}
+
+impl Written {
+    fn writers(&self) -> impl Iterator<Item = &Writer> {
+        self.created.iter().map(|(_, writer)| writer).chain(self.grown.iter().map(|(writer, _)| writer))
+    }
+}
+
+impl Committer {
+    /// Commits a group. Each commit gets its own answer, but what the disk refuses, it refuses to all.
+    pub(crate) fn commit_group(&mut self, commits: Vec<Commit>) -> Vec<Result<Committed, Error>> {
+        if let Some(reason) = &self.poisoned {
+            let error = Error::Poisoned(reason.clone());
+            return commits.iter().map(|_| Err(error.clone())).collect();
+        }
+        let now = self.clock.now();
+        let seq_before = self.seq;
+        let mut planned: Vec<_> = commits.into_iter().map(|commit| self.plan(commit, now)).collect();
+        let good = || planned.iter().flatten();
+        if good().all(|planned| planned.changes.is_empty()) {
+            return planned.into_iter().map(|planned| planned.map(|planned| planned.committed)).collect();
+        }
+        let written = self.write_group(&good().collect::<Vec<_>>(), seq_before + 1, now);
+        if let Err(error) = written {
+            let undo = planned.iter_mut().flatten().flat_map(|planned| std::mem::take(&mut planned.undo));
+            for undo in undo.collect::<Vec<_>>().into_iter().rev() {
+                self.catalog.undo(undo);
+            }
+            self.seq = seq_before;
+            return planned.into_iter().map(|planned| planned.and(Err(error.clone()))).collect();
+        }
+        let touched = self.publish(planned.iter().flatten());
+        let answers = planned.into_iter().map(|planned| planned.map(|planned| planned.committed)).collect();
+        self.shared.wake(&touched);
+        self.snapshot_if_due(now);
+        answers
+    }
+
+    /// Checks a commit against what exists, and makes its changes in the catalog.
+    fn plan(&mut self, commit: Commit, now: i64) -> Result<Planned, Error> {
+        let mut planned =
+            Planned { committed: Committed::default(), changes: Vec::new(), batches: Vec::new(), undo: Vec::new() };
+        match self.plan_changes(commit, now, &mut planned) {
+            Ok(()) => {
+                if !planned.changes.is_empty() {
+                    self.seq += 1;
+                }
+                planned.committed.seq = self.seq;
+                Ok(planned)
+            }
+            Err(error) => {
+                for undo in planned.undo.into_iter().rev() {
+                    self.catalog.undo(undo);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn plan_changes(&mut self, commit: Commit, now: i64, planned: &mut Planned) -> Result<(), Error> {
+        for change in commit.changes(&self.catalog)? {
+            self.make(change, planned)?;
+        }
+        if let Some(sequence) = &commit.sequence {
+            let events: u64 = commit.appends.iter().map(|append| u64::from(append.batch.count())).sum();
+            match sequence.change(&self.catalog, events, now)? {
+                Some(change) => self.make(change, planned)?,
+                None => {
+                    planned.committed.repeated = true;
+                    return Ok(());
+                }
+            }
+        }
+        for append in commit.appends {
+            self.plan_append(append, now, planned)?;
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, change: Change, planned: &mut Planned) -> Result<(), Error> {
+        let undo = self.catalog.apply(&change).map_err(|misfit| Error::Invalid(misfit.0.to_owned()))?;
+        planned.undo.push(undo);
+        planned.changes.push(change);
+        Ok(())
+    }
+
+    fn plan_append(&mut self, append: Append, now: i64, planned: &mut Planned) -> Result<(), Error> {
+        let to = append.to;
+        append.check(&self.catalog)?;
+        self.shared.partition(to).map_or(Ok(()), |partition| partition.check())?;
+        let room = |segment: &&crate::catalog::SegmentInfo| segment.end_position < self.options.segment_bytes;
+        let segment = match self.catalog.last_segment(to).filter(room) {
+            Some(segment) => *segment,
+            None => {
+                let (base_offset, salt) = (self.catalog.next_offset(to), self.rng.next_u64() as u32);
+                self.make(Change::Segment { tp: to, base_offset, salt }, planned)?;
+                *self.catalog.last_segment(to).ok_or_else(|| Error::Invalid("a segment was not made".into()))?
+            }
+        };
+        let (min_timestamp, max_timestamp) = append.batch.timestamps();
+        let mut header = BatchHeader {
+            crc: 0,
+            region_bytes: 0,
+            count: append.batch.count(),
+            base_offset: segment.end_offset,
+            append_time: now,
+            min_timestamp,
+            max_timestamp,
+            producer: 0,
+            sequence: 0,
+        };
+        let header_bytes = header.seal(segment.salt, append.batch.bytes());
+        let change = Change::Append {
+            tp: to,
+            base_offset: header.base_offset,
+            count: header.count,
+            crc: header.crc,
+            position: segment.end_position,
+            length: header.stored_bytes() as u64,
+        };
+        self.make(change, planned)?;
+        planned.committed.appended.push(Appended { to, base_offset: header.base_offset, count: header.count });
+        let (segment, position) = (segment.base_offset, segment.end_position);
+        planned.batches.push(PlannedBatch { to, append, header, header_bytes, segment, position });
+        Ok(())
+    }
+
+    /// Writes a group and makes it durable. After an error it is as if it had never been, or the log is poisoned.
+    fn write_group(&mut self, planned: &[&Planned], first_seq: u64, now: i64) -> Result<(), Error> {
+        let batches = || planned.iter().flat_map(|planned| &planned.batches);
+        let bytes: u64 = batches().map(|batch| batch.header.stored_bytes() as u64).sum();
+        let mut records = Encoder::default();
+        let changed = planned.iter().filter(|planned| !planned.changes.is_empty());
+        for planned in changed {
+            encode_commit(planned.committed.seq, &planned.changes, &mut records);
+        }
+        let whole = self.options.durability == Durability::Fsync && bytes < self.options.whole_group_bytes;
+        let carried = || {
+            let parts = batches().flat_map(|batch| [&batch.header_bytes[..], batch.append.batch.bytes()]);
+            parts.filter(move |_| whole)
+        };
+        let info =
+            FrameInfo { group: self.group + 1, durable_through: self.durable_through, first_seq, time: now, whole };
+        let frame = Frame::encode(info, self.commit_log.salt, &records.0, carried());
+        let mut parts = vec![IoSlice::new(&frame), IoSlice::new(&records.0)];
+        parts.extend(carried().map(IoSlice::new));
+
+        let commit_start = self.commit_log.position;
+        let mut written = Written::default();
+        let result = self
+            .make_topic_directories(planned)
+            .and_then(|()| self.write_segments(planned, &mut written))
+            .and_then(|()| self.commit_log.append(&parts));
+        if let Err(error) = result {
+            self.take_back(commit_start, written)?;
+            return Err(error);
+        }
+        self.make_durable(&written, whole, bytes)?;
+        for (tp, writer) in written.created {
+            self.fresh.push((tp, writer.segment.clone()));
+            if let Some(full) = self.writers.insert(tp, writer) {
+                full.segment.save_index();
+            }
+        }
+        self.group += 1;
+        self.announced = info.durable_through;
+        Ok(())
+    }
+
+    fn make_topic_directories(&mut self, planned: &[&Planned]) -> Result<(), Error> {
+        for change in planned.iter().flat_map(|planned| &planned.changes) {
+            if let Change::Topic { id, .. } = change {
+                let path = self.dir.topic(*id);
+                self.disk.create_dir_all(&path).map_err(|error| Error::io("create", &path, error))?;
+                self.new_names.extend(path.parent().map(PathBuf::from));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_segments(&mut self, planned: &[&Planned], written: &mut Written) -> Result<(), Error> {
+        let mut rows: BTreeMap<(TopicPartition, u64), Vec<&PlannedBatch>> = BTreeMap::new();
+        for batch in planned.iter().flat_map(|planned| &planned.batches) {
+            rows.entry((batch.to, batch.segment)).or_default().push(batch);
+        }
+        for ((tp, base_offset), row) in rows {
+            let position = row[0].position;
+            let current = self.writers.get(&tp).filter(|writer| writer.segment.base_offset == base_offset);
+            let (file, path) = match current {
+                Some(writer) => {
+                    written.grown.push((writer.clone(), position));
+                    (writer.file.clone(), writer.segment.path.clone())
+                }
+                None => match self.existing_segment(tp, base_offset) {
+                    Some(segment) => {
+                        let writer = Self::open_writer(&*self.disk, segment)?;
+                        self.writers.insert(tp, writer.clone());
+                        written.grown.push((writer.clone(), position));
+                        (writer.file, writer.segment.path.clone())
+                    }
+                    None => {
+                        let writer = self.create_segment(tp, base_offset)?;
+                        let at = (writer.file.clone(), writer.segment.path.clone());
+                        written.created.push((tp, writer));
+                        at
+                    }
+                },
+            };
+            let parts: Vec<_> = row
+                .iter()
+                .flat_map(|batch| [IoSlice::new(&batch.header_bytes), IoSlice::new(batch.append.batch.bytes())])
+                .collect();
+            file.write_at(&parts, position).map_err(|error| Error::io("write", &path, error))?;
+        }
+        Ok(())
+    }
+
+    /// A segment that was there before this start.
+    fn existing_segment(&self, tp: TopicPartition, base_offset: u64) -> Option<Arc<Segment>> {
+        self.shared.partition(tp)?.last_segment().filter(|segment| segment.base_offset == base_offset)
+    }
+
+    fn create_segment(&mut self, tp: TopicPartition, base_offset: u64) -> Result<Writer, Error> {
+        let infos = self.catalog.segments.get(&tp).into_iter().flatten();
+        let info = infos.copied().find(|info| info.base_offset == base_offset);
+        let info = info.ok_or_else(|| Error::Invalid("a segment was not planned".into()))?;
+        let path = self.dir.segment(tp, base_offset);
+        let file = create_file(&*self.disk, &path, self.directory, tp, base_offset, info.salt)?;
+        self.new_names.insert(self.dir.topic(tp.topic));
+        let segment = Segment::created(&self.disk, path, self.directory, tp, &info, file.clone());
+        Ok(Writer { file, segment: Arc::new(segment) })
+    }
+
+    /// Cuts every file back to where the group began. What cannot be cut poisons the log.
+    fn take_back(&mut self, commit_start: u64, written: Written) -> Result<(), Error> {
+        let mut result = self.commit_log.cut(commit_start);
+        for (writer, position) in written.grown {
+            let cut = writer.file.set_len(position);
+            result = result.and(cut.map_err(|error| Error::io("cut", &writer.segment.path, error)));
+        }
+        for (_, writer) in written.created {
+            let removed = self.disk.remove(&writer.segment.path);
+            result = result.and(removed.map_err(|error| Error::io("remove", &writer.segment.path, error)));
+        }
+        result.map_err(|error| self.poison(&error))
+    }
+
+    fn poison(&mut self, error: &Error) -> Error {
+        tracing::error!(%error, "the log has stopped");
+        let reason: Arc<str> = error.to_string().into();
+        self.poisoned = Some(reason.clone());
+        Error::Poisoned(reason)
+    }
+
+    fn make_durable(&mut self, written: &Written, whole: bool, bytes: u64) -> Result<(), Error> {
+        let unsynced = written.writers().map(|writer| (writer.segment.path.clone(), writer.file.clone()));
+        self.unsynced.extend(unsynced);
+        self.unsynced_bytes += bytes;
+        let odd = self.group % 2 == 1;
+        if (self.options.has(Planted::SkipSync) || self.options.has(Planted::OverlapGroups)) && odd {
+            // Skipped for good, or until the next group has been written.
+            self.durable_through = self.group + 1;
+            return Ok(());
+        }
+        if self.options.durability == Durability::Os || self.options.has(Planted::AnswerBeforeSync) {
+            return Ok(());
+        }
+        let mut files = vec![self.commit_log.file.clone()];
+        if !whole {
+            self.sync_names()?;
+            files.extend(written.writers().map(|writer| writer.file.clone()));
+        }
+        self.sync(&files)?;
+        if !whole {
+            written.writers().for_each(|writer| drop(self.unsynced.remove(&writer.segment.path)));
+            self.unsynced_bytes -= bytes;
+        }
+        self.durable_through = self.group + 1;
+        Ok(())
+    }
+
+    /// Syncs files; a failure is never retried, for the data may be lost and a second sync would not say so.
+    fn sync(&mut self, files: &[Arc<dyn File>]) -> Result<(), Error> {
+        let result = self.disk.sync_files(files);
+        result.map_err(|error| {
+            let error = Error::io("sync", &self.commit_log.path, error);
+            self.poison(&error)
+        })
+    }
+
+    fn sync_names(&mut self) -> Result<(), Error> {
+        for path in std::mem::take(&mut self.new_names) {
+            if self.options.has(Planted::ForgetDirectorySync) {
+                continue;
+            }
+            if let Err(error) = self.disk.sync_dir(&path) {
+                return Err(self.poison(&Error::io("sync", &path, error)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets readers see a group.
+    fn publish<'a>(&mut self, planned: impl Iterator<Item = &'a Planned>) -> Vec<TopicPartition> {
+        let mut touched = BTreeSet::new();
+        for planned in planned {
+            for change in &planned.changes {
+                self.shared.publish(change, &self.catalog);
+            }
+            for batch in &planned.batches {
+                let Some(partition) = self.shared.partition(batch.to) else { continue };
+                let fresh =
+                    self.fresh.iter().position(|(tp, segment)| *tp == batch.to && segment.base_offset == batch.segment);
+                if let Some(fresh) = fresh {
+                    partition.push_segment(self.fresh.swap_remove(fresh).1);
+                }
+                let segment = partition.last_segment().filter(|segment| segment.base_offset == batch.segment);
+                if let Some(segment) = segment {
+                    segment.publish(&batch.header, batch.position);
+                    partition.advance(batch.header.end_offset());
+                    touched.insert(batch.to);
+                }
+            }
+        }
+        touched.into_iter().collect()
+    }
+
+    /// Says in the log that the last group is synced, so that damage to it is told from a torn tail.
+    pub(crate) fn cover(&mut self) -> Result<(), Error> {
+        if self.poisoned.is_some() || self.announced == self.group || self.durable_through < self.group {
+            return Ok(());
+        }
+        self.write_group(&[], self.seq + 1, self.clock.now())?;
+        // The empty group is of no interest itself: nothing need be said of it again.
+        self.announced = self.group;
+        Ok(())
+    }
+
+    /// Whether [`cover`](Self::cover) has something to do.
+    pub(crate) fn is_uncovered(&self) -> bool {
+        self.poisoned.is_none() && self.announced < self.group && self.durable_through == self.group
+    }
+
+    fn snapshot_if_due(&mut self, now: i64) {
+        let age = now.saturating_sub(self.snapshot_time);
+        let due = self.commit_log.position >= self.options.snapshot_bytes
+            || self.unsynced_bytes >= self.options.unsynced_bytes
+            || age >= self.options.snapshot_age_ms;
+        if due && self.poisoned.is_none() {
+            self.snapshot_time = now;
+            match self.snapshot(now) {
+                Ok(()) | Err(Error::Poisoned(_)) => {}
+                Err(error @ Error::NoSpace { .. }) => {
+                    tracing::warn!(%error, "no snapshot was taken; trying again later");
+                }
+                Err(error) => drop(self.poison(&error)),
+            }
+        }
+    }
+
+    /// Syncs everything, begins a new part of the commit log, writes a snapshot, and removes what it makes superfluous.
+    pub(crate) fn snapshot(&mut self, now: i64) -> Result<(), Error> {
+        self.sync_names()?;
+        let segments = std::mem::take(&mut self.unsynced).into_values();
+        self.sync(&segments.chain([self.commit_log.file.clone()]).collect::<Vec<_>>())?;
+        self.unsynced_bytes = 0;
+        self.durable_through = self.group;
+
+        // The new part first: a snapshot promises that what follows it can be found.
+        let salt = self.rng.next_u64() as u32;
+        let sync_names = !self.options.has(Planted::ForgetDirectorySync);
+        let next = CommitLog::create(&*self.disk, &self.dir, self.directory, self.group + 1, salt, sync_names)?;
+        self.commit_log = next;
+        let snapshot = Snapshot { group: self.group, seq: self.seq, time: now, catalog: self.catalog.clone() };
+        snapshot.write(&*self.disk, &self.dir, self.directory, self.rng.next_u64() as u32)?;
+        self.announced = self.group;
+        self.remove_superfluous()
+    }
+
+    /// Removes all but the newest snapshots, and the parts of the commit log before the oldest kept.
+    fn remove_superfluous(&mut self) -> Result<(), Error> {
+        let snapshots = Snapshot::list(&*self.disk, &self.dir)?;
+        let Some(oldest) = snapshots.len().checked_sub(KEPT).and_then(|at| snapshots.get(at)) else { return Ok(()) };
+        let remove = |path: PathBuf| self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error));
+        let names = self.disk.list(&self.dir.commits());
+        let names = names.map_err(|error| Error::io("list", &self.dir.commits(), error))?;
+        let firsts: Vec<u64> = names.iter().filter_map(|name| number(name, ".commits")).collect();
+        // A part ends where the next begins.
+        for pair in firsts.windows(2).filter(|pair| pair[1] <= oldest + 1) {
+            remove(self.dir.commit_file(pair[0]))?;
+        }
+        for group in snapshots.iter().filter(|group| *group < oldest) {
+            remove(self.dir.snapshot(*group))?;
+        }
+        Ok(())
+    }
+
+    fn open_writer(disk: &dyn Disk, segment: Arc<Segment>) -> Result<Writer, Error> {
+        let file = disk.open(&segment.path, Open::Write).map_err(|error| Error::io("open", &segment.path, error))?;
+        Ok(Writer { file, segment })
+    }
+}

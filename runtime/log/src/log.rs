@@ -1,0 +1,282 @@
+//! The handle to an open log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sluice_env::{Clock, Disk};
+
+use crate::catalog::{Catalog, PipelineInfo, TopicInfo};
+use crate::change::{Change, TopicPartition};
+use crate::commit::{Commit, Committed};
+use crate::committer::Committer;
+use crate::error::Error;
+use crate::options::Options;
+use crate::partition::Partition;
+use crate::reader::Reader;
+use crate::recovery::{self, Report};
+
+/// Called once, by the committing thread, when a commit is durable and visible, or refused. It must not block.
+pub type Done = Box<dyn FnOnce(Result<Committed, Error>) + Send>;
+type Listener = Arc<dyn Fn(&[TopicPartition]) + Send + Sync>;
+
+/// Commits that wait for the committing thread, at most; submitting blocks beyond it.
+const QUEUE: usize = 1024;
+/// A group takes no further commits beyond this many bytes.
+const GROUP_BYTES: usize = 8 << 20;
+/// After this long without commits, the last group is covered.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// What readers see; the committing thread changes it when a group is durable.
+#[derive(Default)]
+pub(crate) struct Shared {
+    topics: RwLock<BTreeMap<u32, TopicInfo>>,
+    pipelines: RwLock<BTreeMap<u32, PipelineInfo>>,
+    producers: RwLock<HashMap<String, u64>>,
+    partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
+    listeners: Mutex<Vec<Listener>>,
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn partition(&self, tp: TopicPartition) -> Option<Arc<Partition>> {
+        read(&self.partitions).get(&tp).cloned()
+    }
+
+    pub(crate) fn add_partition(&self, partition: Partition) {
+        write(&self.partitions).insert(partition.id(), Arc::new(partition));
+    }
+
+    /// Makes a change other than a batch visible.
+    pub(crate) fn publish(&self, change: &Change, catalog: &Catalog) {
+        match change {
+            Change::Topic { id, partitions, .. } => {
+                for partition in 0..*partitions {
+                    self.add_partition(Partition::new(TopicPartition { topic: *id, partition }, Vec::new(), 0));
+                }
+                write(&self.topics).extend(catalog.topics.get(id).map(|topic| (*id, topic.clone())));
+            }
+            Change::Pipeline { id, .. } => {
+                write(&self.pipelines).extend(catalog.pipelines.get(id).map(|pipeline| (*id, pipeline.clone())));
+            }
+            Change::Input(input) => {
+                let (id, tp) = (input.pipeline, input.source());
+                let cursor = catalog.pipelines.get(&id).and_then(|pipeline| pipeline.cursors.get(&tp));
+                if let (Some(pipeline), Some(cursor)) = (write(&self.pipelines).get_mut(&id), cursor) {
+                    pipeline.cursors.insert(tp, *cursor);
+                }
+            }
+            Change::Producer { name, next, .. } => {
+                write(&self.producers).insert(name.clone(), *next);
+            }
+            Change::Segment { .. } | Change::Append { .. } | Change::SegmentEnd { .. } | Change::Cursor { .. } => {}
+        }
+    }
+
+    /// Makes all of a catalog visible, but for the partitions.
+    pub(crate) fn publish_all(&self, catalog: &Catalog) {
+        write(&self.topics).clone_from(&catalog.topics);
+        write(&self.pipelines).clone_from(&catalog.pipelines);
+        write(&self.producers).extend(catalog.producers.iter().map(|(name, known)| (name.clone(), known.next)));
+    }
+
+    pub(crate) fn wake(&self, touched: &[TopicPartition]) {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        listeners.iter().for_each(|listener| listener(touched));
+    }
+}
+
+#[expect(clippy::large_enum_variant, reason = "nearly every message is a commit")]
+enum Message {
+    Commit(Commit, Done),
+    Close,
+}
+
+/// An open log: one per data directory and process. Dropping it closes it after what was submitted is committed.
+pub struct Log {
+    shared: Arc<Shared>,
+    queue: SyncSender<Message>,
+    thread: Option<JoinHandle<()>>,
+    report: Report,
+    check_crc: bool,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Log {
+    /// Opens a data directory, making it where there is none, and recovers it.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while another process has it, [`Error::Damaged`] when its commit log is, or what the disk says.
+    pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, options: Options) -> Result<Self, Error> {
+        let opened = recovery::open(disk, clock, root, options)?;
+        let (queue, waiting) = sync_channel(QUEUE);
+        let shared = opened.committer.shared.clone();
+        let check_crc = !opened.committer.options.has(crate::options::Planted::NoCrcCheck);
+        let mut committer = opened.committer;
+        let thread = sluice_env::spawn("sluice-commit", move || run(&mut committer, &waiting));
+        let thread = thread.map_err(|error| Error::io("start a thread for", root, error))?;
+        Ok(Self { shared, queue, thread: Some(thread), report: opened.report, check_crc, _lock: opened.lock })
+    }
+
+    /// What recovery found and did.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Hands a commit over; blocks while too many wait. `done` learns what became of it.
+    pub fn submit(&self, commit: Commit, done: Done) {
+        if let Err(error) = self.queue.send(Message::Commit(commit, done))
+            && let Message::Commit(_, done) = error.0
+        {
+            done(Err(Error::Closed));
+        }
+    }
+
+    /// Like [`submit`](Self::submit), but gives the commit back instead of blocking.
+    ///
+    /// # Errors
+    /// The commit and its callback, when too many wait.
+    #[expect(clippy::result_large_err, reason = "the commit is the caller's, who tries again")]
+    pub fn try_submit(&self, commit: Commit, done: Done) -> Result<(), (Commit, Done)> {
+        match self.queue.try_send(Message::Commit(commit, done)) {
+            Err(TrySendError::Full(Message::Commit(commit, done))) => Err((commit, done)),
+            Err(TrySendError::Disconnected(Message::Commit(_, done))) => {
+                done(Err(Error::Closed));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Commits and waits.
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn commit(&self, commit: Commit) -> Result<Committed, Error> {
+        let (answer, answered) = sync_channel(1);
+        self.submit(commit, Box::new(move |result| drop(answer.send(result))));
+        answered.recv().unwrap_or(Err(Error::Closed))
+    }
+
+    /// All topics, by id.
+    pub fn topics(&self) -> Vec<TopicInfo> {
+        read(&self.shared.topics).values().cloned().collect()
+    }
+
+    /// The topic of this name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`].
+    pub fn topic(&self, name: &str) -> Result<TopicInfo, Error> {
+        let topics = read(&self.shared.topics);
+        let found = topics.values().find(|topic| topic.name == name);
+        found.cloned().ok_or_else(|| Error::UnknownTopic(name.to_owned()))
+    }
+
+    /// A partition of a topic.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPartition`].
+    pub fn partition(&self, topic: &TopicInfo, partition: u32) -> Result<Arc<Partition>, Error> {
+        let found = self.shared.partition(TopicPartition { topic: topic.id, partition });
+        found.ok_or_else(|| Error::UnknownPartition {
+            topic: topic.name.clone(),
+            partition,
+            partitions: topic.partitions,
+        })
+    }
+
+    /// A pipeline that has committed something.
+    pub fn pipeline(&self, name: &str) -> Option<PipelineInfo> {
+        read(&self.shared.pipelines).values().find(|pipeline| pipeline.name == name).cloned()
+    }
+
+    /// The next sequence number of a producer; 0 when it is new.
+    pub fn next_sequence(&self, producer: &str) -> u64 {
+        read(&self.shared.producers).get(producer).copied().unwrap_or(0)
+    }
+
+    /// A reader that begins at `offset`.
+    pub fn reader(&self, partition: Arc<Partition>, offset: u64) -> Reader {
+        Reader::new(partition, offset, self.check_crc)
+    }
+
+    /// Has `listener` called, by the committing thread, with the partitions whose high watermark moved. It must not block.
+    pub fn on_append(&self, listener: impl Fn(&[TopicPartition]) + Send + Sync + 'static) {
+        self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(listener));
+    }
+
+    /// Commits what was submitted, and closes.
+    pub fn close(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            let _ = self.queue.send(Message::Close);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(committer: &mut Committer, waiting: &Receiver<Message>) {
+    loop {
+        let first = if committer.is_uncovered() {
+            match waiting.recv_timeout(IDLE) {
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Err(error) = committer.cover() {
+                        tracing::warn!(%error, "the last group is not covered yet");
+                    }
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Ok(message) => message,
+            }
+        } else {
+            match waiting.recv() {
+                Ok(message) => message,
+                Err(_) => break,
+            }
+        };
+        let (mut commits, mut callbacks, mut size, mut closing) = (Vec::new(), Vec::new(), 0, false);
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Commit(commit, done) => {
+                    size += commit.size();
+                    commits.push(commit);
+                    callbacks.push(done);
+                }
+                Message::Close => {
+                    closing = true;
+                    break;
+                }
+            }
+            next = if size < GROUP_BYTES { waiting.try_recv().ok() } else { None };
+        }
+        if !commits.is_empty() {
+            let answers = committer.commit_group(commits);
+            callbacks.into_iter().zip(answers).for_each(|(done, answer)| done(answer));
+        }
+        if closing {
+            break;
+        }
+    }
+    let _ = committer.cover();
+}

@@ -1,0 +1,206 @@
+//! Reading a partition from an offset on, one after the other.
+
+use std::sync::Arc;
+
+use sluice_event::Region;
+
+use crate::error::Error;
+use crate::file_header::FILE_HEADER;
+use crate::partition::Partition;
+use crate::segment::Segment;
+use crate::stored_batch::{BATCH_HEADER, BatchHeader};
+
+/// Bytes asked of the file at once; a batch may be larger.
+const READ_BYTES: usize = 1 << 20;
+
+/// Events that were read, from one or several batches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReadBatch {
+    /// Offset of the first event.
+    pub base_offset: u64,
+    /// How many there are; none when the reader stands at the high watermark.
+    pub count: u32,
+    /// The events region.
+    pub bytes: Vec<u8>,
+    /// When the last of them was appended, ms since the epoch.
+    pub append_time: i64,
+}
+
+impl ReadBatch {
+    /// The events, to be read.
+    pub fn region(&self) -> Region<'_> {
+        Region::new(&self.bytes, self.count)
+    }
+}
+
+/// Reads one partition. Every batch's CRC is checked before anything of it is handed out.
+pub struct Reader {
+    partition: Arc<Partition>,
+    /// The next offset to hand out.
+    next: u64,
+    segment: Option<Arc<Segment>>,
+    /// Position in the segment and base offset of the next batch.
+    position: u64,
+    batch_offset: u64,
+    /// Bytes of the segment from `buffer_start` on; the first `filled` of `buffer` are good.
+    buffer: Vec<u8>,
+    buffer_start: u64,
+    filled: usize,
+    /// Of the batch in hand: what is left of its region, as a range of `buffer`, and how many events that is.
+    left: std::ops::Range<usize>,
+    left_events: u32,
+    append_time: i64,
+    check_crc: bool,
+}
+
+impl Reader {
+    pub(crate) fn new(partition: Arc<Partition>, next: u64, check_crc: bool) -> Self {
+        Self {
+            partition,
+            next,
+            segment: None,
+            position: 0,
+            batch_offset: 0,
+            buffer: Vec::new(),
+            buffer_start: 0,
+            filled: 0,
+            left: 0..0,
+            left_events: 0,
+            append_time: 0,
+            check_crc,
+        }
+    }
+
+    /// The partition that is read.
+    pub fn partition(&self) -> &Arc<Partition> {
+        &self.partition
+    }
+
+    /// The next offset it will read.
+    pub fn next_offset(&self) -> u64 {
+        self.next
+    }
+
+    /// Goes on reading at `offset`.
+    pub fn seek(&mut self, offset: u64) {
+        if offset != self.next {
+            (self.next, self.segment, self.left, self.left_events) = (offset, None, 0..0, 0);
+        }
+    }
+
+    /// Puts the next events into `out`, in place of what it held: at most `max_events` of them and `max_bytes`, but for one
+    /// event that is larger by itself. None at the high watermark.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the bytes are not what was written; the partition is stopped then.
+    pub fn read(&mut self, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error> {
+        out.bytes.clear();
+        (out.base_offset, out.count) = (self.next, 0);
+        let high_watermark = self.partition.high_watermark();
+        self.partition.check()?;
+        self.next = self.next.max(self.partition.low_mark());
+        out.base_offset = self.next;
+        while self.next < high_watermark && out.count < max_events {
+            if self.left_events == 0 {
+                self.load_batch().map_err(|error| self.partition.noting(error))?;
+            }
+            let left = Region::new(&self.buffer[self.left.clone()], self.left_events);
+            let room = max_bytes.saturating_sub(out.bytes.len());
+            let taken = left.prefix(max_events - out.count, room).map_err(|malformed| self.malformed(malformed))?;
+            if out.count > 0 && taken.bytes().len() > room {
+                break;
+            }
+            out.bytes.extend_from_slice(taken.bytes());
+            out.count += taken.count();
+            out.append_time = self.append_time;
+            self.next += u64::from(taken.count());
+            self.left.start += taken.bytes().len();
+            self.left_events -= taken.count();
+        }
+        Ok(())
+    }
+
+    fn malformed(&self, malformed: sluice_event::Malformed) -> Error {
+        let path = self.segment.as_ref().map(|segment| segment.path.clone()).unwrap_or_default();
+        self.partition.noting(Error::damaged(&path, self.position, malformed.to_string()))
+    }
+
+    /// Takes the batch that holds `next` in hand.
+    fn load_batch(&mut self) -> Result<(), Error> {
+        let mut segment = match self.segment.take() {
+            Some(segment) => segment,
+            None => self.enter_segment()?,
+        };
+        loop {
+            if self.position >= segment.committed() {
+                segment = self.enter_segment()?;
+            }
+            let header = self.fill_batch(&segment)?;
+            let start = (self.position - self.buffer_start) as usize;
+            let batch = start..start + header.stored_bytes();
+            if header.base_offset != self.batch_offset {
+                return Err(Error::damaged(&segment.path, self.position, "a batch does not follow its predecessor"));
+            }
+            if self.check_crc && !header.verify(segment.salt(), &self.buffer[batch.clone()]) {
+                return Err(Error::damaged(&segment.path, self.position, "wrong CRC"));
+            }
+            let position = self.position;
+            self.position += header.stored_bytes() as u64;
+            self.batch_offset = header.end_offset();
+            if header.end_offset() <= self.next {
+                continue;
+            }
+            let region = Region::new(&self.buffer[start + BATCH_HEADER..batch.end], header.count);
+            let left = region
+                .skip((self.next - header.base_offset) as u32)
+                .map_err(|malformed| Error::damaged(&segment.path, position, malformed.to_string()))?;
+            self.left = batch.end - left.bytes().len()..batch.end;
+            self.left_events = left.count();
+            self.append_time = header.append_time;
+            self.segment = Some(segment);
+            return Ok(());
+        }
+    }
+
+    /// Stands before the batch that holds `next`, or before an earlier one of its segment.
+    fn enter_segment(&mut self) -> Result<Arc<Segment>, Error> {
+        let segment = self.partition.segment_of(self.next);
+        let segment = segment.ok_or_else(|| Error::Invalid(format!("offset {} does not exist", self.next)))?;
+        (self.batch_offset, self.position) =
+            if self.next == segment.base_offset { (self.next, FILE_HEADER) } else { segment.seek(self.next)? };
+        self.filled = 0;
+        Ok(segment)
+    }
+
+    /// Sees to it that the whole batch at `position` is in the buffer.
+    fn fill_batch(&mut self, segment: &Segment) -> Result<BatchHeader, Error> {
+        self.fill(segment, BATCH_HEADER)?;
+        let start = (self.position - self.buffer_start) as usize;
+        let header = BatchHeader::parse(&self.buffer[start..start + BATCH_HEADER])
+            .ok_or_else(|| Error::damaged(&segment.path, self.position, "not a batch header"))?;
+        self.fill(segment, header.stored_bytes())?;
+        Ok(header)
+    }
+
+    /// Sees to it that `wanted` bytes from `position` on are in the buffer.
+    fn fill(&mut self, segment: &Segment, wanted: usize) -> Result<(), Error> {
+        let start = self.position.checked_sub(self.buffer_start).map_or(usize::MAX, |start| start as usize);
+        if start.saturating_add(wanted) <= self.filled {
+            return Ok(());
+        }
+        let committed = segment.committed() - self.position;
+        if wanted as u64 > committed {
+            return Err(Error::damaged(&segment.path, self.position, "a batch reaches past the end of its segment"));
+        }
+        let ask = wanted.max(READ_BYTES.min(committed as usize));
+        if self.buffer.len() < ask {
+            self.buffer.resize(ask, 0);
+        }
+        self.buffer_start = self.position;
+        self.filled = segment.read_at(&mut self.buffer[..ask], self.position)?;
+        if self.filled < wanted {
+            return Err(Error::damaged(&segment.path, self.position + self.filled as u64, "the file is too short"));
+        }
+        Ok(())
+    }
+}

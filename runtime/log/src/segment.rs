@@ -1,0 +1,164 @@
+//! One segment of a partition, as its readers share it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use sluice_env::{Disk, File, Open};
+
+use crate::catalog::SegmentInfo;
+use crate::change::TopicPartition;
+use crate::error::Error;
+use crate::file_header::{FILE_HEADER, FileHeader, Kind};
+use crate::index::Index;
+use crate::stored_batch::{BATCH_HEADER, BatchHeader};
+
+pub(crate) struct Segment {
+    pub(crate) base_offset: u64,
+    pub(crate) path: PathBuf,
+    disk: Arc<dyn Disk>,
+    header: FileHeader,
+    file: OnceLock<Arc<dyn File>>,
+    /// Bytes that readers may see.
+    committed: AtomicU64,
+    /// `None` until somebody needs it.
+    index: Mutex<Option<Index>>,
+}
+
+impl Segment {
+    /// A segment that is there already; its file is opened and its index read when they are needed.
+    pub(crate) fn existing(
+        disk: &Arc<dyn Disk>,
+        path: PathBuf,
+        directory: u64,
+        tp: TopicPartition,
+        info: &SegmentInfo,
+    ) -> Self {
+        Self {
+            base_offset: info.base_offset,
+            path,
+            disk: disk.clone(),
+            header: segment_header(directory, tp, info.base_offset, info.salt),
+            file: OnceLock::new(),
+            committed: AtomicU64::new(info.end_position),
+            index: Mutex::new(None),
+        }
+    }
+
+    /// A segment that was just made.
+    pub(crate) fn created(
+        disk: &Arc<dyn Disk>,
+        path: PathBuf,
+        directory: u64,
+        tp: TopicPartition,
+        info: &SegmentInfo,
+        file: Arc<dyn File>,
+    ) -> Self {
+        let segment = Self::existing(disk, path, directory, tp, info);
+        segment.committed.store(FILE_HEADER, Ordering::Release);
+        let _ = segment.file.set(file);
+        *segment.index.lock().unwrap_or_else(PoisonError::into_inner) = Some(Index::default());
+        segment
+    }
+
+    pub(crate) fn salt(&self) -> u32 {
+        self.header.salt
+    }
+
+    /// The end of what readers may see.
+    pub(crate) fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// Makes a batch visible to readers.
+    pub(crate) fn publish(&self, batch: &BatchHeader, position: u64) {
+        if let Some(index) = &mut *self.index.lock().unwrap_or_else(PoisonError::into_inner) {
+            index.note(batch, position);
+        }
+        self.committed.store(position + batch.stored_bytes() as u64, Ordering::Release);
+    }
+
+    /// Writes the index of a segment that will not grow any more. It can be rebuilt, so a failure costs only time.
+    pub(crate) fn save_index(&self) {
+        let index = self.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(index) = index
+            && let Err(error) = index.save(&*self.disk, &self.index_path(), self.header)
+        {
+            tracing::warn!(%error, "an index was not written; it will be rebuilt when it is needed");
+        }
+    }
+
+    fn index_path(&self) -> PathBuf {
+        self.path.with_extension("index")
+    }
+
+    pub(crate) fn read_at(&self, buffer: &mut [u8], position: u64) -> Result<usize, Error> {
+        let file = match self.file.get() {
+            Some(file) => file,
+            None => {
+                let opened = self.disk.open(&self.path, Open::Read);
+                let opened = opened.map_err(|error| Error::damaged(&self.path, 0, error.to_string()))?;
+                self.file.get_or_init(|| opened)
+            }
+        };
+        file.read_at(buffer, position).map_err(|error| Error::damaged(&self.path, position, error.to_string()))
+    }
+
+    /// A position at which a batch begins, at or before the one that holds `offset`, with that batch's base offset.
+    pub(crate) fn seek(&self, offset: u64) -> Result<(u64, u64), Error> {
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match &mut *index {
+            Some(index) => index,
+            empty => {
+                let loaded = Index::load(&*self.disk, &self.index_path(), self.header);
+                empty.insert(loaded.map_or_else(|| self.scan(), Ok)?)
+            }
+        };
+        Ok(index.before(offset).map_or((self.base_offset, FILE_HEADER), |entry| (entry.offset, entry.position)))
+    }
+
+    /// Rebuilds the index from the headers of the batches. Bodies are not checked: readers do that.
+    fn scan(&self) -> Result<Index, Error> {
+        const CHUNK: usize = 1 << 20;
+        let (mut index, mut next) = (Index::default(), self.base_offset);
+        let (mut position, end) = (FILE_HEADER, self.committed());
+        let (mut chunk, mut chunk_start, mut filled) = (vec![0; CHUNK], 0, 0);
+        while position < end {
+            let mut at = (position - chunk_start) as usize;
+            if chunk_start == 0 || at + BATCH_HEADER > filled {
+                filled = self.read_at(&mut chunk, position)?;
+                (chunk_start, at) = (position, 0);
+            }
+            let header = chunk[at..filled].first_chunk::<BATCH_HEADER>().and_then(|bytes| BatchHeader::parse(bytes));
+            let Some(header) = header.filter(|header| header.base_offset == next) else {
+                return Err(Error::damaged(&self.path, position, "not a batch header"));
+            };
+            index.note(&header, position);
+            next = header.end_offset();
+            position += header.stored_bytes() as u64;
+        }
+        Ok(index)
+    }
+}
+
+/// Makes the file of a new segment, replacing what a crash may have left of it; not synced.
+pub(crate) fn create_file(
+    disk: &dyn Disk,
+    path: &Path,
+    directory: u64,
+    tp: TopicPartition,
+    base_offset: u64,
+    salt: u32,
+) -> Result<Arc<dyn File>, Error> {
+    let create = || {
+        disk.remove(path)?;
+        disk.open(path, Open::Create)
+    };
+    let file = create().map_err(|error| Error::io("create", path, error))?;
+    segment_header(directory, tp, base_offset, salt).write(&*file, path)?;
+    Ok(file)
+}
+
+pub(crate) fn segment_header(directory: u64, tp: TopicPartition, base_offset: u64, salt: u32) -> FileHeader {
+    FileHeader { kind: Kind::Segment, salt, directory, first: base_offset, topic: tp.topic, partition: tp.partition }
+}
