@@ -1,1 +1,23 @@
-//! stub
+//! Delivery: from a batch of events through a consumer to one commit.
+//!
+//! A *lane* is one pipeline on one source partition. [`Lane`] decides, as plain data: what to call next, what to do with
+//! an answer, what falls with a failed commit. [`LaneRunner`] performs the decisions through the ports: [`Storage`] and
+//! [`Source`] for the log, [`Plugin`] and [`Consumer`] for guests. It knows no threads, no wasmtime and no HTTP, so it runs
+//! in simulation as it runs in a node.
+
+mod batch_size;
+mod lane;
+mod partitioner;
+mod port;
+mod router;
+mod runner;
+
+#[cfg(test)]
+mod sim_tests;
+
+pub use batch_size::BatchSize;
+pub use lane::{Halt, Lane, Next};
+pub use partitioner::{PartitionBy, murmur2};
+pub use port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage};
+pub use router::{Router, Sink};
+pub use runner::{LaneConfig, LaneRunner, LaneState, Step};

@@ -1,0 +1,76 @@
+//! What a consumer is.
+
+use serde::de::DeserializeOwned;
+
+use crate::{Event, Failure, Outputs, Result};
+
+/// A consumer that is configured, or remembers something between events.
+///
+/// ```
+/// use serde::Deserialize;
+/// use sluice_sdk::{Config, Consumer, Event, Outputs, Result, consumer};
+///
+/// #[derive(Deserialize)]
+/// #[serde(rename_all = "kebab-case")]
+/// struct Longer {
+///     than_bytes: usize,
+/// }
+///
+/// impl Consumer for Longer {
+///     fn init(config: &Config) -> Result<Self> {
+///         config.parse()
+///     }
+///
+///     fn process(&mut self, event: &Event, out: &mut Outputs) -> Result {
+///         if event.value().len() > self.than_bytes { out.send(event.key(), event.value()) } else { Ok(()) }
+///     }
+/// }
+///
+/// consumer!(type Longer);
+/// ```
+///
+/// What a consumer remembers in its own fields may be gone at any time: instances come and go. Memory that counts is
+/// keyed state, which a later version of the host grants.
+pub trait Consumer: 'static {
+    /// Makes the consumer from the pipeline's `config`.
+    ///
+    /// # Errors
+    /// A configuration that does not fit; the host refuses the pipeline with this text.
+    fn init(config: &Config) -> Result<Self>
+    where
+        Self: Sized;
+
+    /// Deals with one event.
+    ///
+    /// # Errors
+    /// A failure of this event: its outputs are undone.
+    fn process(&mut self, event: &Event, out: &mut Outputs) -> Result;
+}
+
+/// The `config` table of the stage, as JSON.
+#[derive(Debug, Clone)]
+pub struct Config(String);
+
+impl Config {
+    /// From JSON, as the host gives it.
+    pub fn from_json(json: impl Into<String>) -> Self {
+        Self(json.into())
+    }
+
+    /// Reads it as a type of yours; `#[serde(deny_unknown_fields)]` catches typing errors.
+    ///
+    /// # Errors
+    /// When it is not of this type.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(&self.0).map_err(|error| Failure::permanent(format!("config: {error}")))
+    }
+
+    /// For consumers that take none.
+    ///
+    /// # Errors
+    /// When there is any.
+    pub fn must_be_empty(&self) -> Result {
+        let empty = matches!(self.0.trim(), "" | "{}" | "null");
+        if empty { Ok(()) } else { Err(Failure::permanent("config: this consumer takes none")) }
+    }
+}

@@ -1,0 +1,198 @@
+//! The decisions for one pipeline on one source partition.
+
+use std::collections::VecDeque;
+
+use sluice_log::Advice;
+
+/// Why a lane stands still until somebody acts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Halt {
+    /// The offset of the event that blocks, where it is one event.
+    pub offset: u64,
+    /// What happened.
+    pub reason: String,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Read from this offset, at most so many events where there is a bound, and call the consumer.
+    Call {
+        /// Where to read.
+        from: u64,
+        /// A bound while a culprit is looked for.
+        at_most: Option<u32>,
+    },
+    /// Nothing before a commit is answered.
+    AwaitCommits,
+    /// Nothing before there are new events.
+    Idle,
+    /// Nothing before the time has come to try again.
+    Backoff,
+    /// Nothing until somebody acts.
+    Halted,
+}
+
+/// An attempt whose commit has not been answered.
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    id: u64,
+    to: u64,
+    /// It was planned on one that failed; its answer is awaited, but it cannot succeed.
+    discarded: bool,
+}
+
+/// Decides, and does nothing itself.
+///
+/// **Attempts commit in order, each from where the one before ends.** When one fails to commit, it and every later one are
+/// discarded; nothing new is planned before all of these are answered, and then from the last survivor's end.
+#[derive(Debug, Clone)]
+pub struct Lane {
+    /// All before it is committed.
+    cursor: u64,
+    /// All before it is committed or in flight.
+    planned: u64,
+    in_flight: VecDeque<InFlight>,
+    next_id: u64,
+    max_in_flight: usize,
+    backoff: bool,
+    halt: Option<Halt>,
+    suspect: Option<Suspect>,
+}
+
+/// How a culprit is looked for after a call failed.
+#[derive(Debug, Clone, Copy)]
+enum Suspect {
+    /// The guest named it: first the events before it, then it alone.
+    Named { culprit: u64 },
+    /// Halves, until one event is left.
+    Among { until: u64, at_most: u32 },
+}
+
+impl Lane {
+    /// A lane whose cursor stands at `cursor`, with at most so many attempts in flight.
+    pub fn new(cursor: u64, max_in_flight: usize) -> Self {
+        Self {
+            cursor,
+            planned: cursor,
+            in_flight: VecDeque::new(),
+            next_id: 0,
+            max_in_flight: max_in_flight.max(1),
+            backoff: false,
+            halt: None,
+            suspect: None,
+        }
+    }
+
+    /// All events before this offset are committed.
+    pub fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// Why it stands still, if it does.
+    pub fn halt(&self) -> Option<&Halt> {
+        self.halt.as_ref()
+    }
+
+    /// Whether every attempt has been answered.
+    pub fn is_settled(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// What to do now, with the source readable up to `high_watermark`.
+    pub fn next(&self, high_watermark: u64) -> Next {
+        if self.in_flight.iter().any(|attempt| attempt.discarded) || self.in_flight.len() >= self.max_in_flight {
+            return Next::AwaitCommits;
+        }
+        if self.halt.is_some() {
+            return if self.is_settled() { Next::Halted } else { Next::AwaitCommits };
+        }
+        if self.backoff {
+            return Next::Backoff;
+        }
+        if self.planned >= high_watermark {
+            return if self.is_settled() { Next::Idle } else { Next::AwaitCommits };
+        }
+        let at_most = self.suspect.map(|suspect| match suspect {
+            Suspect::Named { culprit } if self.planned < culprit => (culprit - self.planned) as u32,
+            Suspect::Named { .. } => 1,
+            Suspect::Among { at_most, .. } => at_most,
+        });
+        Next::Call { from: self.planned, at_most }
+    }
+
+    /// A call returned and dealt with all events up to `to`; its commit is about to be submitted. The attempt's number.
+    pub fn submitted(&mut self, to: u64) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.planned = to;
+        self.in_flight.push_back(InFlight { id, to, discarded: false });
+        // A suspect that went through alone was innocent.
+        self.suspect = self.suspect.filter(|suspect| match suspect {
+            Suspect::Named { culprit } => to <= *culprit,
+            Suspect::Among { until, .. } => to < *until,
+        });
+        id
+    }
+
+    /// A call with the events `from..to` did not return, or returned nonsense. What was in hand is tried alone, or the
+    /// events are halved, until one event is left: it halts the lane.
+    pub fn call_failed(&mut self, from: u64, to: u64, in_hand: Option<u32>, reason: String) {
+        let events = u32::try_from(to - from).unwrap_or(u32::MAX);
+        if events <= 1 {
+            self.halt = Some(Halt { offset: from, reason });
+            return;
+        }
+        self.suspect = Some(match in_hand.filter(|index| *index < events) {
+            Some(index) => Suspect::Named { culprit: from + u64::from(index) },
+            None => Suspect::Among { until: to, at_most: events / 2 },
+        });
+    }
+
+    /// The event at `offset` cannot be dealt with; all before it were.
+    pub fn halt_at(&mut self, offset: u64, reason: String) {
+        self.halt = Some(Halt { offset, reason });
+    }
+
+    /// A commit was made. False when it should not have been: it was planned on one that failed.
+    pub fn committed(&mut self, id: u64) -> bool {
+        let Some(at) = self.in_flight.iter().position(|attempt| attempt.id == id) else { return false };
+        let Some(attempt) = self.in_flight.remove(at) else { return false };
+        if attempt.discarded {
+            return false;
+        }
+        self.cursor = self.cursor.max(attempt.to);
+        true
+    }
+
+    /// A commit was refused: it falls, and with it all planned on it. True when the instance must go as well, because it
+    /// has seen what never happened.
+    pub fn commit_failed(&mut self, id: u64, advice: Advice, reason: String) -> bool {
+        let Some(at) = self.in_flight.iter().position(|attempt| attempt.id == id) else { return false };
+        let failed = self.in_flight.remove(at);
+        let first = failed.is_some_and(|attempt| !attempt.discarded);
+        self.in_flight.iter_mut().skip(at).for_each(|attempt| attempt.discarded = true);
+        // Everything before the failed one was answered before it, for commits are answered in order.
+        self.planned = self.in_flight.iter().take(at).next_back().map_or(self.cursor, |attempt| attempt.to);
+        self.suspect = None;
+        match advice {
+            Advice::Retry => {
+                self.backoff = true;
+                // A halt further on came of an attempt that is discarded now; it will come again.
+                self.halt = self.halt.take().filter(|halt| halt.offset <= self.planned);
+            }
+            // Those that fall with another one are fenced as a matter of course.
+            Advice::Resync if !first => {}
+            Advice::Resync => self.halt = Some(Halt { offset: self.cursor, reason }),
+            Advice::Fix | Advice::StopPartition | Advice::StopNode => {
+                self.halt.get_or_insert(Halt { offset: self.cursor, reason });
+            }
+        }
+        first
+    }
+
+    /// The time has come to try again.
+    pub fn retry(&mut self) {
+        self.backoff = false;
+    }
+}

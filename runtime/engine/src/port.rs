@@ -1,0 +1,104 @@
+//! What delivery needs of the outside.
+
+use sluice_log::{Commit, Done, Error, ReadBatch};
+
+/// A consumer that can be called: one instance of a plugin.
+pub trait Consumer: Send {
+    /// Calls the consumer with a batch: `header` is a [`sluice_event::View`], `events` the region. What it returns is given
+    /// to `receive`, which must not believe it.
+    ///
+    /// # Errors
+    /// When the call did not return. The instance must not be used again then.
+    fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError>;
+}
+
+/// A plugin from which instances can be made.
+pub trait Plugin: Send + Sync {
+    /// Makes an instance and initialises it.
+    ///
+    /// # Errors
+    /// When it cannot be made, or refuses its configuration.
+    fn instantiate(&self) -> Result<Box<dyn Consumer>, CallError>;
+}
+
+/// Why a call did not return, or what it returned cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind}: {message}")]
+pub struct CallError {
+    /// What happened.
+    pub kind: CallErrorKind,
+    /// In full, with the guest's own words where it left some.
+    pub message: String,
+    /// Index of the event in hand, where the guest says.
+    pub in_hand: Option<u32>,
+}
+
+/// What happened to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallErrorKind {
+    /// The guest trapped; a panic is one.
+    Trap,
+    /// The guest did not return in time.
+    Timeout,
+    /// The guest wanted more than it may have.
+    Limit,
+    /// What it returned is malformed.
+    BadOutcome,
+    /// The consumer says that it cannot deal with an event.
+    Failed,
+    /// No instance could be made.
+    Instantiate,
+}
+
+impl std::fmt::Display for CallErrorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Trap => "trap",
+            Self::Timeout => "call-timeout exceeded",
+            Self::Limit => "limit exceeded",
+            Self::BadOutcome => "malformed outcome",
+            Self::Failed => "the consumer failed",
+            Self::Instantiate => "cannot be instantiated",
+        })
+    }
+}
+
+/// Reads one source partition, from an offset that may be set anew.
+pub trait Source: Send {
+    /// The first offset that cannot be read yet.
+    fn high_watermark(&self) -> u64;
+
+    /// Puts events from `from` on into `out`: at most `max_events` and `max_bytes`, but for a single larger event.
+    ///
+    /// # Errors
+    /// When the partition is damaged.
+    fn read(&mut self, from: u64, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error>;
+}
+
+/// Commits.
+///
+/// An implementation refuses a commit whose input does not start at the committed cursor: that is what makes a failed
+/// attempt take all those planned on it along.
+pub trait Storage: Send + Sync {
+    /// Hands a commit over; may block while too many wait. `done` learns, once, what became of it.
+    fn submit(&self, commit: Commit, done: Done);
+}
+
+impl Storage for sluice_log::Log {
+    fn submit(&self, commit: Commit, done: Done) {
+        Self::submit(self, commit, done);
+    }
+}
+
+impl Source for sluice_log::Reader {
+    fn high_watermark(&self) -> u64 {
+        self.partition().high_watermark()
+    }
+
+    fn read(&mut self, from: u64, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error> {
+        self.seek(from);
+        Self::read(self, max_events, max_bytes, out)
+    }
+}
+
