@@ -1,1 +1,20 @@
-//! stub
+//! The plugin host: loads, checks, limits and calls WebAssembly components.
+//!
+//! [`Host`] holds the engine; [`Host::load`] turns bytes into [`Code`], or into an error that its author can act on;
+//! [`Stage`] is code with limits and configuration, from which the engine makes instances. Guests are hostile until proven
+//! otherwise: everything is denied but what the contract allows, and nothing a guest returns is believed.
+
+mod cache;
+mod instance;
+mod code;
+mod contract;
+mod host;
+mod limits;
+mod stage;
+mod ticker;
+
+pub use code::{Code, Digest, Error};
+pub use contract::World;
+pub use host::Host;
+pub use limits::Limits;
+pub use stage::Stage;

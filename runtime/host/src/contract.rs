@@ -1,0 +1,126 @@
+//! What a plugin may import and must export.
+
+use wasmtime::Engine;
+use wasmtime::component::types::{self, ComponentItem};
+
+use crate::code::Error;
+
+/// The package and the version of the contract; `guest-sdk/wit` says how it may evolve.
+pub(crate) const PACKAGE: &str = "sluicegate:plugin";
+pub(crate) const VERSION: &str = "1.0.0";
+
+pub(crate) fn interface(name: &str) -> String {
+    format!("{PACKAGE}/{name}@{VERSION}")
+}
+
+/// Which of the contract's worlds a plugin is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum World {
+    /// Flat bytes: exports `batch`.
+    BatchConsumer,
+}
+
+impl std::fmt::Display for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BatchConsumer => f.write_str("batch-consumer"),
+        }
+    }
+}
+
+/// What a component imports and exports, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Surface {
+    pub(crate) imports: Vec<String>,
+    pub(crate) exports: Vec<String>,
+}
+
+impl Surface {
+    pub(crate) fn of(component: &types::Component, engine: &Engine) -> Self {
+        let imports = component.imports(engine).map(|(name, _)| name.to_owned()).collect();
+        let exports = component
+            .exports(engine)
+            .filter(|(_, export)| matches!(export.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_)))
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        Self { imports, exports }
+    }
+
+    /// Checks that the component is a plugin which is granted what it imports.
+    pub(crate) fn check(&self) -> Result<World, Error> {
+        for import in &self.imports {
+            Self::check_import(import)?;
+        }
+        if let Some(other) = self.exports.iter().find(|name| other_version(name)) {
+            return Err(Error::Version { found: other.clone() });
+        }
+        let exports = |name: &str| self.exports.contains(&interface(name));
+        if exports("batch") {
+            Ok(World::BatchConsumer)
+        } else if exports("handler") {
+            Err(Error::NotYet { what: "plugins of the typed world `consumer`" })
+        } else {
+            Err(Error::World { exports: self.exports.clone() })
+        }
+    }
+
+    fn check_import(import: &str) -> Result<(), Error> {
+        if other_version(import) {
+            return Err(Error::Version { found: import.to_owned() });
+        }
+        let Some(name) = import.strip_prefix(PACKAGE).and_then(|rest| rest.strip_prefix('/')) else {
+            return Err(Error::Import { import: import.to_owned() });
+        };
+        match name.split('@').next().unwrap_or_default() {
+            "types" | "log" | "progress" => Ok(()),
+            "state" => Err(Error::Capability { import: import.to_owned(), capability: "state" }),
+            "timers" => Err(Error::Capability { import: import.to_owned(), capability: "timers" }),
+            _ => Err(Error::Import { import: import.to_owned() }),
+        }
+    }
+}
+
+/// Whether a name is of the contract's package, but of a version that this host does not speak: of another major version, or
+/// of a later minor one.
+fn other_version(name: &str) -> bool {
+    let Some((_, version)) = name.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) else { return false };
+    let number = |text: &str| text.split('.').map(|part| part.parse().unwrap_or(u32::MAX)).collect::<Vec<u32>>();
+    let (found, known) = (number(version), number(VERSION));
+    found.first() != known.first() || found.get(1) > known.get(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn surface(imports: &[&str], exports: &[&str]) -> Surface {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Surface { imports: owned(imports), exports: owned(exports) }
+    }
+
+    const BATCH: &str = "sluicegate:plugin/batch@1.0.0";
+
+    #[test]
+    fn log_and_progress_are_granted_and_nothing_else() {
+        let granted = ["sluicegate:plugin/log@1.0.0", "sluicegate:plugin/progress@1.0.0"];
+        assert_eq!(surface(&granted, &[BATCH]).check().unwrap(), World::BatchConsumer);
+        for (import, says) in [
+            ("wasi:sockets/tcp@0.2.0", "wasi:sockets/tcp@0.2.0"),
+            ("sluicegate:plugin/state@1.0.0", "state"),
+            ("sluicegate:plugin/log@2.0.0", "version"),
+            ("sluicegate:plugin/log@1.1.0", "version"),
+            ("sluicegate:plugin/other@1.0.0", "other"),
+        ] {
+            let error = surface(&[import], &[BATCH]).check().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_component_of_another_world_is_told_what_it_exports() {
+        let error = surface(&[], &["wasi:cli/run@0.2.0"]).check().unwrap_err().to_string();
+        assert!(error.contains("wasi:cli/run@0.2.0") && error.contains(BATCH), "{error}");
+        let error = surface(&[], &["sluicegate:plugin/batch@2.0.0"]).check().unwrap_err().to_string();
+        assert!(error.contains("version"), "{error}");
+    }
+}

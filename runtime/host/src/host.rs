@@ -1,0 +1,112 @@
+//! The engine that all plugins of a node share.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::sync::Arc;
+
+use sluice_env::Clock;
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Config, Engine};
+
+use crate::cache::Cache;
+use crate::instance::{self, Data};
+use crate::code::{Code, Digest, Error, check_kind};
+use crate::contract::Surface;
+use crate::ticker::Ticker;
+
+/// The largest .wasm file that is compiled.
+const MAX_WASM_BYTES: usize = 32 << 20;
+
+/// Compiles and runs plugins.
+pub struct Host {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<Data>,
+    pub(crate) ticker: Arc<Ticker>,
+    pub(crate) clock: Arc<dyn Clock>,
+    cache: Option<Cache>,
+}
+
+impl Host {
+    /// A host that keeps compiled code in `cache`, if given.
+    ///
+    /// # Errors
+    /// When the engine cannot be made, or the folder cannot be used.
+    pub fn new(cache: Option<&Path>, clock: Arc<dyn Clock>) -> Result<Arc<Self>, Error> {
+        let failed = |what| move |reason: String| Error::Host { what, reason };
+        let engine = Engine::new(&config()).map_err(|error| failed("start the engine")(format!("{error:#}")))?;
+        let linker = instance::linker(&engine).map_err(|error| failed("link the contract")(format!("{error:#}")))?;
+        let ticker = Ticker::start(engine.clone()).map_err(|error| failed("start a thread")(error.to_string()))?;
+        let cache = cache.map(Cache::open).transpose();
+        let cache = cache.map_err(|error| failed("open the cache of compiled code")(error.to_string()))?;
+        Ok(Arc::new(Self { engine, linker, ticker, clock, cache }))
+    }
+
+    /// Compiles a plugin, or takes it from the cache, and checks it against the contract.
+    ///
+    /// # Errors
+    /// Why it is no plugin that can be run.
+    pub fn load(&self, bytes: &[u8]) -> Result<Code, Error> {
+        check_kind(bytes)?;
+        if bytes.len() > MAX_WASM_BYTES {
+            return Err(Error::TooLarge { size: bytes.len(), limit: MAX_WASM_BYTES });
+        }
+        let digest = Digest::of(bytes);
+        let (component, cached) = self.compiled(bytes, digest)?;
+        let surface = Surface::of(&component.component_type(), &self.engine);
+        let world = surface.check()?;
+        Ok(Code { component, surface, digest, world, size: bytes.len(), cached })
+    }
+
+    fn compiled(&self, bytes: &[u8], digest: Digest) -> Result<(Component, bool), Error> {
+        let mut settings = DefaultHasher::new();
+        self.engine.precompile_compatibility_hash().hash(&mut settings);
+        let name = format!("{digest}-{:016x}", settings.finish());
+        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.get(&name)).and_then(|code| self.load_compiled(&code))
+        {
+            return Ok((component, true));
+        }
+        let compiled = self.engine.precompile_component(bytes);
+        let compiled = compiled.map_err(|error| Error::Invalid(format!("{error:#}")))?;
+        if let Some(cache) = &self.cache {
+            cache.put(&name, &compiled);
+        }
+        let component = self.load_compiled(&compiled);
+        let failed = || Error::Host { what: "load compiled code", reason: "it does not fit this engine".into() };
+        Ok((component.ok_or_else(failed)?, false))
+    }
+
+    #[expect(unsafe_code, reason = "the one place that loads compiled code")]
+    fn load_compiled(&self, code: &[u8]) -> Option<Component> {
+        // SAFETY: the bytes come from this process's own compiler, or from its cache, which authenticates them under a key
+        // that only this data directory holds.
+        unsafe { Component::deserialize(&self.engine, code) }.ok()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.ticker.end();
+    }
+}
+
+/// Settings that were found sound for hostile guests: everything that is not needed is off, and what a guest computes does
+/// not depend on the machine.
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .gc_support(false)
+        .wasm_gc(false)
+        .wasm_exceptions(false)
+        .wasm_function_references(false)
+        .wasm_threads(false)
+        .wasm_memory64(false)
+        .wasm_tail_call(false)
+        .wasm_relaxed_simd(false)
+        .concurrency_support(false)
+        .shared_memory(false)
+        .cranelift_nan_canonicalization(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(512 << 10);
+    config
+}

@@ -1,0 +1,39 @@
+//! Code with limits and configuration: what instances are made from.
+
+use std::sync::Arc;
+
+use sluice_engine::{CallError, Consumer, Plugin};
+use wasmtime::component::InstancePre;
+
+use crate::code::{Code, Error};
+use crate::host::Host;
+use crate::instance::{Data, Instance};
+use crate::limits::Limits;
+
+/// A stage of a pipeline: the engine makes its instances from it.
+pub struct Stage {
+    host: Arc<Host>,
+    code: InstancePre<Data>,
+    name: Arc<str>,
+    limits: Limits,
+    config: String,
+}
+
+impl Stage {
+    /// Links code for a stage of this name; `config` is JSON, `{}` when there is none.
+    ///
+    /// # Errors
+    /// When an import's signature is not that of the contract.
+    pub fn new(host: &Arc<Host>, code: &Code, name: &str, limits: Limits, config: String) -> Result<Self, Error> {
+        let linked = host.linker.instantiate_pre(&code.component);
+        let code = linked.map_err(|error| Error::Invalid(format!("{error:#}")))?;
+        Ok(Self { host: host.clone(), code, name: name.into(), limits, config })
+    }
+}
+
+impl Plugin for Stage {
+    fn instantiate(&self) -> Result<Box<dyn Consumer>, CallError> {
+        let instance = Instance::new(&self.host, &self.code, &self.name, self.limits, &self.config)?;
+        Ok(Box::new(instance))
+    }
+}
