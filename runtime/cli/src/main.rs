@@ -1,1 +1,41 @@
-fn main() {}
+//! `sluice`: the command line. The only place for stdout and exit codes.
+#![allow(clippy::print_stdout)]
+
+mod access;
+mod args;
+mod exit;
+mod lines;
+mod show;
+mod verbs;
+
+use clap::Parser;
+
+use crate::args::{Args, Verb};
+use crate::exit::Failure;
+
+fn main() -> std::process::ExitCode {
+    let args = Args::parse();
+    start_log(&args.verb);
+    let result = match &args.verb {
+        Verb::Run(verb) => verbs::run::run(&args.global, verb),
+        Verb::Check(verb) => verbs::check::check(&args.global, verb),
+        Verb::Topic(verb) => verbs::topic::topic(&args.global, verb),
+        Verb::Produce(verb) => verbs::produce::produce(&args.global, verb),
+        Verb::Consume(verb) => verbs::consume::consume(&args.global, verb),
+        Verb::Status => verbs::status::status(&args.global),
+        Verb::Plugin(verb) => verbs::plugin::plugin(&args.global, verb),
+    };
+    result.unwrap_or_else(|failure: Failure| failure.report(args.global.json))
+}
+
+/// Log lines go to stderr; `SLUICE_LOG` says which, in the syntax of tracing's `EnvFilter`.
+fn start_log(verb: &Verb) {
+    use std::io::IsTerminal;
+    let usual = if matches!(verb, Verb::Run(_)) { "info" } else { "error" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG");
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual)))
+        .init();
+}

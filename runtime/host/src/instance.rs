@@ -57,6 +57,7 @@ impl Data {
 #[derive(Debug, Clone, Copy, ComponentType, Lift)]
 #[component(enum)]
 #[repr(u8)]
+#[expect(dead_code, reason = "lifted from what guests say, never constructed here")]
 enum Level {
     #[component(name = "trace")]
     Trace,

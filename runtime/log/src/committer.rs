@@ -411,6 +411,7 @@ impl Committer {
                 }
             }
         }
+        self.shared.set_seq(self.seq);
         touched.into_iter().collect()
     }
 

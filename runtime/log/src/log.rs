@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     producers: RwLock<HashMap<String, u64>>,
     partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
     listeners: Mutex<Vec<Listener>>,
+    /// The last commit that is visible.
+    seq: AtomicU64,
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
@@ -88,6 +91,10 @@ impl Shared {
         write(&self.topics).clone_from(&catalog.topics);
         write(&self.pipelines).clone_from(&catalog.pipelines);
         write(&self.producers).extend(catalog.producers.iter().map(|(name, known)| (name.clone(), known.next)));
+    }
+
+    pub(crate) fn set_seq(&self, seq: u64) {
+        self.seq.store(seq, Ordering::SeqCst);
     }
 
     pub(crate) fn wake(&self, touched: &[TopicPartition]) {
@@ -199,6 +206,16 @@ impl Log {
     /// A pipeline that has committed something.
     pub fn pipeline(&self, name: &str) -> Option<PipelineInfo> {
         read(&self.shared.pipelines).values().find(|pipeline| pipeline.name == name).cloned()
+    }
+
+    /// All pipelines that have committed something, by id.
+    pub fn pipelines(&self) -> Vec<PipelineInfo> {
+        read(&self.shared.pipelines).values().cloned().collect()
+    }
+
+    /// The number of the last commit that is visible.
+    pub fn last_seq(&self) -> u64 {
+        self.shared.seq.load(Ordering::SeqCst)
     }
 
     /// The next sequence number of a producer; 0 when it is new.

@@ -81,6 +81,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The usual, with this durability.
+    pub fn with(durability: Durability) -> Self {
+        Self { durability, ..Self::default() }
+    }
+
     pub(crate) fn has(&self, planted: Planted) -> bool {
         self.planted == Some(planted)
     }

@@ -518,6 +518,7 @@ impl Recovery {
     fn into_committer(mut self, clock: Arc<dyn Clock>, rng: Rng, commit_log: CommitLog) -> (Committer, Report) {
         let shared = Arc::new(Shared::default());
         shared.publish_all(&self.catalog);
+        shared.set_seq(self.seq);
         for topic in self.catalog.topics.values() {
             for partition in 0..topic.partitions {
                 let tp = TopicPartition { topic: topic.id, partition };

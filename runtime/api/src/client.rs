@@ -1,0 +1,155 @@
+//! The command line's side.
+
+use std::path::Path;
+
+use axum::body::Body;
+use axum::http::Request;
+use http_body_util::BodyExt;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use sluice_event::Batch;
+use sluice_log::ReadBatch;
+use sluice_node::Status;
+use sluice_node::topics::TopicDescription;
+use tokio::runtime::Runtime;
+
+use crate::problem::Problem;
+use crate::socket;
+use crate::wire::{NewTopic, NextSequence, Produced, decode_read};
+
+/// A connection to a running node. Calls block.
+pub struct Client {
+    runtime: Runtime,
+    sender: SendRequest<Body>,
+}
+
+impl Client {
+    /// Connects to the node of a data directory; `None` when none listens.
+    ///
+    /// # Errors
+    /// When one listens and does not answer.
+    pub fn connect(data: &Path) -> Result<Option<Self>, Problem> {
+        let Ok(stream) = socket::connect(data) else { return Ok(None) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(Problem::connection)?;
+        let sender = runtime.block_on(async {
+            let stream = tokio::net::UnixStream::from_std(stream).map_err(Problem::connection)?;
+            let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(Problem::connection)?;
+            tokio::spawn(connection);
+            Ok::<_, Problem>(sender)
+        })?;
+        Ok(Some(Self { runtime, sender }))
+    }
+
+    fn call(&mut self, method: &str, path: &str, body: impl Into<Body>) -> Result<Vec<u8>, Problem> {
+        let request = Request::builder().method(method).uri(path).header("host", "sluice");
+        let request = request.header("content-type", "application/json").body(body.into());
+        let request = request.map_err(|error| Problem::bad_request(error.to_string()))?;
+        self.runtime.block_on(async {
+            self.sender.ready().await.map_err(Problem::connection)?;
+            let response = self.sender.send_request(request).await.map_err(Problem::connection)?;
+            let status = response.status();
+            let body = response.into_body().collect().await.map_err(Problem::connection)?.to_bytes();
+            if status.is_success() {
+                return Ok(body.to_vec());
+            }
+            let text = || String::from_utf8_lossy(&body).into_owned();
+            Err(serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
+                status: status.as_u16(),
+                detail: text(),
+                storage: false,
+                expected: None,
+            }))
+        })
+    }
+
+    fn json<T: DeserializeOwned>(&mut self, method: &str, path: &str, body: impl Into<Body>) -> Result<T, Problem> {
+        serde_json::from_slice(&self.call(method, path, body)?).map_err(Problem::connection)
+    }
+
+    /// How the node stands.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn status(&mut self) -> Result<Status, Problem> {
+        self.json("GET", "/status", Body::empty())
+    }
+
+    /// All topics.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn topics(&mut self) -> Result<Vec<TopicDescription>, Problem> {
+        self.json("GET", "/topics", Body::empty())
+    }
+
+    /// One topic.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn describe(&mut self, topic: &str) -> Result<TopicDescription, Problem> {
+        self.json("GET", &format!("/topics/{}", escaped(topic)), Body::empty())
+    }
+
+    /// Makes a topic.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn create(&mut self, topic: &NewTopic) -> Result<TopicDescription, Problem> {
+        let body = serde_json::to_vec(topic).map_err(Problem::connection)?;
+        self.json("POST", "/topics", body)
+    }
+
+    /// Sends events.
+    ///
+    /// # Errors
+    /// What the node says, or the connection: then nobody knows whether they were appended, unless they are numbered.
+    pub fn produce(
+        &mut self,
+        topic: &str,
+        partition: Option<u32>,
+        batch: &Batch,
+        sequence: Option<(&str, u64)>,
+    ) -> Result<Produced, Problem> {
+        let mut path = format!("/topics/{}/events?count={}", escaped(topic), batch.count());
+        if let Some(partition) = partition {
+            path += &format!("&partition={partition}");
+        }
+        if let Some((producer, first)) = sequence {
+            path += &format!("&producer={}&first={first}", escaped(producer));
+        }
+        self.json("POST", &path, batch.bytes().to_vec())
+    }
+
+    /// Reads events of a partition; waits so many milliseconds for some.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn read(
+        &mut self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        max_bytes: usize,
+        wait_ms: u64,
+    ) -> Result<ReadBatch, Problem> {
+        let query = format!("partition={partition}&from={from}&max-bytes={max_bytes}&wait-ms={wait_ms}");
+        decode_read(&self.call("GET", &format!("/topics/{}/events?{query}", escaped(topic)), Body::empty())?)
+    }
+
+    /// The next sequence number of a producer.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn next_sequence(&mut self, producer: &str) -> Result<u64, Problem> {
+        let next: NextSequence = self.json("GET", &format!("/producers/{}", escaped(producer)), Body::empty())?;
+        Ok(next.next)
+    }
+}
+
+/// A name as a part of a path or query.
+fn escaped(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}

@@ -1,0 +1,60 @@
+//! Errors as they travel.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use sluice_log::{Advice, Error};
+
+/// Why a request was refused or failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{detail}")]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong.
+    pub detail: String,
+    /// Whether storage is at fault.
+    pub storage: bool,
+    /// The sequence number a producer should go on with, when it skipped some.
+    pub expected: Option<u64>,
+}
+
+impl Problem {
+    /// A request that is not as it should be.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self { status: 400, detail: detail.into(), storage: false, expected: None }
+    }
+
+    /// The connection, or the other side of it, is not as it should be.
+    pub fn connection(detail: impl std::fmt::Display) -> Self {
+        Self { status: 500, detail: format!("the node does not answer: {detail}"), storage: false, expected: None }
+    }
+
+    /// Whether the request itself was wrong.
+    pub fn is_usage(&self) -> bool {
+        (400..500).contains(&self.status)
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let status = match (&error, error.advice()) {
+            (Error::UnknownTopic(_) | Error::UnknownPartition { .. }, _) => 404,
+            (Error::TopicExists(_) | Error::SequenceGap { .. } | Error::Fenced { .. }, _) => 409,
+            (Error::TooLarge { .. }, _) => 413,
+            (Error::NoSpace { .. }, _) => 507,
+            (_, Advice::Fix) => 400,
+            _ => 500,
+        };
+        let expected = if let Error::SequenceGap { expected, .. } = &error { Some(*expected) } else { None };
+        Self { status, storage: error.is_storage_fault(), detail: error.to_string(), expected }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self)).into_response()
+    }
+}

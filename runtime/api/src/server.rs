@@ -1,0 +1,134 @@
+//! The node's side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use sluice_event::Region;
+use sluice_node::topics::{self, Production, TopicDescription};
+use sluice_node::{Node, Status};
+use tokio::sync::{oneshot, watch};
+
+use crate::problem::Problem;
+use crate::wire::{MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence, ProduceQuery, Produced, ReadQuery, encode_read};
+
+#[derive(Clone)]
+struct Api {
+    node: Arc<Node>,
+    /// Changes whenever something was appended.
+    appended: watch::Receiver<u64>,
+}
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// Serves a node on its socket until `ended`.
+///
+/// # Errors
+/// When the socket cannot be used.
+pub async fn serve(
+    node: Arc<Node>,
+    listener: std::os::unix::net::UnixListener,
+    ended: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let (changed, appended) = watch::channel(0);
+    node.log().on_append(move |_| changed.send_modify(|count| *count += 1));
+    let router = Router::new()
+        .route("/status", get(status))
+        .route("/topics", get(list).post(create))
+        .route("/topics/{topic}", get(describe))
+        .route("/topics/{topic}/events", post(produce).get(read))
+        .route("/producers/{producer}", get(next_sequence))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(Api { node, appended });
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    axum::serve(listener, router).with_graceful_shutdown(ended).await
+}
+
+/// File I/O never runs on the reactor's threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|died| Err(Problem::connection(died)))
+}
+
+async fn status(State(api): State<Api>) -> Answer<Status> {
+    blocking(move || Ok(api.node.status())).await.map(Json)
+}
+
+async fn list(State(api): State<Api>) -> Answer<Vec<TopicDescription>> {
+    blocking(move || Ok(topics::list(api.node.log())?)).await.map(Json)
+}
+
+async fn describe(State(api): State<Api>, Path(topic): Path<String>) -> Answer<TopicDescription> {
+    blocking(move || Ok(topics::describe(api.node.log(), &topic)?)).await.map(Json)
+}
+
+async fn create(
+    State(api): State<Api>,
+    topic: Result<Json<NewTopic>, JsonRejection>,
+) -> Result<(StatusCode, Json<TopicDescription>), Problem> {
+    let Json(topic) = topic.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let made = blocking(move || {
+        topics::create(api.node.log(), &topic.name, topic.partitions)?;
+        Ok(topics::describe(api.node.log(), &topic.name)?)
+    });
+    Ok((StatusCode::CREATED, Json(made.await?)))
+}
+
+async fn produce(
+    State(api): State<Api>,
+    Path(topic): Path<String>,
+    query: Result<Query<ProduceQuery>, QueryRejection>,
+    body: Bytes,
+) -> Answer<Produced> {
+    let Query(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let sequence = match (query.producer, query.first) {
+        (Some(producer), Some(first)) => Some((producer, first)),
+        (None, None) => None,
+        _ => return Err(Problem::bad_request("`producer` and `first` go together")),
+    };
+    let (answer, answered) = oneshot::channel();
+    blocking(move || {
+        let production = Production {
+            topic: &topic,
+            partition: query.partition,
+            events: Region::new(&body, query.count),
+            sequence: sequence.as_ref().map(|(producer, first)| (producer.as_str(), *first)),
+        };
+        topics::produce(api.node.log(), production, Box::new(move |result| drop(answer.send(result))))?;
+        Ok(())
+    })
+    .await?;
+    let committed = answered.await.map_err(|_| Problem::from(sluice_log::Error::Closed))??;
+    Ok(Json(committed.into()))
+}
+
+async fn read(
+    State(api): State<Api>,
+    Path(topic): Path<String>,
+    query: Result<Query<ReadQuery>, QueryRejection>,
+) -> Result<Vec<u8>, Problem> {
+    let Query(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(query.wait_ms.min(MAX_WAIT_MS));
+    let mut appended = api.appended.clone();
+    loop {
+        appended.mark_unchanged();
+        let (node, topic) = (api.node.clone(), topic.clone());
+        let batch = blocking(move || {
+            let max_bytes = query.max_bytes.min(MAX_READ);
+            Ok(topics::read(node.log(), &topic, query.partition, query.from, max_bytes)?)
+        });
+        let batch = batch.await?;
+        let waited = batch.count > 0 || tokio::time::timeout_at(deadline, appended.changed()).await.is_err();
+        if waited {
+            return Ok(encode_read(&batch));
+        }
+    }
+}
+
+async fn next_sequence(State(api): State<Api>, Path(producer): Path<String>) -> Answer<NextSequence> {
+    Ok(Json(NextSequence { next: api.node.log().next_sequence(&producer) }))
+}

@@ -1,0 +1,92 @@
+//! What travels besides events.
+
+use serde::{Deserialize, Serialize};
+use sluice_log::{Committed, ReadBatch};
+
+use crate::problem::Problem;
+
+/// Bytes of events in one request, at most.
+pub(crate) const MAX_BODY: usize = 8 << 20;
+/// Bytes of events in one answer, at most, but for a single larger event.
+pub(crate) const MAX_READ: usize = 4 << 20;
+/// How long an answer may be held back until there are events.
+pub(crate) const MAX_WAIT_MS: u64 = 30_000;
+
+/// A topic to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// At least 1.
+    pub partitions: u32,
+}
+
+/// What became of events that were sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Produced {
+    /// How many were appended; none for a repeat.
+    pub appended: u64,
+    /// Whether the producer had sent all of them before.
+    pub repeated: bool,
+}
+
+impl From<Committed> for Produced {
+    fn from(committed: Committed) -> Self {
+        let appended = committed.appended.iter().map(|appended| u64::from(appended.count)).sum();
+        Self { appended, repeated: committed.repeated }
+    }
+}
+
+/// How a producer says where events go; the body is an events region.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProduceQuery {
+    pub(crate) count: u32,
+    pub(crate) partition: Option<u32>,
+    pub(crate) producer: Option<String>,
+    pub(crate) first: Option<u64>,
+}
+
+/// How a reader says what it wants.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ReadQuery {
+    pub(crate) partition: u32,
+    pub(crate) from: u64,
+    pub(crate) max_bytes: usize,
+    pub(crate) wait_ms: u64,
+}
+
+/// The next sequence number of a producer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct NextSequence {
+    pub(crate) next: u64,
+}
+
+/// Bytes before the events of an answer: u64 base offset, u32 count, u32 0, i64 append time.
+const READ_HEADER: usize = 24;
+
+pub(crate) fn encode_read(batch: &ReadBatch) -> Vec<u8> {
+    let mut out = Vec::with_capacity(READ_HEADER + batch.bytes.len());
+    out.extend_from_slice(&batch.base_offset.to_le_bytes());
+    out.extend_from_slice(&batch.count.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&batch.append_time.to_le_bytes());
+    out.extend_from_slice(&batch.bytes);
+    out
+}
+
+pub(crate) fn decode_read(bytes: &[u8]) -> Result<ReadBatch, Problem> {
+    let cut_short = || Problem::connection("its answer is cut short");
+    let (header, events) = bytes.split_at_checked(READ_HEADER).ok_or_else(cut_short)?;
+    let word = |at: usize| header[at..].first_chunk::<8>().copied().ok_or_else(cut_short);
+    let batch = ReadBatch {
+        base_offset: u64::from_le_bytes(word(0)?),
+        count: u64::from_le_bytes(word(8)?) as u32,
+        append_time: i64::from_le_bytes(word(16)?),
+        bytes: events.to_vec(),
+    };
+    batch.region().check().map_err(|malformed| Problem::connection(malformed))?;
+    Ok(batch)
+}

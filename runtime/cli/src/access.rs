@@ -1,0 +1,106 @@
+//! The same verbs beside a running node and without one.
+
+use sluice_api::{Client, NewTopic, Produced};
+use sluice_event::Batch;
+use sluice_log::{Durability, Error, Log, ReadBatch};
+use sluice_node::topics::{self, Production, TopicDescription};
+use sluice_node::{NodeOptions, Status, open_log, status_of};
+
+use crate::args::Global;
+use crate::exit::Failure;
+
+/// A data directory, through the node that runs on it or, when there is none, opened by this process.
+pub(crate) enum Access {
+    Node(Client),
+    Directory(Box<Log>),
+}
+
+impl Access {
+    /// Finds the node, or opens the directory, which may be made.
+    pub(crate) fn open(global: &Global) -> Result<Self, Failure> {
+        if let Some(client) = Client::connect(&global.data)? {
+            return Ok(Self::Node(client));
+        }
+        let options = NodeOptions { data: global.data.clone(), durability: Durability::Fsync };
+        Ok(Self::Directory(Box::new(open_log(&options)?)))
+    }
+
+    /// The same for reading only: a directory that isn't there is not made.
+    pub(crate) fn open_existing(global: &Global) -> Result<Self, Failure> {
+        if !global.data.exists() {
+            let message = format!("no data directory: {}", global.data.display());
+            return Err(Failure::usage(message).help("`sluice topic create NAME` makes it; or name another with --data"));
+        }
+        Self::open(global)
+    }
+
+    pub(crate) fn topics(&mut self) -> Result<Vec<TopicDescription>, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.topics()?),
+            Self::Directory(log) => Ok(topics::list(log)?),
+        }
+    }
+
+    pub(crate) fn describe(&mut self, topic: &str) -> Result<TopicDescription, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.describe(topic)?),
+            Self::Directory(log) => Ok(topics::describe(log, topic)?),
+        }
+    }
+
+    pub(crate) fn create(&mut self, name: &str, partitions: u32) -> Result<TopicDescription, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.create(&NewTopic { name: name.to_owned(), partitions })?),
+            Self::Directory(log) => {
+                topics::create(log, name, partitions)?;
+                Ok(topics::describe(log, name)?)
+            }
+        }
+    }
+
+    pub(crate) fn produce(
+        &mut self,
+        topic: &str,
+        partition: Option<u32>,
+        batch: &Batch,
+        sequence: Option<(&str, u64)>,
+    ) -> Result<Produced, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.produce(topic, partition, batch, sequence)?),
+            Self::Directory(log) => {
+                let (answer, answered) = std::sync::mpsc::sync_channel(1);
+                let production = Production { topic, partition, events: batch.region(), sequence };
+                topics::produce(log, production, Box::new(move |result| drop(answer.send(result))))?;
+                Ok(answered.recv().unwrap_or(Err(Error::Closed))?.into())
+            }
+        }
+    }
+
+    pub(crate) fn read(
+        &mut self,
+        topic: &str,
+        partition: u32,
+        from: u64,
+        max_bytes: usize,
+        wait_ms: u64,
+    ) -> Result<ReadBatch, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.read(topic, partition, from, max_bytes, wait_ms)?),
+            Self::Directory(log) => Ok(topics::read(log, topic, partition, from, max_bytes)?),
+        }
+    }
+
+    pub(crate) fn next_sequence(&mut self, producer: &str) -> Result<u64, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.next_sequence(producer)?),
+            Self::Directory(log) => Ok(log.next_sequence(producer)),
+        }
+    }
+
+    pub(crate) fn status(&mut self) -> Result<Status, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.status()?),
+            Self::Directory(log) => Ok(status_of(log)),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as Arguments, Parser, Subcommand};
+use sluice_log::Durability;
+
+/// Stream processing with sandboxed WebAssembly consumers, on a durable log of its own.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Global {
+    /// The data directory; made where there is none
+    #[arg(long, global = true, value_name = "DIR", default_value = ".sluice")]
+    pub(crate) data: PathBuf,
+    /// Write JSON, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run pipelines
+    Run(Run),
+    /// Check pipeline files and their plugins, and say what they guarantee
+    Check(Check),
+    /// Make and look at topics
+    #[command(subcommand)]
+    Topic(Topic),
+    /// Append events to a topic, one per line
+    Produce(Produce),
+    /// Read events from a topic
+    Consume(Consume),
+    /// Show how pipelines stand
+    Status,
+    /// Build and look at plugins
+    #[command(subcommand)]
+    Plugin(Plugin),
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Run {
+    /// Pipeline files, or folders of them
+    #[arg(value_name = "FILE|DIR", default_value = "pipelines")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Stop when all input has been dealt with and committed
+    #[arg(long)]
+    pub(crate) until_idle: bool,
+    /// When a commit counts as durable: fsync (survives a power cut) or os (survives the death of the process)
+    #[arg(long, value_name = "D", default_value = "fsync")]
+    pub(crate) durability: Durability,
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Check {
+    /// Pipeline files, or folders of them
+    #[arg(value_name = "FILE|DIR", default_value = "pipelines")]
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Topic {
+    /// Make a topic
+    Create {
+        /// Letters, digits, `.`, `_` and `-`
+        name: String,
+        /// Fixed for ever
+        #[arg(long, default_value_t = 1)]
+        partitions: u32,
+    },
+    /// List topics
+    List,
+    /// Show a topic's partitions
+    Describe {
+        /// The topic
+        name: String,
+    },
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Produce {
+    /// The topic
+    pub(crate) topic: String,
+    /// A file with an event per line; without it, stdin
+    pub(crate) file: Option<PathBuf>,
+    /// Take the key from this field of the JSON on each line
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) key: Option<String>,
+    /// Take the timestamp from this field: milliseconds since the epoch, or RFC 3339 [default: now]
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) timestamp: Option<String>,
+    /// How that field is written (strftime), in UTC
+    #[arg(long, value_name = "FMT", requires = "timestamp")]
+    pub(crate) timestamp_format: Option<String>,
+    /// Append to this partition [default: by key, else in turn]
+    #[arg(long, value_name = "N", conflicts_with = "key")]
+    pub(crate) partition: Option<u32>,
+    /// Append so many events a second, such as 500/s
+    #[arg(long, value_name = "N/s", value_parser = parse_rate)]
+    pub(crate) rate: Option<u32>,
+    /// Number the lines under this name: running it again goes on behind the last line that was appended
+    #[arg(long, value_name = "ID")]
+    pub(crate) producer_id: Option<String>,
+}
+
+fn parse_rate(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text).parse().ok();
+    number.filter(|rate| *rate > 0).ok_or_else(|| "a rate is a whole number a second, such as 500/s".to_owned())
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Consume {
+    /// The topic
+    pub(crate) topic: String,
+    /// Where to begin, in each partition: earliest, latest, or an offset
+    #[arg(long, value_name = "WHERE", default_value = "earliest", value_parser = parse_from)]
+    pub(crate) from: From,
+    /// Read this partition only [default: all]
+    #[arg(long, value_name = "N")]
+    pub(crate) partition: Option<u32>,
+    /// Stop after so many events
+    #[arg(long, value_name = "N")]
+    pub(crate) max: Option<u64>,
+    /// Go on as new events come
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    Earliest,
+    Latest,
+    Offset(u64),
+}
+
+fn parse_from(text: &str) -> Result<From, String> {
+    match text {
+        "earliest" => Ok(From::Earliest),
+        "latest" => Ok(From::Latest),
+        _ => text.parse().map(From::Offset).map_err(|_| {
+            let time = text.contains(':') || text.contains('-');
+            let not_yet = if time { "times are not available yet in this version; " } else { "" };
+            format!("{not_yet}use earliest, latest or an offset")
+        }),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Plugin {
+    /// Build a plugin's folder (Rust) into a component
+    Build {
+        /// The plugin's folder
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
+    /// Show what a .wasm file is, and what it needs
+    Inspect {
+        /// A .wasm file, or a plugin's folder
+        plugin: PathBuf,
+    },
+}

@@ -1,0 +1,60 @@
+//! How things are written for people and programs.
+
+use std::fmt::Write;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+use sluice_event::Event;
+
+/// Bytes as JSON: a string or, when they are not UTF-8, base64.
+pub(crate) fn bytes(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => json!({ "base64": BASE64_STANDARD.encode(bytes) }),
+    }
+}
+
+/// An event as JSON. `name` tells topics' names by their ids.
+pub(crate) fn event(
+    topic: &str,
+    partition: u32,
+    offset: u64,
+    event: &Event<'_>,
+    name: &dyn Fn(u32) -> Option<String>,
+) -> Value {
+    let headers: Vec<_> =
+        event.headers().map(|(name, value)| json!({ "name": name, "value": bytes(value) })).collect();
+    let origin = event.origin().map(|origin| {
+        json!({
+            "topic": name(origin.topic), "topic-id": origin.topic, "partition": origin.partition,
+            "offset": origin.offset, "ordinal": origin.ordinal,
+        })
+    });
+    json!({
+        "topic": topic, "partition": partition, "offset": offset, "timestamp": event.timestamp(),
+        "key": event.key().map(bytes), "value": bytes(event.value()), "headers": headers, "origin": origin,
+    })
+}
+
+/// Rows in columns, numbers to the right.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([head[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let numeric: Vec<_> = (0..head.len()).map(|c| rows.iter().all(|row| row[c].parse::<f64>().is_ok())).collect();
+    let mut out = String::new();
+    let head: Vec<String> = head.iter().map(|&name| name.to_owned()).collect();
+    for row in std::iter::once(&head).chain(rows) {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            let _ = if numeric[column] { write!(line, "{cell:>width$}  ") } else { write!(line, "{cell:<width$}  ") };
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}

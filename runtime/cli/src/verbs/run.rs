@@ -1,0 +1,105 @@
+//! `sluice run`
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use sluice_node::{Node, NodeOptions, Outcome, PipelineStatus, definitions};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{Global, Run};
+use crate::exit::Failure;
+
+pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
+    raise_file_limit();
+    let pipelines = definitions::read(&verb.paths).map_err(Failure::refused)?;
+    let node = Arc::new(Node::open(&NodeOptions { data: global.data.clone(), durability: verb.durability })?);
+    let report = node.log().report();
+    if report.cut_bytes > 0 || !report.damaged.is_empty() {
+        tracing::info!(cut_bytes = report.cut_bytes, damaged = report.damaged.len(), "recovered after an unclean stop");
+    }
+    let listener = sluice_api::bind(&global.data)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let signals = Arc::new(AtomicU32::new(0));
+    let _context = runtime.enter();
+    count_signals(&signals)?;
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let server = runtime.spawn(sluice_api::serve(node.clone(), listener, async {
+        let _ = ended.await;
+    }));
+    node.start(&pipelines)?;
+    for pipeline in &pipelines {
+        let sinks: Vec<_> = pipeline.sinks.iter().map(|sink| sink.topic.as_str()).collect();
+        tracing::info!(pipeline = pipeline.name, source = pipeline.source, sinks = sinks.join(", "), "runs");
+    }
+    let started = Instant::now();
+    let before = total_read(&node.status().pipelines);
+    let asked_to_stop = |times| move |signals: &AtomicU32| signals.load(Ordering::SeqCst) >= times;
+    let (first, second) = (asked_to_stop(1), asked_to_stop(2));
+    let outcome = if verb.until_idle {
+        node.wait_until_idle(&|| first(&signals))
+    } else {
+        node.wait(&|| first(&signals))
+    };
+    let result = match outcome {
+        Outcome::Failed(error) => Err(Failure::from(error)),
+        Outcome::Halted(halted) => Err(halted_failure(&halted)),
+        Outcome::Idle => Ok(()),
+        Outcome::Interrupted => {
+            tracing::info!("draining: what is in flight is finished and committed; a second signal stops at once");
+            if node.drain(&|| second(&signals)) { Ok(()) } else { Err(Failure::failed("stopped before it was drained")) }
+        }
+    };
+    let status = node.status();
+    if verb.until_idle || result.is_ok() {
+        let events = total_read(&status.pipelines) - before;
+        let seconds = started.elapsed().as_secs_f64();
+        if global.json {
+            println!("{}", serde_json::json!({ "read": events, "seconds": seconds, "status": status }));
+        } else {
+            tracing::info!(events, seconds = format!("{seconds:.2}"), "done");
+        }
+    }
+    let _ = end.send(());
+    server.abort();
+    runtime.shutdown_background();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn total_read(pipelines: &[PipelineStatus]) -> u64 {
+    pipelines.iter().map(|pipeline| pipeline.read).sum()
+}
+
+/// Counts SIGTERM and SIGINT: the first drains, the second stops.
+fn count_signals(signals: &Arc<AtomicU32>) -> std::io::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut stream, signals) = (signal(kind)?, signals.clone());
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() {
+                signals.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+    Ok(())
+}
+
+fn halted_failure(halted: &[PipelineStatus]) -> Failure {
+    let lines = halted.iter().flat_map(|pipeline| {
+        pipeline.partitions.iter().filter_map(move |lane| {
+            let halted = lane.halted.as_ref()?;
+            let at = format!("{}/{} offset {}", lane.topic, lane.partition, halted.offset);
+            Some(format!("{} is halted at {at}: {}", pipeline.name, halted.reason))
+        })
+    });
+    Failure::failed(lines.collect::<Vec<_>>().join("\nerror: "))
+        .help("everything before it is committed; mend the plugin, build it and run again: it goes on from there")
+}
+
+/// A node with many partitions has many files open.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Refused means that it stays as it is, and a file too many says so by itself.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

@@ -1,0 +1,58 @@
+//! `sluice topic`
+
+use std::process::ExitCode;
+
+use sluice_node::topics::TopicDescription;
+
+use crate::access::Access;
+use crate::args::{Global, Topic};
+use crate::exit::Failure;
+use crate::show;
+
+pub(crate) fn topic(global: &Global, verb: &Topic) -> Result<ExitCode, Failure> {
+    match verb {
+        Topic::Create { name, partitions } => {
+            let made = Access::open(global)?.create(name, *partitions)?;
+            match global.json {
+                true => println!("{}", serde_json::json!(made)),
+                false => println!("topic {name} made: id {}, {partitions} partitions", made.id),
+            }
+        }
+        Topic::List => {
+            let topics = Access::open_existing(global)?.topics()?;
+            match global.json {
+                true => println!("{}", serde_json::json!(topics)),
+                false => print!("{}", list(&topics)),
+            }
+        }
+        Topic::Describe { name } => {
+            let topic = Access::open_existing(global)?.describe(name)?;
+            match global.json {
+                true => println!("{}", serde_json::json!(topic)),
+                false => print!("{}", describe(&topic)),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(topics: &[TopicDescription]) -> String {
+    let row = |topic: &TopicDescription| {
+        let events: u64 = topic.partitions.iter().map(|p| p.high_watermark - p.low_mark).sum();
+        vec![topic.name.clone(), topic.id.to_string(), topic.partitions.len().to_string(), events.to_string()]
+    };
+    show::table(&["TOPIC", "ID", "PARTITIONS", "EVENTS"], &topics.iter().map(row).collect::<Vec<_>>())
+}
+
+fn describe(topic: &TopicDescription) -> String {
+    let rows: Vec<_> = topic
+        .partitions
+        .iter()
+        .map(|p| {
+            let damage = p.damage.clone().unwrap_or_else(|| "-".to_owned());
+            vec![p.partition.to_string(), p.low_mark.to_string(), p.high_watermark.to_string(), damage]
+        })
+        .collect();
+    let table = show::table(&["PARTITION", "LOW MARK", "HIGH WATERMARK", "DAMAGE"], &rows);
+    format!("topic {} (id {})\n{table}", topic.name, topic.id)
+}

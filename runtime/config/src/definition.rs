@@ -1,0 +1,87 @@
+//! The keys of a pipeline file, as serde reads them. Design section 6 fixes them; what this version does not do yet is read
+//! all the same, so that it can be refused by name.
+
+use serde::Deserialize;
+use toml::{Spanned, Table};
+
+type Text = Spanned<String>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Definition {
+    pub(crate) name: Text,
+    pub(crate) delivery: Option<Text>,
+    pub(crate) source: Spanned<SourceKeys>,
+    pub(crate) stage: Spanned<Vec<Spanned<StageKeys>>>,
+    #[serde(default)]
+    pub(crate) sink: Vec<Spanned<SinkKeys>>,
+    #[serde(default)]
+    pub(crate) topic: Vec<Spanned<TopicKeys>>,
+    pub(crate) batch: Option<BatchKeys>,
+    pub(crate) errors: Option<ErrorsKeys>,
+    pub(crate) time: Option<Spanned<Table>>,
+    pub(crate) checkpoint: Option<Spanned<Table>>,
+    pub(crate) reload: Option<Spanned<Table>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct SourceKeys {
+    pub(crate) topics: Spanned<Vec<Text>>,
+    pub(crate) start: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct StageKeys {
+    pub(crate) plugin: Text,
+    pub(crate) name: Option<Text>,
+    pub(crate) config: Option<Spanned<Table>>,
+    pub(crate) capabilities: Option<Spanned<Vec<Text>>>,
+    pub(crate) limits: Option<LimitsKeys>,
+    pub(crate) keys: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct LimitsKeys {
+    pub(crate) memory: Option<Text>,
+    pub(crate) call_timeout: Option<Text>,
+    pub(crate) output_bytes: Option<Text>,
+    pub(crate) state: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct SinkKeys {
+    pub(crate) topic: Text,
+    pub(crate) name: Option<Text>,
+    pub(crate) partition_by: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct TopicKeys {
+    pub(crate) name: Text,
+    pub(crate) partitions: Option<Spanned<u32>>,
+    pub(crate) retention: Option<Spanned<Table>>,
+    pub(crate) compression: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct BatchKeys {
+    pub(crate) max_events: Option<Spanned<u32>>,
+    pub(crate) max_bytes: Option<Text>,
+    pub(crate) linger: Option<Text>,
+    pub(crate) commit_every: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ErrorsKeys {
+    pub(crate) retry: Option<Spanned<Table>>,
+    pub(crate) on_error: Option<Text>,
+    pub(crate) dead_letter_topic: Option<Text>,
+    pub(crate) breaker: Option<Spanned<Table>>,
+}

@@ -1,0 +1,56 @@
+//! What several definitions say of each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::diagnostic::Diagnostic;
+use crate::pipeline::{At, Pipeline};
+
+/// Checks that pipelines have names of their own, agree on topics, and do not feed each other in a circle.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn check_together(pipelines: &[Pipeline]) -> Result<(), Vec<Diagnostic>> {
+    let mut found = Vec::new();
+    let mut names: BTreeMap<&str, &Pipeline> = BTreeMap::new();
+    let mut partitions: BTreeMap<&str, (u32, &Pipeline)> = BTreeMap::new();
+    for pipeline in pipelines {
+        if let Some(other) = names.insert(&pipeline.name, pipeline) {
+            let message = format!("two pipelines of one name: {:?}, also in {}", pipeline.name, other.file.display());
+            found.push(pipeline.diagnose(At::Name, message, Some("names are the identity of cursors: choose another".into())));
+        }
+        for (at, topic) in pipeline.topics.iter().enumerate() {
+            let (count, other) = *partitions.entry(&topic.name).or_insert((topic.partitions, pipeline));
+            if count != topic.partitions {
+                let message = format!("topic {:?} has {count} partitions in {}", topic.name, other.file.display());
+                found.push(pipeline.diagnose(At::Topic(at), message, Some("say the same in both".into())));
+            }
+        }
+    }
+    found.extend(pipelines.iter().filter_map(|pipeline| cycle(pipeline, pipelines)));
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
+/// A way from a pipeline's sinks back to its source.
+fn cycle(start: &Pipeline, pipelines: &[Pipeline]) -> Option<Diagnostic> {
+    for (at, sink) in start.sinks.iter().enumerate() {
+        let mut reached = BTreeSet::from([sink.topic.as_str()]);
+        loop {
+            let before = reached.len();
+            let next: Vec<_> = pipelines
+                .iter()
+                .filter(|pipeline| reached.contains(pipeline.source.as_str()))
+                .flat_map(|pipeline| pipeline.sinks.iter().map(|sink| sink.topic.as_str()))
+                .collect();
+            reached.extend(next);
+            if reached.contains(start.source.as_str()) {
+                let message = format!("a cycle: what is written to {:?} comes back to {:?}", sink.topic, start.source);
+                let help = "break the circle: events in it would never end".to_owned();
+                return Some(start.diagnose(At::Sink(at), message, Some(help)));
+            }
+            if reached.len() == before {
+                break;
+            }
+        }
+    }
+    None
+}

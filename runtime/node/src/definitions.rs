@@ -1,0 +1,120 @@
+//! Reads pipeline files and the plugins they name.
+
+use std::path::{Path, PathBuf};
+
+use sluice_config::{At, Diagnostic, Pipeline, check_together};
+use sluice_host::{Code, Error, Host, Stage};
+
+/// Reads and checks all definitions in these files and folders. A folder means the `.toml` files in it.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn read(paths: &[PathBuf]) -> Result<Vec<Pipeline>, Vec<Diagnostic>> {
+    let (mut pipelines, mut found) = (Vec::new(), Vec::new());
+    for path in files(paths)? {
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                found.push(Diagnostic::of_file(&path, format!("cannot read: {error}"), None));
+                continue;
+            }
+        };
+        match Pipeline::parse(&path, &text) {
+            Ok(pipeline) => pipelines.push(pipeline),
+            Err(diagnostics) => found.extend(diagnostics),
+        }
+    }
+    if let Err(diagnostics) = check_together(&pipelines) {
+        found.extend(diagnostics);
+    }
+    if found.is_empty() { Ok(pipelines) } else { Err(found) }
+}
+
+fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let cannot = |error: std::io::Error| vec![Diagnostic::of_file(path, format!("cannot read: {error}"), None)];
+        let before = files.len();
+        for entry in std::fs::read_dir(path).map_err(cannot)? {
+            let file = entry.map_err(cannot)?.path();
+            if file.extension().is_some_and(|extension| extension == "toml") {
+                files.push(file);
+            }
+        }
+        if files.len() == before {
+            let help = "name a file, or put a definition here; the README shows one".to_owned();
+            return Err(vec![Diagnostic::of_file(path, "no pipeline files (*.toml) in this folder", Some(help))]);
+        }
+        files[before..].sort();
+    }
+    Ok(files)
+}
+
+/// The .wasm file that a plugin's path means: itself, or in a plugin's folder what `sluice plugin build` made.
+pub fn wasm_file(plugin: &Path) -> PathBuf {
+    let folder = std::fs::canonicalize(plugin).ok().filter(|path| path.is_dir());
+    match folder.as_ref().and_then(|path| path.file_name()) {
+        Some(name) => plugin.join("build").join(name).with_added_extension("wasm"),
+        None => plugin.to_owned(),
+    }
+}
+
+/// Reads, compiles and checks the plugin of a pipeline's stage.
+///
+/// # Errors
+/// What is wrong with it, at its place in the definition.
+pub fn load_plugin(host: &Host, pipeline: &Pipeline) -> Result<Code, Diagnostic> {
+    let plugin = &pipeline.stage.plugin;
+    let file = wasm_file(plugin);
+    let bytes = std::fs::read(&file).map_err(|error| {
+        let message = format!("cannot read the plugin: {}: {error}", tidy(&file).display());
+        let folder = if plugin.is_dir() { plugin.as_path() } else { Path::new("DIR") };
+        let help = format!("a .wasm file, or a plugin's folder after `sluice plugin build {}`", tidy(folder).display());
+        pipeline.diagnose(At::Plugin, message, Some(help))
+    })?;
+    host.load(&bytes).map_err(|error| {
+        let help = match &error {
+            Error::NotWasm => Some("name a .wasm file, or a plugin's folder".to_owned()),
+            Error::Capability { .. } | Error::NotYet { .. } => None,
+            Error::World { .. } => Some("export a consumer: with the Rust SDK, `consumer!(my_function);`".to_owned()),
+            _ => None,
+        };
+        pipeline.diagnose(At::Plugin, format!("{}: {error}", tidy(&file).display()), help)
+    })
+}
+
+/// Links a plugin with a pipeline's limits and configuration, and makes one instance to see that it starts.
+///
+/// # Errors
+/// What is wrong with it, at its place in the definition.
+pub fn link(host: &std::sync::Arc<Host>, code: &Code, pipeline: &Pipeline) -> Result<Stage, Diagnostic> {
+    let defaults = sluice_host::Limits::default();
+    let limits = &pipeline.stage.limits;
+    let limits = sluice_host::Limits {
+        memory: limits.memory.map_or(defaults.memory, |bytes| bytes as usize),
+        call_timeout: limits.call_timeout.unwrap_or(defaults.call_timeout),
+        output_bytes: limits.output_bytes.map_or(defaults.output_bytes, |bytes| bytes as usize),
+    };
+    let name = format!("{}/{}", pipeline.name, pipeline.stage.name);
+    let stage = Stage::new(host, code, &name, limits, pipeline.stage.config.clone());
+    let stage = stage.map_err(|error| pipeline.diagnose(At::Plugin, error.to_string(), None))?;
+    let trial = sluice_engine::Plugin::instantiate(&stage);
+    trial.map_err(|error| pipeline.diagnose(At::Config, error.message, None))?;
+    Ok(stage)
+}
+
+/// A path without `a/../`, for messages.
+fn tidy(path: &Path) -> PathBuf {
+    let mut tidy = PathBuf::new();
+    for part in path.components() {
+        let goes_back = part == std::path::Component::ParentDir;
+        if !(goes_back && matches!(tidy.components().next_back(), Some(std::path::Component::Normal(_))) && tidy.pop()) {
+            tidy.push(part);
+        }
+    }
+    tidy
+}
