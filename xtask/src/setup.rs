@@ -1,0 +1,62 @@
+//! Installs what a fresh machine lacks, and builds the plugins.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{cargo, command, output, run, sluice};
+
+const TARGET: &str = "wasm32-unknown-unknown";
+/// Debian's second compiler, which builds the standard library for wasm32 itself.
+const DEBIAN: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// Sees to it that Rust plugins can be built.
+pub(crate) fn setup() -> Result<()> {
+    if has_target() || has_debian() {
+        return Ok(());
+    }
+    println!("setup: Rust's standard library for {TARGET}, through rustup");
+    let added = run(&mut command("rustup", &["target", "add", TARGET]));
+    if added.is_ok() && has_target() {
+        return Ok(());
+    }
+    println!("setup: rustup could not; trying Debian's packages {}", DEBIAN.join(", "));
+    let apt = || -> Result<()> {
+        run(&mut command("apt-get", &["update"]))?;
+        run(command("apt-get", &["install", "-y", "--no-install-recommends"]).args(DEBIAN))
+    };
+    apt().with_context(|| {
+        format!("install one of them by hand: `rustup target add {TARGET}`, or on Debian, as root, `apt-get install {}`", DEBIAN.join(" "))
+    })
+}
+
+fn has_target() -> bool {
+    let libraries = output(&mut command("rustc", &["--print", "target-libdir", "--target", TARGET]));
+    std::env::var_os("SLUICE_DEBIAN_RUST").is_none() && libraries.is_ok_and(|dir| Path::new(dir.trim()).is_dir())
+}
+
+fn has_debian() -> bool {
+    run(command("dpkg", &["--status"]).args(DEBIAN).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null())).is_ok()
+}
+
+/// Builds `sluice`, and with it every plugin in `plugins`; their folders.
+pub(crate) fn plugins() -> Result<Vec<String>> {
+    setup()?;
+    run(&mut cargo(&["build", "--package", "sluice-cli"]))?;
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir("plugins")? {
+        let path = entry?.path();
+        if path.join("src").is_dir() {
+            folders.push(path.to_string_lossy().into_owned());
+        }
+    }
+    folders.sort();
+    if folders.is_empty() {
+        bail!("no plugins in plugins/");
+    }
+    for folder in &folders {
+        output(&mut sluice(&["plugin", "build", folder]))?;
+    }
+    println!("plugins: {} built", folders.join(", "));
+    Ok(folders)
+}
