@@ -13,6 +13,9 @@ mod limits;
 mod stage;
 mod ticker;
 
+#[cfg(test)]
+mod tests;
+
 pub use code::{Code, Digest, Error};
 pub use contract::World;
 pub use host::Host;

@@ -1,0 +1,165 @@
+//! Hostile and broken guests, a few lines of WAT each, made into components against `guest-sdk/wit`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_engine::{CallError, CallErrorKind, Plugin};
+use sluice_env::SystemClock;
+
+use crate::{Code, Error, Host, Limits, Stage, World};
+
+const WIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-sdk/wit");
+
+/// A component of the world `batch-consumer` from the body of `process` and other parts of a core module.
+fn component(process: &str, parts: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(module
+            {parts}
+            (memory (export "memory") 2)
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) i32.const 65536)
+            (func (export "sluicegate:plugin/lifecycle@1.0.0#init") (param i32 i32) (result i32) i32.const 16)
+            (func $process (export "sluicegate:plugin/batch@1.0.0#process") (param i32 i32 i32 i32) (result i32)
+                {process}))"#
+    );
+    let mut module = wat::parse_str(text).unwrap();
+    let mut resolve = wit_parser::Resolve::default();
+    let (package, _) = resolve.push_path(WIT).unwrap();
+    let world = resolve.select_world(&[package], Some("batch-consumer")).unwrap();
+    let encoding = wit_component::StringEncoding::UTF8;
+    wit_component::embed_component_metadata(&mut module, &resolve, world, encoding).unwrap();
+    wit_component::ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
+}
+
+fn limits() -> Limits {
+    Limits { memory: 1 << 20, call_timeout: Duration::from_millis(50), output_bytes: 100_000 }
+}
+
+fn host() -> Arc<Host> {
+    Host::new(None, Arc::new(SystemClock)).unwrap()
+}
+
+fn load(wasm: &[u8]) -> Result<(Arc<Host>, Code), Error> {
+    let host = host();
+    let code = host.load(wasm)?;
+    Ok((host, code))
+}
+
+/// What a call of the guest comes to.
+fn call(wasm: &[u8]) -> Result<Vec<u8>, CallError> {
+    let (host, code) = load(wasm).unwrap();
+    let stage = Stage::new(&host, &code, "test", limits(), "{}".into()).unwrap();
+    let mut returned = Vec::new();
+    stage.instantiate()?.call(b"header", b"events", &mut |outcome| returned = outcome.to_vec())?;
+    Ok(returned)
+}
+
+fn fails(process: &str, parts: &str, kind: CallErrorKind, says: &str) {
+    let error = call(&component(process, parts)).unwrap_err();
+    assert_eq!(error.kind, kind, "{error}");
+    assert!(error.message.contains(says), "{error}");
+}
+
+#[test]
+fn a_guest_is_called_and_what_it_returns_is_handed_on() {
+    let data = r#"(data (i32.const 32) "\28\00\00\00\03\00\00\00abc")"#;
+    assert_eq!(call(&component("i32.const 32", data)).unwrap(), b"abc");
+}
+
+#[test]
+fn an_endless_loop_is_stopped() {
+    fails("(loop br 0) unreachable", "", CallErrorKind::Timeout, "limits.call-timeout");
+}
+
+#[test]
+fn an_endless_loop_while_it_is_instantiated_is_stopped() {
+    let start = "(func $start (loop br 0)) (start $start)";
+    fails("unreachable", start, CallErrorKind::Instantiate, "limits.call-timeout");
+}
+
+#[test]
+fn a_memory_bomb_is_stopped_at_its_limit() {
+    fails("(drop (memory.grow (i32.const 1000))) i32.const 32", "", CallErrorKind::Limit, "limits.memory");
+    fails("unreachable", "(memory 100)", CallErrorKind::Instantiate, "limits.memory");
+}
+
+#[test]
+fn several_memories_count_together() {
+    let memories = "(memory 7) (memory 7) (memory 7)";
+    fails("unreachable", memories, CallErrorKind::Instantiate, "limits.memory");
+}
+
+#[test]
+fn a_table_bomb_is_stopped_at_its_limit() {
+    let grow = "(drop (table.grow 0 (ref.null func) (i32.const 10000000))) i32.const 32";
+    fails(grow, "(table 1 funcref)", CallErrorKind::Limit, "table elements");
+}
+
+#[test]
+fn deep_recursion_is_stopped() {
+    let call = "(call $process (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))";
+    fails(call, "", CallErrorKind::Limit, "stack");
+}
+
+#[test]
+fn an_outcome_over_the_limit_is_refused() {
+    let data = r#"(data (i32.const 32) "\00\00\00\00\a1\86\01\00")"#; // 100,001 bytes from address 0
+    fails("i32.const 32", data, CallErrorKind::Limit, "limits.output-bytes");
+}
+
+#[test]
+fn an_outcome_outside_of_memory_is_refused() {
+    let data = r#"(data (i32.const 32) "\00\00\ff\7f\00\10\00\00")"#;
+    fails("i32.const 32", data, CallErrorKind::Trap, "out of bounds");
+}
+
+#[test]
+fn a_trap_tells_where() {
+    fails("unreachable", "", CallErrorKind::Trap, "unreachable");
+}
+
+#[test]
+fn a_panic_text_and_the_event_in_hand_reach_the_host() {
+    let imports = r#"
+        (import "sluicegate:plugin/log@1.0.0" "panicked" (func $panicked (param i32 i32)))
+        (import "sluicegate:plugin/progress@1.0.0" "watch" (func $watch (param i32 i32)))
+        (data (i32.const 32) "no such airport")"#;
+    let process = "(call $watch (i32.const 64) (i32.const 4)) (i32.store (i32.const 64) (i32.const 7))
+        (call $panicked (i32.const 32) (i32.const 15)) unreachable";
+    let error = call(&component(process, imports)).unwrap_err();
+    assert_eq!((error.kind, error.in_hand), (CallErrorKind::Trap, Some(7)));
+    assert!(error.message.starts_with("no such airport"), "{error}");
+}
+
+#[test]
+fn state_is_refused_until_it_exists() {
+    let import = r#"(import "sluicegate:plugin/state@1.0.0" "delete" (func $delete (param i32 i32 i32 i32)))"#;
+    let process = "(call $delete (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) unreachable";
+    let refused = load(&component(process, import)).err().unwrap();
+    assert!(matches!(refused, Error::Capability { capability: "state", .. }), "{refused}");
+}
+
+#[test]
+fn what_is_no_plugin_is_refused_with_the_reason() {
+    let refused = |bytes: &[u8]| load(bytes).err().unwrap();
+    assert!(matches!(refused(b"#!/bin/sh"), Error::NotWasm));
+    assert!(matches!(refused(&wat::parse_str("(module)").unwrap()), Error::CoreModule));
+    assert!(matches!(refused(&wat::parse_str("(component)").unwrap()), Error::World { .. }));
+    let sockets = r#"(component (import "wasi:sockets/tcp@0.2.0" (instance (export "x" (func)))))"#;
+    assert!(matches!(refused(&wat::parse_str(sockets).unwrap()), Error::Import { .. }));
+    let mut cut_short = component("unreachable", "");
+    cut_short.truncate(cut_short.len() / 2);
+    assert!(matches!(refused(&cut_short), Error::Invalid(_)));
+    let later = r#"(component (import "sluicegate:plugin/log@2.0.0" (instance (export "x" (func)))))"#;
+    assert!(matches!(refused(&wat::parse_str(later).unwrap()), Error::Version { .. }));
+}
+
+#[test]
+fn compiled_code_is_cached() {
+    let dir = tempfile::tempdir().unwrap();
+    let wasm = component("unreachable", "");
+    for cached in [false, true] {
+        let host = Host::new(Some(dir.path()), Arc::new(SystemClock)).unwrap();
+        let code = host.load(&wasm).unwrap();
+        assert_eq!((code.cached, code.world), (cached, World::BatchConsumer));
+    }
+}
