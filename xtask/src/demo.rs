@@ -29,8 +29,12 @@ pub(crate) fn demo() -> Result<()> {
 /// The flights at 2,000 a second, through pipelines that run beside.
 fn paced(flights: &str) -> Result<()> {
     let (total, late) = expected(flights);
-    println!("\n1. {total} flights of 2001, 2,000 a second, through plugins/late-flights (delay of an hour or more), exactly once");
-    println!("   Kill anything at any moment, this too, and run it again: it goes on, and every result is there once.\n");
+    println!(
+        "\n1. {total} flights of 2001, 2,000 a second, through plugins/late-flights (delay of an hour or more), exactly once"
+    );
+    println!(
+        "   Kill anything at any moment, this too, and run it again: it goes on, and every result is there once.\n"
+    );
     stop_leftover()?;
     let mut node = start_node()?;
     let mut producer = start_producer()?;
@@ -106,7 +110,8 @@ fn start_node() -> Result<Child> {
 }
 
 fn start_producer() -> Result<Child> {
-    let mut producer = sluice(&["produce", "flights", FLIGHTS, "--rate", "2000/s", "--producer-id", "demo", "--data", DATA]);
+    let mut producer =
+        sluice(&["produce", "flights", FLIGHTS, "--rate", "2000/s", "--producer-id", "demo", "--data", DATA]);
     let producer = producer.args(PRODUCE).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     producer.spawn().context("cannot start the producer")
 }
@@ -127,7 +132,8 @@ fn show_results(shown: usize, written: usize) -> Result<usize> {
     if written < shown + EVERY {
         return Ok(shown);
     }
-    let Ok(text) = output(&mut sluice(&["consume", "late-flights", "--max", &written.to_string(), "--data", DATA])) else {
+    let Ok(text) = output(&mut sluice(&["consume", "late-flights", "--max", &written.to_string(), "--data", DATA]))
+    else {
         return Ok(shown);
     };
     if let Some(last) = text.lines().last() {
@@ -170,12 +176,21 @@ fn full_speed(flights: &str) -> Result<()> {
         bail!("the producer failed");
     }
     let seconds = started.elapsed().as_secs_f64();
-    println!("   written: {events} events in {seconds:.2} s, {:.0} a second, every line parsed for its key and time", events as f64 / seconds);
-    let told = output(sluice(&["run", "pipelines/late-flights.toml", "--until-idle", "--json", "--data", SPEED]).env("SLUICE_LOG", "error"))?;
+    println!(
+        "   written: {events} events in {seconds:.2} s, {:.0} a second, every line parsed for its key and time",
+        events as f64 / seconds
+    );
+    let told = output(
+        sluice(&["run", "pipelines/late-flights.toml", "--until-idle", "--json", "--data", SPEED])
+            .env("SLUICE_LOG", "error"),
+    )?;
     let told: Value = serde_json::from_str(&told)?;
     let (read, seconds) = (told["read"].as_u64().unwrap_or(0), told["seconds"].as_f64().unwrap_or(f64::NAN));
     let results = output(&mut sluice(&["consume", "late-flights", "--data", SPEED]))?.lines().count();
-    println!("   through the consumer: {read} read, {results} results written in {seconds:.2} s, {:.0} a second", read as f64 / seconds);
+    println!(
+        "   through the consumer: {read} read, {results} results written in {seconds:.2} s, {:.0} a second",
+        read as f64 / seconds
+    );
     println!("   (development build, every commit synced; `cargo xtask bench` measures the release build)\n");
     if results != COPIES * expected(flights).1 {
         bail!("{results} results instead of {}", COPIES * expected(flights).1);

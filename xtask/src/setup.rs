@@ -26,7 +26,10 @@ pub(crate) fn setup() -> Result<()> {
         run(command("apt-get", &["install", "-y", "--no-install-recommends"]).args(DEBIAN))
     };
     apt().with_context(|| {
-        format!("install one of them by hand: `rustup target add {TARGET}`, or on Debian, as root, `apt-get install {}`", DEBIAN.join(" "))
+        format!(
+            "install one of them by hand: `rustup target add {TARGET}`, or on Debian, as root, `apt-get install {}`",
+            DEBIAN.join(" ")
+        )
     })
 }
 
@@ -36,7 +39,11 @@ fn has_target() -> bool {
 }
 
 fn has_debian() -> bool {
-    run(command("dpkg", &["--status"]).args(DEBIAN).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null())).is_ok()
+    run(command("dpkg", &["--status"])
+        .args(DEBIAN)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null()))
+    .is_ok()
 }
 
 /// Builds `sluice`, and with it every plugin in `plugins`; their folders.

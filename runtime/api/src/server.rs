@@ -15,7 +15,9 @@ use sluice_node::{Node, Status};
 use tokio::sync::{oneshot, watch};
 
 use crate::problem::Problem;
-use crate::wire::{MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence, ProduceQuery, Produced, ReadQuery, encode_read};
+use crate::wire::{
+    MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence, ProduceQuery, Produced, ReadQuery, encode_read,
+};
 
 #[derive(Clone)]
 struct Api {

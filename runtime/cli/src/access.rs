@@ -29,7 +29,9 @@ impl Access {
     pub(crate) fn open_existing(global: &Global) -> Result<Self, Failure> {
         if !global.data.exists() {
             let message = format!("no data directory: {}", global.data.display());
-            return Err(Failure::usage(message).help("`sluice topic create NAME` makes it; or name another with --data"));
+            return Err(
+                Failure::usage(message).help("`sluice topic create NAME` makes it; or name another with --data")
+            );
         }
         Self::open(global)
     }

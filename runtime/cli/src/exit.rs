@@ -32,7 +32,10 @@ impl Failure {
 
     pub(crate) fn refused(diagnostics: Vec<Diagnostic>) -> Self {
         let count = diagnostics.len();
-        let message = format!("{count} {} in pipeline definitions; nothing was changed", if count == 1 { "problem" } else { "problems" });
+        let message = format!(
+            "{count} {} in pipeline definitions; nothing was changed",
+            if count == 1 { "problem" } else { "problems" }
+        );
         Self { code: 2, message, help: None, diagnostics }
     }
 
@@ -85,9 +88,10 @@ impl From<Error> for Failure {
             }
             Error::InUse(_) => Some("stop the other process, or name another directory with --data".to_owned()),
             Error::NoSpace { .. } => Some("free some space and try again; nothing was written".to_owned()),
-            Error::Damaged { .. } => {
-                Some("nothing was changed; restore the file from a copy, or move the directory away to begin anew".to_owned())
-            }
+            Error::Damaged { .. } => Some(
+                "nothing was changed; restore the file from a copy, or move the directory away to begin anew"
+                    .to_owned(),
+            ),
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Some("check who owns the data directory, or name another one with --data".to_owned())
             }

@@ -23,8 +23,7 @@ pub(crate) fn event(
     event: &Event<'_>,
     name: &dyn Fn(u32) -> Option<String>,
 ) -> Value {
-    let headers: Vec<_> =
-        event.headers().map(|(name, value)| json!({ "name": name, "value": bytes(value) })).collect();
+    let headers: Vec<_> = event.headers().map(|(name, value)| json!({ "name": name, "value": bytes(value) })).collect();
     let origin = event.origin().map(|origin| {
         json!({
             "topic": name(origin.topic), "topic-id": origin.topic, "partition": origin.partition,

@@ -253,11 +253,8 @@ impl Checker<'_> {
     }
 
     fn refuse_sections(&mut self, definition: &Definition) {
-        let sections = [
-            (&definition.time, "[time]"),
-            (&definition.checkpoint, "[checkpoint]"),
-            (&definition.reload, "[reload]"),
-        ];
+        let sections =
+            [(&definition.time, "[time]"), (&definition.checkpoint, "[checkpoint]"), (&definition.reload, "[reload]")];
         for (section, name) in sections {
             if let Some(section) = section {
                 self.not_yet(section.span(), name, "leave this section out");
@@ -330,11 +327,19 @@ impl Checker<'_> {
             return None;
         };
         if let Some(second) = stages.next() {
-            self.not_yet(second.span(), "a chain of stages", "use one stage, or a second pipeline that reads this one's sink");
+            self.not_yet(
+                second.span(),
+                "a chain of stages",
+                "use one stage, or a second pipeline that reads this one's sink",
+            );
         }
         let keys = stage.into_inner();
         if let Some(capabilities) = keys.capabilities.filter(|capabilities| !capabilities.get_ref().is_empty()) {
-            self.not_yet(capabilities.span(), "capabilities", "leave them out: plugins without state or timers need none");
+            self.not_yet(
+                capabilities.span(),
+                "capabilities",
+                "leave them out: plugins without state or timers need none",
+            );
         }
         if let Some(promise) = keys.keys {
             self.not_yet(promise.span(), "keys", "leave it out: it matters to chains of stages only");
@@ -463,7 +468,9 @@ fn suggestion(message: &str) -> Option<String> {
     let wrong = what.split('`').nth(1).unwrap_or_default();
     let nearest = names.iter().min_by_key(|name| strsim::damerau_levenshtein(wrong, name));
     match nearest {
-        Some(name) if strsim::damerau_levenshtein(wrong, name) <= 1 + name.len() / 4 => Some(format!("did you mean `{name}`?")),
+        Some(name) if strsim::damerau_levenshtein(wrong, name) <= 1 + name.len() / 4 => {
+            Some(format!("did you mean `{name}`?"))
+        }
         _ if what.starts_with("unknown field") => Some(format!("known keys: {}", names.join(", "))),
         _ => Some(format!("expected{expected}")),
     }

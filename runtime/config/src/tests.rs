@@ -7,7 +7,8 @@ fn rendered(text: &str) -> String {
     found.iter().map(|diagnostic| diagnostic.render(false)).collect::<Vec<_>>().join("\n\n")
 }
 
-const GOOD: &str = "name = \"late\"\n[source]\ntopics = [\"flights\"]\n[[stage]]\nplugin = \"../plugins/late-flights\"\n";
+const GOOD: &str =
+    "name = \"late\"\n[source]\ntopics = [\"flights\"]\n[[stage]]\nplugin = \"../plugins/late-flights\"\n";
 
 #[test]
 fn the_smallest_definition_is_enough() {

@@ -16,7 +16,11 @@ pub fn check_together(pipelines: &[Pipeline]) -> Result<(), Vec<Diagnostic>> {
     for pipeline in pipelines {
         if let Some(other) = names.insert(&pipeline.name, pipeline) {
             let message = format!("two pipelines of one name: {:?}, also in {}", pipeline.name, other.file.display());
-            found.push(pipeline.diagnose(At::Name, message, Some("names are the identity of cursors: choose another".into())));
+            found.push(pipeline.diagnose(
+                At::Name,
+                message,
+                Some("names are the identity of cursors: choose another".into()),
+            ));
         }
         for (at, topic) in pipeline.topics.iter().enumerate() {
             let (count, other) = *partitions.entry(&topic.name).or_insert((topic.partitions, pipeline));

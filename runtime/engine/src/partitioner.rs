@@ -14,7 +14,14 @@ pub enum PartitionBy {
 impl PartitionBy {
     /// The partition for an event, of `partitions` there are.
     #[inline]
-    pub fn partition(self, key: Option<&[u8]>, source_partition: u32, offset: u64, ordinal: u32, partitions: u32) -> u32 {
+    pub fn partition(
+        self,
+        key: Option<&[u8]>,
+        source_partition: u32,
+        offset: u64,
+        ordinal: u32,
+        partitions: u32,
+    ) -> u32 {
         if partitions == 1 {
             return 0;
         }

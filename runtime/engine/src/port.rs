@@ -101,4 +101,3 @@ impl Source for sluice_log::Reader {
         Self::read(self, max_events, max_bytes, out)
     }
 }
-

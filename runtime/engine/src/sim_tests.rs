@@ -128,8 +128,7 @@ fn run(seed: u64, poison: Option<u64>, no_fence: bool) -> Result<(), String> {
     storage.0.lock().unwrap().no_fence = no_fence;
     let mut rng = Rng::from_seed(seed);
     let plugin = EchoPlugin { poison, names_it: rng.one_in(2), rng: Arc::new(Mutex::new(Rng::from_seed(seed))) };
-    let sinks =
-        vec![Sink { name: "out".into(), topic: 2, partitions: 1, partition_by: PartitionBy::Source }];
+    let sinks = vec![Sink { name: "out".into(), topic: 2, partitions: 1, partition_by: PartitionBy::Source }];
     let config = LaneConfig {
         pipeline: 1,
         epoch: 1,

@@ -1,7 +1,7 @@
 //! Time.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells the time of day. Nothing but timestamps may depend on it: clocks jump.

@@ -58,13 +58,17 @@ pub enum Error {
         exports: Vec<String>,
     },
     /// It was built against another version of the contract.
-    #[error("built for another version of the contract: {found}; this host speaks {PACKAGE}@{VERSION}: rebuild it with an SDK of that version")]
+    #[error(
+        "built for another version of the contract: {found}; this host speaks {PACKAGE}@{VERSION}: rebuild it with an SDK of that version"
+    )]
     Version {
         /// The import or export.
         found: String,
     },
     /// It imports what no pipeline can grant.
-    #[error("imports {import}, which is not available to plugins: remove what needs it (files, sockets, clocks and the environment are out of reach; on Rust, build for wasm32-unknown-unknown)")]
+    #[error(
+        "imports {import}, which is not available to plugins: remove what needs it (files, sockets, clocks and the environment are out of reach; on Rust, build for wasm32-unknown-unknown)"
+    )]
     Import {
         /// The import.
         import: String,

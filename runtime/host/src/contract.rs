@@ -40,7 +40,9 @@ impl Surface {
         let imports = component.imports(engine).map(|(name, _)| name.to_owned()).collect();
         let exports = component
             .exports(engine)
-            .filter(|(_, export)| matches!(export.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_)))
+            .filter(|(_, export)| {
+                matches!(export.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_))
+            })
             .map(|(name, _)| name.to_owned())
             .collect();
         Self { imports, exports }

@@ -9,9 +9,9 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine};
 
 use crate::cache::Cache;
-use crate::instance::{self, Data};
 use crate::code::{Code, Digest, Error, check_kind};
 use crate::contract::Surface;
+use crate::instance::{self, Data};
 use crate::ticker::Ticker;
 
 /// The largest .wasm file that is compiled.
@@ -61,7 +61,8 @@ impl Host {
         let mut settings = DefaultHasher::new();
         self.engine.precompile_compatibility_hash().hash(&mut settings);
         let name = format!("{digest}-{:016x}", settings.finish());
-        if let Some(component) = self.cache.as_ref().and_then(|cache| cache.get(&name)).and_then(|code| self.load_compiled(&code))
+        if let Some(component) =
+            self.cache.as_ref().and_then(|cache| cache.get(&name)).and_then(|code| self.load_compiled(&code))
         {
             return Ok((component, true));
         }

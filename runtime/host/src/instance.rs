@@ -145,7 +145,9 @@ impl Instance {
         drop(running);
         match made {
             Ok(Ok(process)) => Ok(Self { host: host.clone(), store, process, limits }),
-            Ok(Err(refused)) => Err(cannot_instantiate(format!("init refused the configuration: {}", legible(&refused)))),
+            Ok(Err(refused)) => {
+                Err(cannot_instantiate(format!("init refused the configuration: {}", legible(&refused))))
+            }
             Err(error) => Err(cannot_instantiate(explain(&mut store, &error, &limits).message)),
         }
     }
@@ -216,7 +218,8 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
         (None, None) => {
             let text = format!("{:#}", error.root_cause());
             let fuel = text.contains("fuel allocated for hostcalls");
-            let limit = format!("more than {} bytes handed over in one call; see `limits.output-bytes`", limits.output_bytes);
+            let limit =
+                format!("more than {} bytes handed over in one call; see `limits.output-bytes`", limits.output_bytes);
             if fuel { (CallErrorKind::Limit, limit) } else { (CallErrorKind::Trap, text) }
         }
     };

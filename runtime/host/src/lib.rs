@@ -5,10 +5,10 @@
 //! otherwise: everything is denied but what the contract allows, and nothing a guest returns is believed.
 
 mod cache;
-mod instance;
 mod code;
 mod contract;
 mod host;
+mod instance;
 mod limits;
 mod stage;
 mod ticker;

@@ -112,7 +112,8 @@ fn tidy(path: &Path) -> PathBuf {
     let mut tidy = PathBuf::new();
     for part in path.components() {
         let goes_back = part == std::path::Component::ParentDir;
-        if !(goes_back && matches!(tidy.components().next_back(), Some(std::path::Component::Normal(_))) && tidy.pop()) {
+        if !(goes_back && matches!(tidy.components().next_back(), Some(std::path::Component::Normal(_))) && tidy.pop())
+        {
             tidy.push(part);
         }
     }

@@ -58,7 +58,8 @@ pub(crate) fn missing_topics(
     }
     for pipeline in pipelines.iter().filter(|pipeline| exists(&missing, &pipeline.source).is_none()) {
         let message = format!("unknown topic: {:?}", pipeline.source);
-        let help = format!("make it: `sluice topic create {} --partitions 1`; or declare it in a [[topic]]", pipeline.source);
+        let help =
+            format!("make it: `sluice topic create {} --partitions 1`; or declare it in a [[topic]]", pipeline.source);
         found.push(pipeline.diagnose(At::Source, message, Some(help)));
     }
     if found.is_empty() { Ok(missing) } else { Err(found) }

@@ -127,9 +127,11 @@ impl Node {
             // One pipeline's output is another's input: nothing may have been committed while it was looked.
             let seq = self.log.last_seq();
             let pipelines = self.pipelines();
-            let at_rest = self.running().iter().flat_map(|running| &running.lanes).all(|lane| {
-                self.scheduler.seen(*lane).is_none_or(|seen| seen.at_rest && seen.state.settled)
-            });
+            let at_rest = self
+                .running()
+                .iter()
+                .flat_map(|running| &running.lanes)
+                .all(|lane| self.scheduler.seen(*lane).is_none_or(|seen| seen.at_rest && seen.state.settled));
             let done = |lane: &LaneStatus| lane.halted.is_some() || lane.lag == 0;
             if at_rest && pipelines.iter().flat_map(|p| &p.partitions).all(done) && self.log.last_seq() == seq {
                 let halted: Vec<_> = pipelines.into_iter().filter(|p| p.state == PipelineState::Halted).collect();
@@ -156,9 +158,11 @@ impl Node {
     pub fn drain(&self, interrupted: &dyn Fn() -> bool) -> bool {
         self.scheduler.drain();
         loop {
-            let settled = self.running().iter().flat_map(|running| &running.lanes).all(|lane| {
-                self.scheduler.seen(*lane).is_none_or(|seen| seen.at_rest && seen.state.settled)
-            });
+            let settled = self
+                .running()
+                .iter()
+                .flat_map(|running| &running.lanes)
+                .all(|lane| self.scheduler.seen(*lane).is_none_or(|seen| seen.at_rest && seen.state.settled));
             if settled || self.scheduler.failure().is_some() {
                 return true;
             }

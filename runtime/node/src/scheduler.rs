@@ -117,9 +117,7 @@ impl Shared {
             }
             let wait = ready.delayed.iter().map(|(at, _)| at.saturating_duration_since(now)).min();
             ready = match wait {
-                Some(wait) => {
-                    self.ready_changed.wait_timeout(ready, wait).unwrap_or_else(PoisonError::into_inner).0
-                }
+                Some(wait) => self.ready_changed.wait_timeout(ready, wait).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.ready_changed.wait(ready).unwrap_or_else(PoisonError::into_inner),
             };
         }

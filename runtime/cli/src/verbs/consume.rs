@@ -23,7 +23,8 @@ pub(crate) fn consume(global: &Global, verb: &Consume) -> Result<ExitCode, Failu
         return Err(failure.help("start one with `sluice run`, or leave --follow out"));
     }
     let topic = access.describe(&verb.topic)?;
-    let mut partitions: Vec<_> = topic.partitions.iter().map(|p| (p.partition, start(verb.from, p), p.high_watermark)).collect();
+    let mut partitions: Vec<_> =
+        topic.partitions.iter().map(|p| (p.partition, start(verb.from, p), p.high_watermark)).collect();
     if let Some(only) = verb.partition {
         partitions.retain(|(partition, ..)| *partition == only);
         if partitions.is_empty() {

@@ -120,7 +120,9 @@ impl Toolchain {
         if Path::new("/usr/lib/rustlib/src").exists() || Path::new("/usr/src").join("rustc-web").exists() {
             return Ok(Self::Debian { linker });
         }
-        let help = format!("`rustup target add {TARGET}`; where rustup cannot reach its server, on Debian: `apt-get install rustc-web cargo-web rust-web-src`");
+        let help = format!(
+            "`rustup target add {TARGET}`; where rustup cannot reach its server, on Debian: `apt-get install rustc-web cargo-web rust-web-src`"
+        );
         Err(Failure::failed(format!("Rust's standard library for {TARGET} is not installed")).help(help))
     }
 

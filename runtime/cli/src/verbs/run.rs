@@ -37,18 +37,19 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     let before = total_read(&node.status().pipelines);
     let asked_to_stop = |times| move |signals: &AtomicU32| signals.load(Ordering::SeqCst) >= times;
     let (first, second) = (asked_to_stop(1), asked_to_stop(2));
-    let outcome = if verb.until_idle {
-        node.wait_until_idle(&|| first(&signals))
-    } else {
-        node.wait(&|| first(&signals))
-    };
+    let outcome =
+        if verb.until_idle { node.wait_until_idle(&|| first(&signals)) } else { node.wait(&|| first(&signals)) };
     let result = match outcome {
         Outcome::Failed(error) => Err(Failure::from(error)),
         Outcome::Halted(halted) => Err(halted_failure(&halted)),
         Outcome::Idle => Ok(()),
         Outcome::Interrupted => {
             tracing::info!("draining: what is in flight is finished and committed; a second signal stops at once");
-            if node.drain(&|| second(&signals)) { Ok(()) } else { Err(Failure::failed("stopped before it was drained")) }
+            if node.drain(&|| second(&signals)) {
+                Ok(())
+            } else {
+                Err(Failure::failed("stopped before it was drained"))
+            }
         }
     };
     let status = node.status();

@@ -28,7 +28,8 @@ fn render(status: &Status) -> String {
         .iter()
         .map(|p| {
             let numbers = [p.lag, p.read, p.filtered, p.generation].map(|number| number.to_string());
-            [vec![p.name.clone(), p.state.to_string()], numbers.to_vec(), vec![p.digest.chars().take(12).collect()]].concat()
+            [vec![p.name.clone(), p.state.to_string()], numbers.to_vec(), vec![p.digest.chars().take(12).collect()]]
+                .concat()
         })
         .collect();
     if rows.is_empty() {

@@ -1,0 +1,164 @@
+//! The real binary, in a folder of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A folder with a data directory, pipelines and plugins; gone with the test.
+pub struct Workspace {
+    dir: tempfile::TempDir,
+}
+
+/// The project's folder.
+pub fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The binary under test.
+///
+/// # Panics
+/// When it has not been built.
+pub fn binary() -> PathBuf {
+    // Test binaries lie in target/PROFILE/deps.
+    let profile = std::env::current_exe().unwrap_or_default();
+    let binary = profile.ancestors().nth(2).map(|dir| dir.join("sluice")).unwrap_or_default();
+    assert!(binary.exists(), "{} is missing: run `cargo xtask test`, or `cargo xtask plugins` first", binary.display());
+    binary
+}
+
+/// What a run of the binary came to.
+#[derive(Debug)]
+pub struct Ran {
+    /// The exit code; none after a signal.
+    pub code: Option<i32>,
+    /// What it wrote to stdout.
+    pub stdout: String,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+impl Ran {
+    /// What it wrote, when it ended well.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// What it wrote to stderr, when it ended with this code.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn fails(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
+        self.stderr
+    }
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Workspace {
+    /// An empty folder, with the example plugins beside.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder for the test");
+        std::fs::create_dir(dir.path().join("pipelines")).expect("a folder for pipelines");
+        let plugins = project().join("plugins").canonicalize().expect("the plugins");
+        std::os::unix::fs::symlink(plugins, dir.path().join("plugins")).expect("a link to the plugins");
+        Self { dir }
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), content).expect("a file for the test");
+    }
+
+    /// A command that is ready to run, with this folder as its own.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(arguments).current_dir(self.dir.path()).env_remove("SLUICE_LOG").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `sluice` to its end.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn sluice(&self, arguments: &[&str]) -> Ran {
+        self.command(arguments).output().expect("sluice starts").into()
+    }
+
+    /// Starts `sluice run` and waits until the node answers and its pipelines are there. `None` when it ended instead.
+    ///
+    /// # Panics
+    /// When it does neither within a minute.
+    pub fn start(&self, arguments: &[&str]) -> Result<Child, Ran> {
+        let mut command = self.command(&["run"]);
+        let mut child =
+            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sluice starts");
+        let until = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < until {
+            if child.try_wait().expect("a child").is_some() {
+                return Err(child.wait_with_output().expect("its output").into());
+            }
+            if self.path(".sluice/sock").exists() {
+                let status = self.sluice(&["status", "--json"]);
+                let status: Value = serde_json::from_str(&status.stdout).unwrap_or_default();
+                if status["pid"] == child.id() && status["pipelines"][0]["state"] != "stopped" {
+                    return Ok(child);
+                }
+            }
+            std::thread::yield_now();
+        }
+        panic!("the node did not start within a minute");
+    }
+
+    /// All events of a topic, as JSON.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn events(&self, topic: &str) -> Vec<Value> {
+        let lines = self.sluice(&["consume", topic, "--json"]).ok();
+        lines.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+    }
+}
+
+/// Kills a process as a crash would.
+pub fn kill(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Asks a process to stop.
+///
+/// # Panics
+/// When there is no such process.
+pub fn terminate(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a running process");
+}

@@ -1,0 +1,272 @@
+//! Every verb, beside a running node and without one, with right input and with wrong.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::process::Stdio;
+
+use serde_json::Value;
+use sluice_tests::sluice::{Workspace, kill, project, terminate};
+
+const PIPELINE: &str = r#"name = "late"
+[source]
+topics = ["flights"]
+[[stage]]
+plugin = "../plugins/late-flights"
+config = { threshold-minutes = 60 }
+[[sink]]
+topic = "late"
+"#;
+
+const FLIGHT: &str = r#"{"date":"2001/01/01 00:47","delay":66,"distance":1750,"origin":"DTW","destination":"LAS"}"#;
+
+fn workspace() -> Workspace {
+    let workspace = Workspace::new();
+    workspace.write("pipelines/late.toml", PIPELINE);
+    workspace
+}
+
+/// With a topic `flights` that holds one flight.
+fn with_flight() -> Workspace {
+    let workspace = workspace();
+    workspace.sluice(&["topic", "create", "flights"]).ok();
+    workspace.write("flight", FLIGHT);
+    workspace.sluice(&["produce", "flights", "flight", "--key", "origin"]).ok();
+    workspace
+}
+
+#[test]
+fn the_flights_run_through_the_example_pipelines() {
+    let workspace = Workspace::new();
+    let flights = project().join("pipelines/data/flights.ndjson").canonicalize().unwrap();
+    let pipelines = project().join("pipelines").canonicalize().unwrap();
+    workspace.sluice(&["topic", "create", "flights", "--partitions", "4"]).ok();
+    let produce = ["produce", "flights", flights.to_str().unwrap(), "--key", "origin", "--timestamp", "date"];
+    workspace.sluice(&[&produce[..], &["--timestamp-format", "%Y/%m/%d %H:%M"]].concat()).ok();
+    let told = workspace.sluice(&["run", pipelines.to_str().unwrap(), "--until-idle", "--json"]).ok();
+    let told: Value = serde_json::from_str(&told).unwrap();
+
+    let text = std::fs::read_to_string(&flights).unwrap();
+    let all: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let late = |flight: &&Value| flight["delay"].as_i64().unwrap() >= 60;
+    let mut expected: Vec<String> = all
+        .iter()
+        .filter(late)
+        .map(|f| format!(r#"{{"route":[{},{}],"minutes":{}}}"#, f["origin"], f["destination"], f["delay"]))
+        .collect();
+    expected.sort();
+    for topic in ["late-flights", "late-flights-copy"] {
+        let events = workspace.events(topic);
+        let mut values: Vec<_> = events.iter().map(|event| event["value"].as_str().unwrap().to_owned()).collect();
+        values.sort();
+        assert_eq!(values, expected, "{topic}");
+        // Timestamps are the flights' own: 2001.
+        assert!(
+            events
+                .iter()
+                .all(|event| (978_307_200_000..1_009_843_200_000).contains(&event["timestamp"].as_i64().unwrap()))
+        );
+    }
+    assert_eq!(told["read"], all.len() + expected.len());
+}
+
+#[test]
+fn verbs_say_the_same_beside_a_node_and_without_one() {
+    let workspace = with_flight();
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let verbs: [&[&str]; 5] = [
+        &["topic", "list"],
+        &["topic", "describe", "flights", "--json"],
+        &["consume", "late", "--json"],
+        &["consume", "late", "--max", "1"],
+        &["consume", "flights", "--from", "latest"],
+    ];
+    let alone: Vec<_> = verbs.iter().map(|verb| workspace.sluice(verb).ok()).collect();
+    let mut node = workspace.start(&[]).unwrap();
+    let beside: Vec<_> = verbs.iter().map(|verb| workspace.sluice(verb).ok()).collect();
+    assert_eq!(alone, beside);
+
+    // What is produced and made beside the node arrives and counts.
+    workspace.sluice(&["produce", "flights", "flight", "--key", "origin"]).ok();
+    let two = workspace.sluice(&["consume", "late", "--max", "2", "--follow"]).ok();
+    assert_eq!(two.lines().count(), 2);
+    workspace.sluice(&["topic", "create", "other", "--partitions", "3"]).ok();
+    let status: Value = serde_json::from_str(&workspace.sluice(&["status", "--json"]).ok()).unwrap();
+    assert_eq!((&status["pid"], &status["pipelines"][0]["name"]), (&node.id().into(), &"late".into()));
+
+    // SIGTERM drains, and the node says goodbye with 0.
+    terminate(&node);
+    assert_eq!(node.wait().unwrap().code(), Some(0));
+    let status: Value = serde_json::from_str(&workspace.sluice(&["status", "--json"]).ok()).unwrap();
+    assert_eq!((&status["pipelines"][0]["read"], &status["pipelines"][0]["lag"]), (&2.into(), &0.into()));
+}
+
+#[test]
+fn a_consumed_event_tells_all_about_itself() {
+    let workspace = with_flight();
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let event = &workspace.events("late")[0];
+    assert_eq!(event["key"], "DTW");
+    assert_eq!(event["value"], r#"{"route":["DTW","LAS"],"minutes":66}"#);
+    assert_eq!((&event["origin"]["topic"], &event["origin"]["offset"]), (&"flights".into(), &0.into()));
+    workspace.write("binary", [0xff, 0xfe]);
+    workspace.sluice(&["produce", "flights", "binary"]).ok();
+    assert_eq!(workspace.events("flights")[1]["value"]["base64"], "//4=");
+    assert!(workspace.events("flights")[1]["key"].is_null());
+}
+
+#[test]
+fn produce_with_an_id_goes_on_where_it_stopped() {
+    let workspace = with_flight();
+    workspace.write("lines", "a\nb\nc\n");
+    let produce = ["produce", "flights", "lines", "--producer-id", "loader"];
+    assert!(workspace.sluice(&produce).ok().starts_with("3 events appended"));
+    workspace.write("lines", "a\nb\nc\nd\n");
+    assert_eq!(workspace.sluice(&produce).ok(), "1 events appended to flights, 3 were there before\n");
+    assert_eq!(workspace.events("flights").len(), 5);
+}
+
+/// Wrong definitions: what to change, the exit code being 2, and what stderr says.
+#[test]
+fn wrong_definitions_are_refused_with_file_line_and_help() {
+    let wrong = [
+        (PIPELINE.replace("topics =", "topcis ="), vec!["pipelines/late.toml:3:1", "topcis", "did you mean `topics`?"]),
+        (PIPELINE.replace("[\"flights\"]", "7"), vec!["pipelines/late.toml:3:10", "invalid type"]),
+        (
+            PIPELINE.replace("late-flights", "nowhere"),
+            vec![":5:10", "cannot read the plugin: plugins/nowhere", "sluice plugin build"],
+        ),
+        (PIPELINE.replace("../plugins/late-flights", "late.toml"), vec![":5:10", "not a WebAssembly file"]),
+        (PIPELINE.replace("../plugins/late-flights", "other.wasm"), vec![":5:10", "not a consumer", "wasi:cli/run"]),
+        (PIPELINE.replace("../plugins/late-flights", "net.wasm"), vec![":5:10", "imports wasi:sockets/tcp@0.2.0"]),
+        (
+            PIPELINE.replace("\"flights\"", "\"trains\""),
+            vec![":3:11", "unknown topic: \"trains\"", "sluice topic create trains"],
+        ),
+        (PIPELINE.replace("threshold-minutes", "treshold"), vec![":6:10", "treshold"]),
+        (PIPELINE.replace("topic = \"late\"", "topic = \"flights\""), vec![":8:9", "the sink is the source"]),
+        (format!("delivery = \"at-most-once\"\n{PIPELINE}"), vec![":1:12", "not available yet"]),
+        (PIPELINE.replace("name = \"late\"", "name = \"late"), vec![":1:"]),
+    ];
+    let workspace = with_flight();
+    workspace.write("pipelines/other.wasm", include_bytes!("../fixtures/other-world.wasm"));
+    workspace.write("pipelines/net.wasm", include_bytes!("../fixtures/sockets.wasm"));
+    let before = workspace.sluice(&["status", "--json"]).ok() + &workspace.sluice(&["topic", "list"]).ok();
+    for (definition, says) in wrong {
+        workspace.write("pipelines/late.toml", &definition);
+        for verb in ["run", "check"] {
+            let stderr = workspace.sluice(&[verb]).fails(2);
+            for text in &says {
+                assert!(stderr.contains(text), "{verb} does not say {text:?}:\n{stderr}");
+            }
+        }
+    }
+    let after = workspace.sluice(&["status", "--json"]).ok() + &workspace.sluice(&["topic", "list"]).ok();
+    assert_eq!(before, after, "something was changed");
+}
+
+#[test]
+fn wrong_arguments_are_refused_with_what_to_do() {
+    let workspace = with_flight();
+    workspace.write("large", "x".repeat((1 << 20) + 1));
+    workspace.write("mixed", format!("{FLIGHT}\nnot json\n{FLIGHT}\n"));
+    let wrong: [(&[&str], i32, &str); 14] = [
+        (&["topic", "create", "flights"], 2, "exists already: flights"),
+        (&["topic", "create", "no/slashes"], 2, "letters, digits"),
+        (&["topic", "create", "none", "--partitions", "0"], 2, "1 to 10000 partitions"),
+        (&["topic", "describe", "trains"], 2, "unknown topic: trains"),
+        (&["produce", "trains", "flight"], 2, "sluice topic create trains"),
+        (&["produce", "flights", "missing-file"], 2, "missing-file"),
+        (&["produce", "flights", "large"], 2, "line 1: an event of more than 1048576 bytes"),
+        (&["produce", "flights", "mixed", "--key", "origin"], 2, "line 2: not JSON"),
+        (&["produce", "flights", "flight", "--partition", "9"], 2, "unknown partition"),
+        (&["consume", "trains"], 2, "unknown topic: trains"),
+        (&["consume", "flights", "--from", "yesterday"], 2, "earliest, latest or an offset"),
+        (&["consume", "flights", "--follow"], 2, "no node is running"),
+        (&["plugin", "inspect", "flight"], 2, "not a WebAssembly file"),
+        (&["run", "nowhere"], 2, "nowhere"),
+    ];
+    for (verb, code, says) in wrong {
+        let stderr = workspace.sluice(verb).fails(code);
+        assert!(stderr.contains(says), "{verb:?} does not say {says:?}:\n{stderr}");
+    }
+    // The line before the wrong one was appended, and it said so.
+    assert_eq!(workspace.events("flights").len(), 2);
+}
+
+#[test]
+fn a_directory_in_use_is_left_alone() {
+    let workspace = with_flight();
+    let mut node = workspace.start(&[]).unwrap();
+    let stderr = workspace.sluice(&["run"]).fails(1);
+    assert!(stderr.contains("in use") && stderr.contains("--data"), "{stderr}");
+    assert!(workspace.sluice(&["status"]).ok().contains("running"));
+    kill(&mut node);
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_a_storage_fault() {
+    let workspace = workspace();
+    workspace.write("file", "");
+    let stderr = workspace.sluice(&["topic", "create", "flights", "--data", "file/data"]).fails(3);
+    assert!(stderr.contains("file/data"), "{stderr}");
+}
+
+#[test]
+fn a_full_disk_refuses_and_loses_nothing() {
+    let workspace = with_flight();
+    workspace.write("more", "x".repeat(700_000));
+    // A limit on file size stands in for a full disk: writes fail half done, with SIGXFSZ ignored they say so.
+    let script = "trap '' XFSZ; ulimit -f 400; exec \"$0\" produce flights more";
+    let mut limited = std::process::Command::new("bash");
+    limited
+        .arg("-c")
+        .arg(script)
+        .arg(sluice_tests::sluice::binary())
+        .current_dir(workspace.path(""))
+        .stdin(Stdio::null());
+    let output = limited.output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(workspace.events("flights").len(), 1);
+    workspace.sluice(&["produce", "flights", "more"]).ok();
+    assert_eq!(workspace.events("flights").len(), 2);
+}
+
+#[test]
+fn an_event_that_fails_halts_its_partition_at_that_event_and_says_why() {
+    let workspace = with_flight();
+    workspace.write("bad", "not a flight\n");
+    workspace.sluice(&["produce", "flights", "bad"]).ok();
+    workspace.sluice(&["produce", "flights", "flight", "--key", "origin"]).ok();
+    let stderr = workspace.sluice(&["run", "--until-idle"]).fails(1);
+    assert!(stderr.contains("flights/0 offset 1") && stderr.contains("expected"), "{stderr}");
+    assert_eq!(workspace.events("late").len(), 1);
+    let status: Value = serde_json::from_str(&workspace.sluice(&["status", "--json"]).ok()).unwrap();
+    assert_eq!(status["pipelines"][0]["partitions"][0]["cursor"], 1);
+}
+
+#[test]
+fn a_flipped_bit_is_never_delivered_and_the_rest_runs() {
+    let workspace = with_flight();
+    workspace.sluice(&["topic", "create", "other"]).ok();
+    workspace.sluice(&["produce", "other", "flight"]).ok();
+    // More than fits the commit log's small groups, so that only the segment holds it.
+    workspace.write("many", format!("{FLIGHT}\n").repeat(30_000));
+    workspace.sluice(&["produce", "flights", "many"]).ok();
+    workspace.sluice(&["produce", "other", "flight"]).ok();
+    let segment = workspace.path(".sluice/topics/1/00000-00000000000000000000.segment");
+    let mut file = std::fs::File::options().write(true).open(&segment).unwrap();
+    file.seek(SeekFrom::Start(1_000_000)).unwrap();
+    file.write_all(b"!").unwrap();
+    let stderr = workspace.sluice(&["consume", "flights"]).fails(3);
+    assert!(stderr.contains("00000-00000000000000000000.segment") && stderr.contains("wrong CRC"), "{stderr}");
+    assert_eq!(workspace.events("other").len(), 2);
+}
+
+#[test]
+fn plugins_are_inspected() {
+    let workspace = Workspace::new();
+    let shown: Value =
+        serde_json::from_str(&workspace.sluice(&["plugin", "inspect", "plugins/late-flights", "--json"]).ok()).unwrap();
+    assert_eq!(shown["world"], "batch-consumer");
+    let imports: Vec<_> = shown["imports"].as_array().unwrap().iter().map(|i| i.as_str().unwrap().to_owned()).collect();
+    assert_eq!(imports, ["sluicegate:plugin/log@1.0.0", "sluicegate:plugin/progress@1.0.0"]);
+}
