@@ -2,7 +2,11 @@
 
 use sluice_sdk::{Event, Outputs, Result, consumer};
 
-fn pass_through(event: &Event, out: &mut Outputs) -> Result {
+/// Hands an event through.
+///
+/// # Errors
+/// None of its own.
+pub fn pass_through(event: &Event, out: &mut Outputs) -> Result {
     let mut output = out.output().key(event.key());
     for (name, value) in event.headers() {
         output = output.header(name, value);

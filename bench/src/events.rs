@@ -1,0 +1,66 @@
+//! Made-up input, the same every time.
+
+use std::fmt;
+
+use sluice_event::{Batch, NewEvent};
+
+/// What is done with the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// Parse JSON of about 120 bytes, keep a fifth, write smaller JSON.
+    J1,
+    /// Hand 100 bytes through.
+    J3,
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::J1 => "J1: parse JSON of 120 bytes, keep a fifth, write smaller JSON",
+            Self::J3 => "J3: hand 100 bytes through",
+        })
+    }
+}
+
+impl Job {
+    pub(crate) fn plugin(self) -> &'static str {
+        match self {
+            Self::J1 => "plugins/orders",
+            Self::J3 => "plugins/pass-through",
+        }
+    }
+
+    /// The events, in batches of at most 1 MiB.
+    pub(crate) fn events(self, count: u64) -> Vec<Batch> {
+        let mut batches = vec![Batch::default()];
+        for number in 0..count {
+            let value = self.value(number);
+            let event = NewEvent { timestamp: number.cast_signed(), value: value.as_bytes(), ..NewEvent::default() };
+            if batches[batches.len() - 1].bytes().len() + event.size() > 1 << 20 {
+                batches.push(Batch::default());
+            }
+            let last = batches.len() - 1;
+            batches[last].push(&event).expect("an event fits its format");
+        }
+        batches
+    }
+
+    fn value(self, number: u64) -> String {
+        // SplitMix64, so that values neither repeat nor compress.
+        let mut mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed ^= mixed >> 27;
+        match self {
+            Self::J1 => {
+                let kind = ["view", "click", "order", "search", "leave"][(mixed % 5) as usize];
+                let (user, cents, page) = (mixed % 10_000, mixed % 99_999, mixed >> 40);
+                format!(
+                    r#"{{"id":{number},"kind":"{kind}","user":"user-{user:05}","amount":{}.{:02},"page":"/shop/{page:08x}","agent":"Mozilla/5.0"}}"#,
+                    cents / 100,
+                    cents % 100
+                )
+            }
+            Self::J3 => format!("{mixed:016x}").repeat(6) + "....",
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! CPU time, time by the clock, memory.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::time::{ClockId, clock_gettime};
+
+/// What something cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cost {
+    cpu: Duration,
+    clock: Duration,
+}
+
+/// CPU time of all threads of this process.
+fn cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+impl Cost {
+    pub(crate) fn of(work: impl FnOnce() -> Result<()>) -> Result<Self> {
+        let (cpu_before, clock_before) = (cpu(), Instant::now());
+        work()?;
+        Ok(Self { cpu: cpu() - cpu_before, clock: clock_before.elapsed() })
+    }
+
+    /// Million events per second of CPU time.
+    pub(crate) fn per_core(self, events: u64) -> f64 {
+        events as f64 / self.cpu.as_secs_f64() / 1e6
+    }
+
+    /// Million events per second of the clock.
+    pub(crate) fn by_clock(self, events: u64) -> f64 {
+        events as f64 / self.clock.as_secs_f64() / 1e6
+    }
+}
+
+/// Several runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spread {
+    min: f64,
+    pub(crate) median: f64,
+    max: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        Self { min: values[0], median: values[values.len() / 2], max: values[values.len() - 1] }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} / **{:.2}** / {:.2}", self.min, self.median, self.max)
+    }
+}
+
+/// Memory of this process that is resident, in MiB.
+pub(crate) fn resident_mib() -> Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = statm.split(' ').nth(1).context("no resident pages in statm")?.parse()?;
+    Ok(pages * rustix::param::page_size() as u64 >> 20)
+}

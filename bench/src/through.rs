@@ -1,0 +1,45 @@
+//! The job through everything: log, engine, sandboxed guest, one commit per batch, log.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use sluice_config::Pipeline;
+use sluice_event::Batch;
+use sluice_log::{Append, Commit, Durability, TopicPartition};
+use sluice_node::{Node, NodeOptions, Outcome};
+
+use crate::events::Job;
+
+pub(crate) struct Through {
+    node: Node,
+    job: Job,
+    _data: tempfile::TempDir,
+}
+
+impl Through {
+    /// A node with the input in its log.
+    pub(crate) fn new(job: Job, input: &[Batch]) -> Result<Self> {
+        let data = tempfile::tempdir()?;
+        let node = Node::open(&NodeOptions { data: data.path().to_owned(), durability: Durability::Os })?;
+        let topic = sluice_node::topics::create(node.log(), "in", 1)?;
+        let to = TopicPartition { topic: topic.id, partition: 0 };
+        for batch in input {
+            node.log().commit(Commit { appends: vec![Append { to, batch: batch.clone() }], ..Commit::default() })?;
+        }
+        Ok(Self { node, job, _data: data })
+    }
+
+    /// Runs a pipeline of its own over all of it.
+    pub(crate) fn run(&self, run: usize) -> Result<()> {
+        let text = format!(
+            "name = \"run-{run}\"\n[source]\ntopics = [\"in\"]\n[[stage]]\nplugin = {:?}\n[[sink]]\ntopic = \"out-{run}\"\n",
+            self.job.plugin()
+        );
+        let Ok(pipeline) = Pipeline::parse(Path::new("bench.toml"), &text) else { bail!("not a pipeline: {text}") };
+        self.node.start(&[pipeline])?;
+        match self.node.wait_until_idle(&|| false) {
+            Outcome::Idle => Ok(()),
+            other => bail!("the run ended otherwise: {other:?}"),
+        }
+    }
+}
