@@ -22,7 +22,9 @@ fn main() -> Result<()> {
     let (events, runs) = if quick { (EVENTS / 20, 2) } else { (EVENTS, RUNS) };
     println!("{events} events a job, {runs} runs of each side in turn; exactly-once, durability os, one partition");
     println!("M/s per core: million events per second of CPU time, all threads; min / median / max\n");
-    println!("| job | native loop | through the log and Wasm | ratio of medians | M/s by the clock | resident MiB, first and last run |");
+    println!(
+        "| job | native loop | through the log and Wasm | ratio of medians | M/s by the clock | resident MiB, first and last run |"
+    );
     println!("|---|---|---|---|---|---|");
     for job in [Job::J1, Job::J3] {
         let input = job.events(events);

@@ -23,7 +23,7 @@ impl Cost {
     pub(crate) fn of(work: impl FnOnce() -> Result<()>) -> Result<Self> {
         let (cpu_before, clock_before) = (cpu(), Instant::now());
         work()?;
-        Ok(Self { cpu: cpu() - cpu_before, clock: clock_before.elapsed() })
+        Ok(Self { cpu: cpu().saturating_sub(cpu_before), clock: clock_before.elapsed() })
     }
 
     /// Million events per second of CPU time.
@@ -62,5 +62,5 @@ impl fmt::Display for Spread {
 pub(crate) fn resident_mib() -> Result<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let pages: u64 = statm.split(' ').nth(1).context("no resident pages in statm")?.parse()?;
-    Ok(pages * rustix::param::page_size() as u64 >> 20)
+    Ok((pages * rustix::param::page_size() as u64) >> 20)
 }

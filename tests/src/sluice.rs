@@ -113,10 +113,14 @@ impl Workspace {
         self.command(arguments).output().expect("sluice starts").into()
     }
 
-    /// Starts `sluice run` and waits until the node answers and its pipelines are there. `None` when it ended instead.
+    /// Starts `sluice run` and waits until the node answers and its pipelines are there.
+    ///
+    /// # Errors
+    /// What it said, when it ended instead.
     ///
     /// # Panics
     /// When it does neither within a minute.
+    #[expect(clippy::zombie_processes, reason = "the caller ends it; it is left alone only when the test fails")]
     pub fn start(&self, arguments: &[&str]) -> Result<Child, Ran> {
         let mut command = self.command(&["run"]);
         let mut child =

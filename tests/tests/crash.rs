@@ -1,4 +1,10 @@
 //! SIGKILL at random moments, then a checker that shares no code with the runtime.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test, in functions of its own"
+)]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};

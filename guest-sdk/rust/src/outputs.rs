@@ -24,7 +24,7 @@ impl Outputs<'_> {
     }
 
     /// Begins an event with more to say than key and value.
-    pub fn output<'o>(&'o mut self) -> Output<'o> {
+    pub fn output(&mut self) -> Output<'_> {
         let timestamp = self.timestamp;
         Output { writer: self.writer, input: self.input, timestamp, sink: None, key: None, headers: Vec::new() }
     }

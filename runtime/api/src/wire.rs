@@ -87,6 +87,6 @@ pub(crate) fn decode_read(bytes: &[u8]) -> Result<ReadBatch, Problem> {
         append_time: i64::from_le_bytes(word(16)?),
         bytes: events.to_vec(),
     };
-    batch.region().check().map_err(|malformed| Problem::connection(malformed))?;
+    batch.region().check().map_err(Problem::connection)?;
     Ok(batch)
 }

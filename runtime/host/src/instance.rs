@@ -238,5 +238,5 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
 
 fn humantime(duration: Duration) -> String {
     let millis = duration.as_millis();
-    if millis % 1000 == 0 { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
+    if millis.is_multiple_of(1000) { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
 }

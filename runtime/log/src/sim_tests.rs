@@ -84,7 +84,7 @@ fn workload(seed: u64, fixed: bool) -> Vec<Vec<Commit>> {
     let (mut produced, mut cursor, mut number) = (0, 0, 0);
     for _ in 0..12 {
         let mut group = Vec::new();
-        for _ in 0..1 + rng.below(3) {
+        for _ in 0..=rng.below(3) {
             number += 1;
             let tag = format!("{seed}.{number}");
             let mut commit = Commit::default();

@@ -79,7 +79,6 @@ pub fn load_plugin(host: &Host, pipeline: &Pipeline) -> Result<Code, Diagnostic>
     host.load(&bytes).map_err(|error| {
         let help = match &error {
             Error::NotWasm => Some("name a .wasm file, or a plugin's folder".to_owned()),
-            Error::Capability { .. } | Error::NotYet { .. } => None,
             Error::World { .. } => Some("export a consumer: with the Rust SDK, `consumer!(my_function);`".to_owned()),
             _ => None,
         };

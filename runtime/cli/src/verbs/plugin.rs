@@ -101,8 +101,9 @@ fn wasm_of(messages: &[u8], manifest: &Path) -> Result<PathBuf, Failure> {
 enum Toolchain {
     /// The one in use, with the target installed.
     Installed,
-    /// Debian's `rustc-web`, `cargo-web` and `rust-web-src`, which build the standard library themselves.
-    Debian { linker: PathBuf },
+    /// Debian's `rustc-web`, `cargo-web` and `rust-web-src`, which build the standard library themselves. The linkers are
+    /// those of the compiler in use, which Debian's lacks.
+    Debian { linkers: PathBuf },
 }
 
 impl Toolchain {
@@ -116,9 +117,9 @@ impl Toolchain {
             return Ok(Self::Installed);
         }
         let sysroot = printed(&["--print", "sysroot"]).unwrap_or_default();
-        let linker = sysroot.join("lib/rustlib").join(host_triple()).join("bin/wasm-component-ld");
-        if Path::new("/usr/lib/rustlib/src").exists() || Path::new("/usr/src").join("rustc-web").exists() {
-            return Ok(Self::Debian { linker });
+        let linkers = sysroot.join("lib/rustlib").join(host_triple()).join("bin");
+        if Path::new("/usr/lib/rustlib/src").exists() {
+            return Ok(Self::Debian { linkers });
         }
         let help = format!(
             "`rustup target add {TARGET}`; where rustup cannot reach its server, on Debian: `apt-get install rustc-web cargo-web rust-web-src`"
@@ -136,11 +137,16 @@ impl Toolchain {
         let linker_key = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER";
         match self {
             Self::Installed => command.env(linker_key, "wasm-component-ld"),
-            Self::Debian { linker } => command
-                .arg("-Zbuild-std=std,panic_abort")
-                .env("RUSTC", "/usr/bin/rustc")
-                .env("RUSTC_BOOTSTRAP", "1")
-                .env(linker_key, linker),
+            Self::Debian { linkers } => {
+                // wasm-component-ld looks for wasm-ld on the path.
+                let path = std::env::var("PATH").unwrap_or_default();
+                command
+                    .arg("-Zbuild-std=std,panic_abort")
+                    .env("RUSTC", "/usr/bin/rustc")
+                    .env("RUSTC_BOOTSTRAP", "1")
+                    .env("PATH", format!("{}:{path}", linkers.join("gcc-ld").display()))
+                    .env(linker_key, linkers.join("wasm-component-ld"))
+            }
         };
         command
     }

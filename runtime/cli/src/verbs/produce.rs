@@ -28,7 +28,7 @@ pub(crate) fn produce(global: &Global, verb: &Produce) -> Result<ExitCode, Failu
             #[expect(clippy::disallowed_methods, reason = "the user's own file")]
             let file = fs::File::open(path);
             let file = file.map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
-            let length = file.metadata().map(|meta| meta.len()).unwrap_or(0);
+            let length = file.metadata().map_or(0, |meta| meta.len());
             (Box::new(file), length)
         }
         None => (Box::new(std::io::stdin()), 0),
