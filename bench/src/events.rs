@@ -30,13 +30,13 @@ impl Job {
         }
     }
 
-    /// The events, in batches of at most 1 MiB.
+    /// The events, in batches of the size that a pipeline's calls get.
     pub(crate) fn events(self, count: u64) -> Vec<Batch> {
         let mut batches = vec![Batch::default()];
         for number in 0..count {
             let value = self.value(number);
             let event = NewEvent { timestamp: number.cast_signed(), value: value.as_bytes(), ..NewEvent::default() };
-            if batches[batches.len() - 1].bytes().len() + event.size() > 1 << 20 {
+            if batches[batches.len() - 1].count() == 4096 {
                 batches.push(Batch::default());
             }
             let last = batches.len() - 1;

@@ -27,14 +27,14 @@ pub(crate) fn run(job: Job, mut source: &File) -> Result<()> {
         Job::J3 => runner(pass_through::pass_through),
     };
     let (mut source, mut sink) = (BufReader::with_capacity(1 << 20, source), tempfile::tempfile()?);
-    let (mut events, mut header, mut base_offset) = (Vec::new(), Vec::new(), 0);
+    let (mut events, mut header, mut out, mut base_offset) = (Vec::new(), Vec::new(), Batch::default(), 0);
     while let Some(count) = read_frame(&mut source, &mut events)? {
         let view = View { count, base_offset, watermark: None, seed: 0, topic: 1, partition: 0, topic_name: "in" };
         header.clear();
         view.write(&mut header);
         let outcome = consumer.run(&header, &events, &|_| {})?;
         let outcome = Outcome::parse(&outcome, count)?;
-        let mut out = Batch::with_capacity(events.len() + 24 * count as usize);
+        out.clear();
         for output in outcome.outputs() {
             let event = output?.event;
             if let Some(origin) = event.origin() {

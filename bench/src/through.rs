@@ -21,12 +21,28 @@ impl Through {
     pub(crate) fn new(job: Job, input: &[Batch]) -> Result<Self> {
         let data = tempfile::tempdir()?;
         let node = Node::open(&NodeOptions { data: data.path().to_owned(), durability: Durability::Os })?;
-        let topic = sluice_node::topics::create(node.log(), "in", 1)?;
-        let to = TopicPartition { topic: topic.id, partition: 0 };
+        sluice_node::topics::create(node.log(), "in", 1)?;
+        let through = Self { node, job, _data: data };
+        through.append(input)?;
+        Ok(through)
+    }
+
+    /// Appends events to the topic that all runs read.
+    pub(crate) fn append(&self, input: &[Batch]) -> Result<()> {
+        let to = TopicPartition { topic: self.node.log().topic("in")?.id, partition: 0 };
         for batch in input {
-            node.log().commit(Commit { appends: vec![Append { to, batch: batch.clone() }], ..Commit::default() })?;
+            let commit = Commit { appends: vec![Append { to, batch: batch.clone() }], ..Commit::default() };
+            self.node.log().commit(commit)?;
         }
-        Ok(Self { node, job, _data: data })
+        Ok(())
+    }
+
+    /// Waits until the pipelines that run have dealt with everything.
+    pub(crate) fn settle(&self) -> Result<()> {
+        match self.node.wait_until_idle(&|| false) {
+            Outcome::Idle => Ok(()),
+            other => bail!("the run ended otherwise: {other:?}"),
+        }
     }
 
     /// Runs a pipeline of its own over all of it.
@@ -37,9 +53,6 @@ impl Through {
         );
         let Ok(pipeline) = Pipeline::parse(Path::new("bench.toml"), &text) else { bail!("not a pipeline: {text}") };
         self.node.start(&[pipeline])?;
-        match self.node.wait_until_idle(&|| false) {
-            Outcome::Idle => Ok(()),
-            other => bail!("the run ended otherwise: {other:?}"),
-        }
+        self.settle()
     }
 }
