@@ -270,3 +270,41 @@ fn plugins_are_inspected() {
     let imports: Vec<_> = shown["imports"].as_array().unwrap().iter().map(|i| i.as_str().unwrap().to_owned()).collect();
     assert_eq!(imports, ["sluicegate:plugin/log@1.0.0", "sluicegate:plugin/progress@1.0.0"]);
 }
+
+/// The text of the n-th block of this language in the README.
+fn readme_block(language: &str, n: usize) -> String {
+    let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
+    let blocks = readme.split(&format!("```{language}\n")).skip(1);
+    blocks.map(|rest| rest.split("```").next().unwrap().to_owned()).nth(n).unwrap()
+}
+
+#[test]
+fn what_the_readme_says_about_writing_a_consumer_is_true() {
+    let workspace = Workspace::new();
+    std::fs::create_dir_all(workspace.path("shout/src")).unwrap();
+    let root = project().canonicalize().unwrap();
+    let manifest = readme_block("toml", 0).replace("PATH/TO/sluicegate", root.to_str().unwrap());
+    // A workspace of its own, with the versions that are built already.
+    workspace.write("shout/Cargo.toml", manifest + "\n[workspace]\n");
+    workspace.write("shout/src/lib.rs", readme_block("rust", 0));
+    std::fs::copy(root.join("plugins/Cargo.lock"), workspace.path("shout/Cargo.lock")).unwrap();
+    let mut build = workspace.command(&["plugin", "build", "shout"]);
+    let built = build.env("CARGO_TARGET_DIR", root.join("plugins/target")).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    workspace.write("pipelines/shout.toml", readme_block("toml", 1));
+
+    workspace.sluice(&["topic", "create", "words"]).ok();
+    let mut node = workspace.start(&[]).unwrap();
+    let mut produce = workspace.command(&["produce", "words"]).stdin(Stdio::piped()).spawn().unwrap();
+    produce.stdin.take().unwrap().write_all(b"hello\n").unwrap();
+    assert!(produce.wait().unwrap().success());
+    assert_eq!(workspace.sluice(&["consume", "shouted", "--follow", "--max", "1"]).ok(), "HELLO\n");
+    kill(&mut node);
+}
+
+#[test]
+fn a_refused_first_start_leaves_nothing() {
+    let workspace = workspace();
+    workspace.sluice(&["run"]).fails(2);
+    assert!(!workspace.path(".sluice").exists());
+}

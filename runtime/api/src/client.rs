@@ -138,12 +138,13 @@ impl Client {
         decode_read(&self.call("GET", &format!("/topics/{}/events?{query}", escaped(topic)), Body::empty())?)
     }
 
-    /// The next sequence number of a producer.
+    /// The next sequence number of a producer for a topic.
     ///
     /// # Errors
     /// What the node says, or the connection.
-    pub fn next_sequence(&mut self, producer: &str) -> Result<u64, Problem> {
-        let next: NextSequence = self.json("GET", &format!("/producers/{}", escaped(producer)), Body::empty())?;
+    pub fn next_sequence(&mut self, topic: &str, producer: &str) -> Result<u64, Problem> {
+        let path = format!("/topics/{}/producers/{}", escaped(topic), escaped(producer));
+        let next: NextSequence = self.json("GET", &path, Body::empty())?;
         Ok(next.next)
     }
 }

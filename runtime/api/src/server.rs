@@ -44,7 +44,7 @@ pub async fn serve(
         .route("/topics", get(list).post(create))
         .route("/topics/{topic}", get(describe))
         .route("/topics/{topic}/events", post(produce).get(read))
-        .route("/producers/{producer}", get(next_sequence))
+        .route("/topics/{topic}/producers/{producer}", get(next_sequence))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Api { node, appended });
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -131,6 +131,10 @@ async fn read(
     }
 }
 
-async fn next_sequence(State(api): State<Api>, Path(producer): Path<String>) -> Answer<NextSequence> {
-    Ok(Json(NextSequence { next: api.node.log().next_sequence(&producer) }))
+async fn next_sequence(
+    State(api): State<Api>,
+    Path((topic, producer)): Path<(String, String)>,
+) -> Answer<NextSequence> {
+    let topic = api.node.log().topic(&topic)?;
+    Ok(Json(NextSequence { next: api.node.log().next_sequence(&producer, topic.id) }))
 }

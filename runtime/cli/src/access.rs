@@ -1,13 +1,52 @@
 //! The same verbs beside a running node and without one.
 
-use sluice_api::{Client, NewTopic, Produced};
+use std::time::{Duration, Instant};
+
+use sluice_api::{Client, NewTopic, Problem, Produced};
 use sluice_event::Batch;
 use sluice_log::{Durability, Error, Log, ReadBatch};
 use sluice_node::topics::{self, Production, TopicDescription};
-use sluice_node::{NodeOptions, Status, open_log, status_of};
+use sluice_node::{NodeError, NodeOptions, Status, open_log, status_of};
 
 use crate::args::Global;
 use crate::exit::Failure;
+
+/// How long to wait for a directory that another process has: a verb has it for a moment, a node says so on its socket.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Tries again for a while when the directory is in use.
+pub(crate) fn patiently<T>(mut open: impl FnMut() -> Result<T, Opening>) -> Result<T, Failure> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match open() {
+            Err(Opening::Node(NodeError::Log(Error::InUse(_)))) if Instant::now() < until => {
+                #[expect(clippy::disallowed_methods, reason = "a lock between processes tells nobody when it is free")]
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(Opening::Node(error)) => return Err(error.into()),
+            Err(Opening::Problem(problem)) => return Err(problem.into()),
+            Ok(opened) => return Ok(opened),
+        }
+    }
+}
+
+/// Why a directory was not opened.
+pub(crate) enum Opening {
+    Node(NodeError),
+    Problem(Problem),
+}
+
+impl From<NodeError> for Opening {
+    fn from(error: NodeError) -> Self {
+        Self::Node(error)
+    }
+}
+
+impl From<Problem> for Opening {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
 
 /// A data directory, through the node that runs on it or, when there is none, opened by this process.
 pub(crate) enum Access {
@@ -18,16 +57,16 @@ pub(crate) enum Access {
 impl Access {
     /// Finds the node, or opens the directory, which may be made.
     pub(crate) fn open(global: &Global) -> Result<Self, Failure> {
-        if let Some(client) = Client::connect(&global.data)? {
-            return Ok(Self::Node(client));
-        }
         let options = NodeOptions { data: global.data.clone(), durability: Durability::Fsync };
-        Ok(Self::Directory(Box::new(open_log(&options)?)))
+        patiently(|| match Client::connect(&global.data)? {
+            Some(client) => Ok(Self::Node(client)),
+            None => Ok(Self::Directory(Box::new(open_log(&options).map_err(NodeError::Log)?))),
+        })
     }
 
     /// The same for reading only: a directory that isn't there is not made.
     pub(crate) fn open_existing(global: &Global) -> Result<Self, Failure> {
-        if !global.data.exists() {
+        if !global.data.join("FORMAT").exists() {
             let message = format!("no data directory: {}", global.data.display());
             return Err(
                 Failure::usage(message).help("`sluice topic create NAME` makes it; or name another with --data")
@@ -92,10 +131,10 @@ impl Access {
         }
     }
 
-    pub(crate) fn next_sequence(&mut self, producer: &str) -> Result<u64, Failure> {
+    pub(crate) fn next_sequence(&mut self, topic: &str, producer: &str) -> Result<u64, Failure> {
         match self {
-            Self::Node(client) => Ok(client.next_sequence(producer)?),
-            Self::Directory(log) => Ok(log.next_sequence(producer)),
+            Self::Node(client) => Ok(client.next_sequence(topic, producer)?),
+            Self::Directory(log) => Ok(log.next_sequence(producer, log.topic(topic)?.id)),
         }
     }
 

@@ -26,6 +26,10 @@ impl Failure {
         Self { code: 2, ..Self::failed(message) }
     }
 
+    pub(crate) fn storage(message: impl Into<String>) -> Self {
+        Self { code: 3, ..Self::failed(message) }
+    }
+
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
     }
@@ -119,13 +123,17 @@ impl From<NodeError> for Failure {
         match error {
             NodeError::Refused(diagnostics) => Self::refused(diagnostics),
             NodeError::Log(error) => error.into(),
-            NodeError::Host(error) => Self::failed(error.to_string()),
+            NodeError::Host(error) => Self::storage(error.to_string()),
         }
     }
 }
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::failed(error.to_string())
+        use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match error.kind() {
+            StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied => Self::storage(error.to_string()),
+            _ => Self::failed(error.to_string()),
+        }
     }
 }

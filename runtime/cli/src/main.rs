@@ -1,5 +1,4 @@
 //! `sluice`: the command line. The only place for stdout and exit codes.
-#![allow(clippy::print_stdout)]
 
 mod access;
 mod args;
@@ -16,6 +15,7 @@ use crate::exit::Failure;
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
     start_log(&args.verb);
+    raise_file_limit();
     let result = match &args.verb {
         Verb::Run(verb) => verbs::run::run(&args.global, verb),
         Verb::Check(verb) => verbs::check::check(&args.global, verb),
@@ -38,4 +38,12 @@ fn start_log(verb: &Verb) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual)))
         .init();
+}
+
+/// A node with many partitions has many files open.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Refused means that it stays as it is, and a file too many says so by itself.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

@@ -7,6 +7,32 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 use sluice_event::Event;
 
+use crate::args::Global;
+use crate::exit::Failure;
+
+/// Writes to stdout. Whoever reads it may have had enough: that ends the program, and is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => Ok(result?),
+    }
+}
+
+/// A value as a line of JSON, or the text for people.
+pub(crate) fn answer(
+    global: &Global,
+    value: &impl serde::Serialize,
+    text: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    if !global.json {
+        return print(&text());
+    }
+    let line = serde_json::to_string(value).map_err(|error| Failure::failed(error.to_string()))?;
+    print(&(line + "\n"))
+}
+
 /// Bytes as JSON: a string or, when they are not UTF-8, base64.
 pub(crate) fn bytes(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {

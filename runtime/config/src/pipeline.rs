@@ -349,6 +349,9 @@ impl Checker<'_> {
             None => "{}".to_owned(),
             Some(table) => {
                 places.push((At::Config, table.span()));
+                if table.get_ref().values().any(is_not_finite) {
+                    self.report(table.span(), "config holds nan or inf, which JSON has no word for", None);
+                }
                 json_of_table(table.into_inner()).to_string()
             }
         };
@@ -473,6 +476,15 @@ fn suggestion(message: &str) -> Option<String> {
         }
         _ if what.starts_with("unknown field") => Some(format!("known keys: {}", names.join(", "))),
         _ => Some(format!("expected{expected}")),
+    }
+}
+
+fn is_not_finite(value: &toml::Value) -> bool {
+    match value {
+        toml::Value::Float(number) => !number.is_finite(),
+        toml::Value::Array(values) => values.iter().any(is_not_finite),
+        toml::Value::Table(table) => table.values().any(is_not_finite),
+        _ => false,
     }
 }
 

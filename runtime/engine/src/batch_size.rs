@@ -34,8 +34,8 @@ impl BatchSize {
         self.events = fitting.clamp((self.events / 2).max(1), most).min(self.max_events);
     }
 
-    /// Learns that a call did not return in time.
-    pub fn timed_out(&mut self) {
+    /// Learns that a call was too much: it did not return in time, or broke a limit.
+    pub fn shrink(&mut self) {
         self.events = (self.events / 8).max(1);
     }
 }

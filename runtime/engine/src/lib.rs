@@ -7,6 +7,7 @@
 
 mod batch_size;
 mod lane;
+mod legible;
 mod partitioner;
 mod port;
 mod router;
@@ -17,6 +18,7 @@ mod sim_tests;
 
 pub use batch_size::BatchSize;
 pub use lane::{Halt, Lane, Next};
+pub use legible::legible;
 pub use partitioner::{PartitionBy, murmur2};
 pub use port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage};
 pub use router::{Router, Sink};

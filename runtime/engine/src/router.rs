@@ -3,6 +3,7 @@
 use sluice_event::{Batch, FailureKind, Origin, Outcome, Source};
 use sluice_log::{Append, MAX_EVENT_BYTES, TopicPartition};
 
+use crate::legible::legible;
 use crate::partitioner::PartitionBy;
 use crate::port::{CallError, CallErrorKind};
 
@@ -36,15 +37,17 @@ pub struct Router {
     sinks: Vec<Sink>,
     source: TopicPartition,
     max_outputs_per_event: u32,
-    /// Per sink and partition what goes there; kept for its memory.
+    /// Per sink and partition what goes there, as far as partitions were used; kept for its memory.
     batches: Vec<Vec<Batch>>,
+    /// Sinks and partitions with something in them.
+    touched: Vec<(usize, u32)>,
 }
 
 impl Router {
     /// Routes to these sinks, the first being the default. Without sinks, outputs go nowhere.
     pub fn new(sinks: Vec<Sink>, source: TopicPartition) -> Self {
-        let batches = sinks.iter().map(|sink| vec![Batch::default(); sink.partitions as usize]).collect();
-        Self { sinks, source, max_outputs_per_event: 1000, batches }
+        let batches = vec![Vec::new(); sinks.len()];
+        Self { sinks, source, max_outputs_per_event: 1000, batches, touched: Vec::new() }
     }
 
     /// Checks and routes an outcome for `count` events from `base_offset` on. Outputs of events from the first failed one on
@@ -55,7 +58,9 @@ impl Router {
     pub fn route(&mut self, bytes: &[u8], base_offset: u64, count: u32) -> Result<Routed, CallError> {
         let result = self.try_route(bytes, base_offset, count);
         if result.is_err() {
-            self.batches.iter_mut().flatten().for_each(Batch::clear);
+            for (sink, partition) in self.touched.drain(..) {
+                self.batches[sink][partition as usize].clear();
+            }
         }
         result
     }
@@ -70,14 +75,16 @@ impl Router {
             let failure = failure?;
             let kind = if failure.kind == FailureKind::Transient { "transient" } else { "permanent" };
             let earlier = first.filter(|(input, _)| *input <= failure.input);
-            Ok::<_, CallError>(earlier.or_else(|| Some((failure.input, format!("{kind}: {}", failure.reason)))))
+            Ok::<_, CallError>(
+                earlier.or_else(|| Some((failure.input, format!("{kind}: {}", legible(failure.reason))))),
+            )
         })?;
         let processed = failed.as_ref().map_or(outcome.processed(), |(input, _)| *input);
         if failed.is_none() && processed < count {
             let message = format!("it dealt with {processed} of {count} events and names no failure");
             return Err(CallError { kind: CallErrorKind::BadOutcome, message, in_hand: None });
         }
-        let sinks = self.resolve_sinks(&outcome)?;
+        let mut sinks = SinkTable::new(&outcome, &self.sinks)?;
         let (mut with_outputs, mut last) = (0, None);
         for output in outcome.outputs() {
             let output = output?;
@@ -91,7 +98,7 @@ impl Router {
             if output.ordinal >= self.max_outputs_per_event || output.event.bytes().len() > MAX_EVENT_BYTES {
                 return Err(self.over_limit(&output));
             }
-            let Some(index) = sinks.get(output.sink as usize).copied().flatten() else { continue };
+            let Some(index) = sinks.resolve(&output)? else { continue };
             let sink = &self.sinks[index];
             let offset = base_offset + u64::from(output.input);
             let (key, from) = (output.event.key(), self.source.partition);
@@ -103,29 +110,17 @@ impl Router {
                 ordinal: output.ordinal,
                 source: Source::Input,
             };
-            self.batches[index][partition as usize].push_output(&output.event, origin);
+            let row = &mut self.batches[index];
+            if row.len() <= partition as usize {
+                row.resize(partition as usize + 1, Batch::default());
+            }
+            let batch = &mut row[partition as usize];
+            if batch.is_empty() {
+                self.touched.push((index, partition));
+            }
+            batch.push_output(&output.event, origin);
         }
         Ok(Routed { processed, filtered: u64::from(processed) - with_outputs, failed })
-    }
-
-    /// For each entry of the outcome's table of sinks, the default first, which of the pipeline's sinks it is.
-    fn resolve_sinks(&self, outcome: &Outcome<'_>) -> Result<Vec<Option<usize>>, CallError> {
-        let mut sinks = vec![(!self.sinks.is_empty()).then_some(0)];
-        if outcome.sink_count() > 1000 {
-            let message = "it names more than 1000 sinks".to_owned();
-            return Err(CallError { kind: CallErrorKind::BadOutcome, message, in_hand: None });
-        }
-        for index in 1..=outcome.sink_count() {
-            let name = outcome.sink(index)?.unwrap_or_default();
-            let found = self.sinks.iter().position(|sink| sink.name == name);
-            if found.is_none() {
-                let names: Vec<_> = self.sinks.iter().map(|sink| sink.name.as_str()).collect();
-                let message = format!("an output names the sink {name:?}; the pipeline has {names:?}");
-                return Err(CallError { kind: CallErrorKind::BadOutcome, message, in_hand: None });
-            }
-            sinks.push(found);
-        }
-        Ok(sinks)
     }
 
     fn over_limit(&self, output: &sluice_event::Output<'_>) -> CallError {
@@ -140,17 +135,60 @@ impl Router {
 
     /// What was routed since the last time, ready to be appended.
     pub fn take_appends(&mut self) -> Vec<Append> {
-        let mut appends = Vec::new();
-        for (sink, batches) in self.sinks.iter().zip(&mut self.batches) {
-            for (partition, batch) in (0..).zip(batches) {
-                if !batch.is_empty() {
-                    let fresh = Batch::with_capacity(batch.bytes().len() + 4096);
-                    let batch = std::mem::replace(batch, fresh);
-                    appends.push(Append { to: TopicPartition { topic: sink.topic, partition }, batch });
+        self.touched.sort_unstable();
+        let taken = self.touched.drain(..).map(|(sink, partition)| {
+            let batch = &mut self.batches[sink][partition as usize];
+            let fresh = Batch::with_capacity(batch.bytes().len() + 4096);
+            let to = TopicPartition { topic: self.sinks[sink].topic, partition };
+            Append { to, batch: std::mem::replace(batch, fresh) }
+        });
+        taken.collect()
+    }
+}
+
+/// The names of sinks in an outcome, looked up when an output uses them.
+struct SinkTable<'a> {
+    outcome: &'a Outcome<'a>,
+    sinks: &'a [Sink],
+    /// By index in the outcome's table; `None` while it has not been used.
+    found: Vec<Option<usize>>,
+}
+
+impl<'a> SinkTable<'a> {
+    fn new(outcome: &'a Outcome<'a>, sinks: &'a [Sink]) -> Result<Self, CallError> {
+        const MOST: u32 = 1000;
+        if outcome.sink_count() > MOST {
+            let message = format!("it names more than {MOST} sinks");
+            return Err(CallError { kind: CallErrorKind::BadOutcome, message, in_hand: None });
+        }
+        Ok(Self { outcome, sinks, found: vec![None; outcome.sink_count() as usize + 1] })
+    }
+
+    /// Which of the pipeline's sinks an output goes to; `None` when it has none at all.
+    #[inline]
+    fn resolve(&mut self, output: &sluice_event::Output<'_>) -> Result<Option<usize>, CallError> {
+        let index = output.sink as usize;
+        match self.found.get(index).copied().flatten() {
+            Some(sink) => Ok(Some(sink)),
+            None if self.sinks.is_empty() => Ok(None),
+            None => {
+                let sink = self.look_up(output)?;
+                if let Some(slot) = self.found.get_mut(index) {
+                    *slot = Some(sink);
                 }
+                Ok(Some(sink))
             }
         }
-        appends
+    }
+
+    fn look_up(&self, output: &sluice_event::Output<'_>) -> Result<usize, CallError> {
+        let Some(name) = self.outcome.sink(output.sink)? else { return Ok(0) };
+        let found = self.sinks.iter().position(|sink| sink.name == name);
+        found.ok_or_else(|| {
+            let names: Vec<_> = self.sinks.iter().map(|sink| sink.name.as_str()).collect();
+            let message = format!("an output names the sink `{}`; the pipeline has {names:?}", legible(name));
+            CallError { kind: CallErrorKind::BadOutcome, message, in_hand: Some(output.input) }
+        })
     }
 }
 

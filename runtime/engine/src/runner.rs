@@ -61,6 +61,8 @@ pub struct LaneState {
     pub halt: Option<Halt>,
     /// Why it waits, if storage refuses for the moment.
     pub waits_for: Option<String>,
+    /// How often storage has refused since it last committed something.
+    pub refusals: u32,
     /// Calls that did not return, or returned nonsense.
     pub failed_calls: u64,
     /// No attempt is in flight.
@@ -164,6 +166,7 @@ impl LaneRunner {
             match answer {
                 Ok(_) => {
                     self.lane.committed(id);
+                    self.state.refusals = 0;
                 }
                 Err(error) => {
                     let advice = error.advice();
@@ -173,7 +176,10 @@ impl LaneRunner {
                         tracing::warn!(%error, source = %self.config.source, "a commit failed; its attempts are discarded");
                     }
                     match advice {
-                        Advice::Retry => self.state.waits_for = Some(error.to_string()),
+                        Advice::Retry => {
+                            self.state.waits_for = Some(error.to_string());
+                            self.state.refusals += 1;
+                        }
                         Advice::StopNode => self.fatal = Some(error),
                         _ => {}
                     }
@@ -213,8 +219,7 @@ impl LaneRunner {
             count: batch.count,
             base_offset: batch.base_offset,
             watermark: None,
-            // The same for the same events, so that a replay draws the same numbers.
-            seed: batch.base_offset ^ (u64::from(source.topic) << 40) ^ (u64::from(source.partition) << 20),
+            seed: (u64::from(source.topic) << 32) | u64::from(source.partition),
             topic: source.topic,
             partition: source.partition,
             topic_name: &self.config.topic_name,
@@ -280,8 +285,8 @@ impl LaneRunner {
             // No event is to blame.
             CallErrorKind::Instantiate => self.lane.halt_at(from, error.to_string()),
             kind => {
-                if kind == CallErrorKind::Timeout {
-                    self.batch_size.timed_out();
+                if matches!(kind, CallErrorKind::Timeout | CallErrorKind::Limit) {
+                    self.batch_size.shrink();
                 }
                 self.lane.call_failed(from, to, error.in_hand, error.to_string());
             }

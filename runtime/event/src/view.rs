@@ -14,7 +14,7 @@ const FIXED: usize = 64;
 /// ```text
 ///  0  u32  magic "SLGV"             24  u64  base offset: that of the first event
 ///  4  u16  version, 1               32  i64  watermark, i64::MIN while there is none
-///  6  u16  length of this part, 64  40  u64  seed for everything random in this call
+///  6  u16  length of this part, 64  40  u64  seed of the partition; an event's is made of it and its offset
 ///  8  u32  number of events         48  u32  topic id
 /// 12  u32  number of due timers     52  u32  partition
 /// 16  u32  bytes of due timers      56  u32  length of the topic's name
@@ -29,7 +29,8 @@ pub struct View<'a> {
     pub base_offset: u64,
     /// Event time up to which this partition is complete, if known.
     pub watermark: Option<i64>,
-    /// Seed for everything random in this call.
+    /// Seed for everything random. It is that of the partition: an event's own is made of it and the event's offset, so that
+    /// it is the same however events are batched.
     pub seed: u64,
     /// Id of the source topic.
     pub topic: u32,

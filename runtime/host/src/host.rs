@@ -15,7 +15,7 @@ use crate::instance::{self, Data};
 use crate::ticker::Ticker;
 
 /// The largest .wasm file that is compiled.
-const MAX_WASM_BYTES: usize = 32 << 20;
+pub const MAX_WASM_BYTES: usize = 32 << 20;
 
 /// Compiles and runs plugins.
 pub struct Host {

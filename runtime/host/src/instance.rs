@@ -1,9 +1,9 @@
 //! One instance: called, watched, stopped.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sluice_engine::{CallError, CallErrorKind, Consumer};
+use sluice_engine::{CallError, CallErrorKind, Consumer, legible};
 use sluice_env::Clock;
 use wasmtime::component::{ComponentType, Func, InstancePre, Lift, Linker, WasmList};
 use wasmtime::{Engine, Store, StoreContextMut, Trap, WasmBacktrace};
@@ -15,42 +15,51 @@ use crate::ticker::Ticker;
 
 /// Bytes a plugin may write to the log in a second.
 const LOG_BYTES_PER_SECOND: u64 = 64 << 10;
-/// A longer line, or panic text, is cut.
-const MAX_LINE: usize = 8 << 10;
+
+/// What a line costs besides its text: level, time and name stand in the log too.
+const LINE_OVERHEAD: u64 = 128;
+
+/// How much a stage has written to the log in this second, all its instances together.
+#[derive(Debug, Default)]
+pub(crate) struct LogBudget {
+    second: Duration,
+    bytes: u64,
+    dropped: u64,
+}
+
+impl LogBudget {
+    /// Whether a line of this length may be written now.
+    fn allows(&mut self, plugin: &str, now: Duration, bytes: usize) -> bool {
+        if now.saturating_sub(self.second) >= Duration::from_secs(1) {
+            if self.dropped > 0 {
+                tracing::warn!(plugin, lines = self.dropped, "lines over 64 KiB/s were left out");
+            }
+            *self = Self { second: now, ..Self::default() };
+        }
+        self.bytes += bytes as u64 + LINE_OVERHEAD;
+        let allowed = self.bytes <= LOG_BYTES_PER_SECOND;
+        self.dropped += u64::from(!allowed);
+        allowed
+    }
+}
 
 /// The host's side of an instance.
 pub(crate) struct Data {
     pub(crate) limiter: Limiter,
     pub(crate) plugin: Arc<str>,
     pub(crate) clock: Arc<dyn Clock>,
+    log_budget: Arc<Mutex<LogBudget>>,
     /// Text of the panic that is about to end the instance.
     panic: Option<String>,
     /// The guest's four bytes that say which event is in hand.
     progress: Option<WasmList<u8>>,
-    log_window: Duration,
-    log_bytes: u64,
-    log_dropped: u64,
 }
 
 impl Data {
-    pub(crate) fn new(limiter: Limiter, plugin: Arc<str>, clock: Arc<dyn Clock>) -> Self {
-        let log_window = clock.elapsed();
-        Self { limiter, plugin, clock, panic: None, progress: None, log_window, log_bytes: 0, log_dropped: 0 }
-    }
-
     /// Whether the plugin may write a line of this length now.
-    fn may_log(&mut self, bytes: usize) -> bool {
-        let now = self.clock.elapsed();
-        if now.saturating_sub(self.log_window) >= Duration::from_secs(1) {
-            if self.log_dropped > 0 {
-                tracing::warn!(plugin = %self.plugin, lines = self.log_dropped, "lines over 64 KiB/s were left out");
-            }
-            (self.log_window, self.log_bytes, self.log_dropped) = (now, 0, 0);
-        }
-        self.log_bytes += bytes as u64;
-        let allowed = self.log_bytes <= LOG_BYTES_PER_SECOND;
-        self.log_dropped += u64::from(!allowed);
-        allowed
+    fn may_log(&self, bytes: usize) -> bool {
+        let mut budget = self.log_budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.allows(&self.plugin, self.clock.elapsed(), bytes)
     }
 }
 
@@ -75,10 +84,11 @@ enum Level {
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Data>> {
     let mut linker = Linker::new(engine);
     let mut log = linker.instance(&interface("log"))?;
-    log.func_wrap("write", |mut store: StoreContextMut<'_, Data>, (level, message): (Level, String)| {
-        let data = store.data_mut();
+    log.func_wrap("write", |store: StoreContextMut<'_, Data>, (level, message): (Level, String)| {
+        let data = store.data();
         if data.may_log(message.len()) {
-            write_line(level, &data.plugin, &legible(&message));
+            // On one line, so that a guest cannot write what looks like a line of the node's.
+            write_line(level, &data.plugin, &legible(&message).replace('\n', "\\n"));
         }
         Ok(())
     })?;
@@ -106,17 +116,6 @@ fn write_line(level: Level, plugin: &str, message: &str) {
     }
 }
 
-/// What a guest says, cut to a length and without characters that could play tricks on a terminal.
-fn legible(message: &str) -> String {
-    let end = message.floor_char_boundary(MAX_LINE);
-    let mut text: String =
-        message[..end].chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect();
-    if end < message.len() {
-        text.push('…');
-    }
-    text
-}
-
 /// An instance that can be called until it fails once.
 pub(crate) struct Instance {
     host: Arc<Host>,
@@ -131,10 +130,18 @@ impl Instance {
         host: &Arc<Host>,
         code: &InstancePre<Data>,
         plugin: &Arc<str>,
+        log_budget: &Arc<Mutex<LogBudget>>,
         limits: Limits,
         config: &str,
     ) -> Result<Self, CallError> {
-        let data = Data::new(Limiter::new(&limits), plugin.clone(), host.clock.clone());
+        let data = Data {
+            limiter: Limiter::new(&limits),
+            plugin: plugin.clone(),
+            clock: host.clock.clone(),
+            log_budget: log_budget.clone(),
+            panic: None,
+            progress: None,
+        };
         let mut store = Store::new(&host.engine, data);
         store.limiter(|data| &mut data.limiter);
         // Bounds what the host lifts for the guest: results, and arguments of imports.
@@ -207,6 +214,7 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
         let bytes = cell.as_le_slice(&*store);
         bytes.try_into().ok().map(u32::from_le_bytes)
     });
+    let over_fuel = format!("{:#}", error.root_cause()).contains("fuel allocated for hostcalls");
     let (kind, mut message) = match (error.downcast_ref::<Trap>(), error.downcast_ref::<OverLimit>()) {
         (Some(Trap::Interrupt), _) => {
             let timeout = humantime(limits.call_timeout);
@@ -217,10 +225,9 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
         (Some(trap), _) => (CallErrorKind::Trap, panic.clone().unwrap_or_else(|| trap.to_string())),
         (None, None) => {
             let text = format!("{:#}", error.root_cause());
-            let fuel = text.contains("fuel allocated for hostcalls");
             let limit =
                 format!("more than {} bytes handed over in one call; see `limits.output-bytes`", limits.output_bytes);
-            if fuel { (CallErrorKind::Limit, limit) } else { (CallErrorKind::Trap, text) }
+            if over_fuel { (CallErrorKind::Limit, limit) } else { (CallErrorKind::Trap, text) }
         }
     };
     if let (Some(panic), true) = (&panic, kind != CallErrorKind::Trap) {
@@ -233,6 +240,8 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
             message = format!("{message}\n  in {}", names.join("\n  in "));
         }
     }
+    // What is handed over at the end of a call is no single event's doing.
+    let in_hand = in_hand.filter(|_| !over_fuel);
     CallError { kind, message, in_hand }
 }
 

@@ -18,6 +18,6 @@ mod tests;
 
 pub use code::{Code, Digest, Error};
 pub use contract::World;
-pub use host::Host;
+pub use host::{Host, MAX_WASM_BYTES};
 pub use limits::Limits;
 pub use stage::Stage;

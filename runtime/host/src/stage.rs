@@ -1,13 +1,13 @@
 //! Code with limits and configuration: what instances are made from.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use sluice_engine::{CallError, Consumer, Plugin};
 use wasmtime::component::InstancePre;
 
 use crate::code::{Code, Error};
 use crate::host::Host;
-use crate::instance::{Data, Instance};
+use crate::instance::{Data, Instance, LogBudget};
 use crate::limits::Limits;
 
 /// A stage of a pipeline: the engine makes its instances from it.
@@ -15,6 +15,7 @@ pub struct Stage {
     host: Arc<Host>,
     code: InstancePre<Data>,
     name: Arc<str>,
+    log_budget: Arc<Mutex<LogBudget>>,
     limits: Limits,
     config: String,
 }
@@ -27,13 +28,13 @@ impl Stage {
     pub fn new(host: &Arc<Host>, code: &Code, name: &str, limits: Limits, config: String) -> Result<Self, Error> {
         let linked = host.linker.instantiate_pre(&code.component);
         let code = linked.map_err(|error| Error::Invalid(format!("{error:#}")))?;
-        Ok(Self { host: host.clone(), code, name: name.into(), limits, config })
+        Ok(Self { host: host.clone(), code, name: name.into(), log_budget: Arc::default(), limits, config })
     }
 }
 
 impl Plugin for Stage {
     fn instantiate(&self) -> Result<Box<dyn Consumer>, CallError> {
-        let instance = Instance::new(&self.host, &self.code, &self.name, self.limits, &self.config)?;
+        let instance = Instance::new(&self.host, &self.code, &self.name, &self.log_budget, self.limits, &self.config)?;
         Ok(Box::new(instance))
     }
 }

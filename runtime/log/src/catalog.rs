@@ -71,7 +71,7 @@ pub(crate) enum Undo {
     SegmentEnd(TopicPartition, SegmentInfo),
     Pipeline(u32, Option<Box<PipelineInfo>>),
     Cursor(u32, TopicPartition, Option<Cursor>),
-    Producer(String, Option<ProducerInfo>),
+    Producer((String, u32), Option<ProducerInfo>),
 }
 
 /// A producer that counts what it sends.
@@ -87,7 +87,8 @@ pub(crate) struct Catalog {
     pub(crate) topics: BTreeMap<u32, TopicInfo>,
     pub(crate) segments: HashMap<TopicPartition, Vec<SegmentInfo>>,
     pub(crate) pipelines: BTreeMap<u32, PipelineInfo>,
-    pub(crate) producers: BTreeMap<String, ProducerInfo>,
+    /// By the producer's name and the topic's id.
+    pub(crate) producers: BTreeMap<(String, u32), ProducerInfo>,
 }
 
 impl Catalog {
@@ -188,9 +189,9 @@ impl Catalog {
                 let cursor = Cursor { next: *next, read: *read, filtered: *filtered, dead: *dead, skipped: *skipped };
                 self.set_cursor(*pipeline, *tp, cursor)
             }
-            Change::Producer { id, name, next, time } => {
-                let info = ProducerInfo { id: *id, next: *next, time: *time };
-                Ok(Undo::Producer(name.clone(), self.producers.insert(name.clone(), info)))
+            Change::Producer { id, topic, name, next, time } => {
+                let (key, info) = ((name.clone(), *topic), ProducerInfo { id: *id, next: *next, time: *time });
+                Ok(Undo::Producer(key.clone(), self.producers.insert(key, info)))
             }
         }
     }
@@ -222,9 +223,9 @@ impl Catalog {
                     pipeline.cursors.extend(before.map(|before| (tp, before)));
                 }
             }
-            Undo::Producer(name, before) => {
-                self.producers.remove(&name);
-                self.producers.extend(before.map(|before| (name, before)));
+            Undo::Producer(key, before) => {
+                self.producers.remove(&key);
+                self.producers.extend(before.map(|before| (key, before)));
             }
         }
     }
@@ -262,8 +263,9 @@ impl Catalog {
                 skipped: cursor.skipped,
             }));
         }
-        changes.extend(self.producers.iter().map(|(name, producer)| Change::Producer {
+        changes.extend(self.producers.iter().map(|((name, topic), producer)| Change::Producer {
             id: producer.id,
+            topic: *topic,
             name: name.clone(),
             next: producer.next,
             time: producer.time,

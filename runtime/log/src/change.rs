@@ -66,8 +66,8 @@ pub(crate) enum Change {
     Pipeline { id: u32, name: String, epoch: u64, generation: u64, digest: Vec<u8>, definition: String },
     /// 5: a pipeline's cursor moves.
     Input(Input),
-    /// 6: a producer has sent all sequence numbers below `next`.
-    Producer { id: u64, name: String, next: u64, time: i64 },
+    /// 6: a producer has sent all sequence numbers below `next` to a topic.
+    Producer { id: u64, topic: u32, name: String, next: u64, time: i64 },
     /// 7, in snapshots only: where a segment ends, for it was filled before.
     SegmentEnd { tp: TopicPartition, base_offset: u64, end_offset: u64, end_position: u64 },
     /// 8, in snapshots only: a cursor with its totals.
@@ -113,8 +113,8 @@ impl Change {
                 }
                 5
             }
-            Self::Producer { id, name, next, time } => {
-                out.u64(*id).u64(*next).u64(time.cast_unsigned()).bytes(name.as_bytes());
+            Self::Producer { id, topic, name, next, time } => {
+                out.u64(*id).u32(*topic).u64(*next).u64(time.cast_unsigned()).bytes(name.as_bytes());
                 6
             }
             Self::SegmentEnd { tp, base_offset, end_offset, end_position } => {
@@ -178,8 +178,8 @@ impl Change {
                 calls: (0..body.u32()?).map(|_| body.u32()).collect::<Option<_>>()?,
             }),
             6 => {
-                let (id, next, time) = (body.u64()?, body.u64()?, body.i64()?);
-                Self::Producer { id, name: body.string()?, next, time }
+                let (id, topic, next, time) = (body.u64()?, body.u32()?, body.u64()?, body.i64()?);
+                Self::Producer { id, topic, name: body.string()?, next, time }
             }
             7 => Self::SegmentEnd {
                 tp: tp(body)?,

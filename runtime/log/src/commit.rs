@@ -58,6 +58,8 @@ pub struct PipelineStart {
 pub struct Sequence {
     /// The name the producer goes by.
     pub producer: String,
+    /// The topic it counts for: it has a count of its own in each.
+    pub topic: u32,
     /// The number of the first event.
     pub first: u64,
 }
@@ -176,9 +178,10 @@ impl Sequence {
         if self.producer.is_empty() || self.producer.len() > 200 {
             return Err(Error::Invalid("a producer's id has 1 to 200 bytes".into()));
         }
-        let known = catalog.producers.get(&self.producer);
+        let known = catalog.producers.get(&(self.producer.clone(), self.topic));
         let expected = known.map_or(0, |producer| producer.next);
-        let end = self.first + events;
+        let end = self.first.checked_add(events);
+        let end = end.ok_or_else(|| Error::Invalid(format!("not a sequence number: {}", self.first)))?;
         if end <= expected && events > 0 {
             return Ok(None);
         }
@@ -186,7 +189,8 @@ impl Sequence {
             return Err(Error::SequenceGap { producer: self.producer.clone(), expected, found: self.first });
         }
         let id = known.map_or_else(|| catalog.producers.len() as u64 + 1, |producer| producer.id);
-        Ok(Some(Change::Producer { id, name: self.producer.clone(), next: end, time: now }))
+        let name = self.producer.clone();
+        Ok(Some(Change::Producer { id, topic: self.topic, name, next: end, time: now }))
     }
 }
 

@@ -21,6 +21,9 @@ use crate::segment::{Segment, create_file};
 use crate::snapshot::{KEPT, Snapshot};
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
 
+/// Milliseconds until a snapshot is tried again that failed for lack of space.
+const SNAPSHOT_RETRY_MS: i64 = 10_000;
+
 /// The one writer of a data directory.
 ///
 /// **Groups never overlap**: the next group is written after this one's syncs have returned. **Nothing is published or
@@ -51,6 +54,8 @@ pub(crate) struct Committer {
     /// Bytes in segments that are not synced.
     pub(crate) unsynced_bytes: u64,
     pub(crate) snapshot_time: i64,
+    /// After one that failed for lack of space, when to try again.
+    pub(crate) snapshot_not_before: i64,
     pub(crate) shared: Arc<Shared>,
     pub(crate) poisoned: Option<Arc<str>>,
 }
@@ -160,8 +165,12 @@ impl Committer {
                 }
             }
         }
+        let producer = commit.sequence.map_or((0, 0), |sequence| {
+            let known = self.catalog.producers.get(&(sequence.producer, sequence.topic));
+            (known.map_or(0, |known| known.id), sequence.first)
+        });
         for append in commit.appends {
-            self.plan_append(append, now, planned)?;
+            self.plan_append(append, producer, now, planned)?;
         }
         Ok(())
     }
@@ -173,7 +182,13 @@ impl Committer {
         Ok(())
     }
 
-    fn plan_append(&mut self, append: Append, now: i64, planned: &mut Planned) -> Result<(), Error> {
+    fn plan_append(
+        &mut self,
+        append: Append,
+        (producer, sequence): (u64, u64),
+        now: i64,
+        planned: &mut Planned,
+    ) -> Result<(), Error> {
         let to = append.to;
         append.check(&self.catalog)?;
         self.shared.partition(to).map_or(Ok(()), |partition| partition.check())?;
@@ -195,8 +210,8 @@ impl Committer {
             append_time: now,
             min_timestamp,
             max_timestamp,
-            producer: 0,
-            sequence: 0,
+            producer,
+            sequence,
         };
         let header_bytes = header.seal(segment.salt, append.batch.bytes());
         let change = Change::Append {
@@ -338,6 +353,7 @@ impl Committer {
         tracing::error!(%error, "the log has stopped");
         let reason: Arc<str> = error.to_string().into();
         self.poisoned = Some(reason.clone());
+        self.shared.fail(Error::Poisoned(reason.clone()));
         Error::Poisoned(reason)
     }
 
@@ -392,10 +408,13 @@ impl Committer {
     /// Lets readers see a group.
     fn publish<'a>(&mut self, planned: impl Iterator<Item = &'a Planned>) -> Vec<TopicPartition> {
         let mut touched = BTreeSet::new();
-        for planned in planned {
-            for change in &planned.changes {
-                self.shared.publish(change, &self.catalog);
-            }
+        let planned: Vec<_> = planned.collect();
+        let changes = || planned.iter().flat_map(|planned| &planned.changes);
+        // Whoever sees a cursor must find the outputs before it: what exists, then events, then cursors.
+        let (moves, makes): (Vec<_>, Vec<_>) =
+            changes().partition(|change| matches!(change, Change::Input(_) | Change::Producer { .. }));
+        makes.into_iter().for_each(|change| self.shared.publish(change, &self.catalog));
+        for planned in &planned {
             for batch in &planned.batches {
                 let Some(partition) = self.shared.partition(batch.to) else { continue };
                 let fresh =
@@ -411,6 +430,7 @@ impl Committer {
                 }
             }
         }
+        moves.into_iter().for_each(|change| self.shared.publish(change, &self.catalog));
         self.shared.set_seq(self.seq);
         touched.into_iter().collect()
     }
@@ -436,12 +456,13 @@ impl Committer {
         let due = self.commit_log.position >= self.options.snapshot_bytes
             || self.unsynced_bytes >= self.options.unsynced_bytes
             || age >= self.options.snapshot_age_ms;
-        if due && self.poisoned.is_none() {
+        if due && self.poisoned.is_none() && now >= self.snapshot_not_before {
             self.snapshot_time = now;
             match self.snapshot(now) {
                 Ok(()) | Err(Error::Poisoned(_)) => {}
                 Err(error @ Error::NoSpace { .. }) => {
-                    tracing::warn!(%error, "no snapshot was taken; trying again later");
+                    self.snapshot_not_before = now.saturating_add(SNAPSHOT_RETRY_MS);
+                    tracing::warn!(%error, "no snapshot was taken; trying again in a while");
                 }
                 Err(error) => drop(self.poison(&error)),
             }

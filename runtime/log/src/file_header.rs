@@ -62,7 +62,7 @@ impl FileHeader {
     /// Reads and checks a file's header; `None` when it is not intact.
     pub(crate) fn parse(bytes: &[u8], kind: Kind, path: &Path) -> Result<Option<Self>, Error> {
         let read = || {
-            let mut from = Decoder(bytes);
+            let mut from = Decoder(bytes.get(..FILE_HEADER as usize)?);
             (from.take(8)? == MAGIC).then_some(())?;
             let (found_kind, version, salt, _) = (from.u32()?, from.u32()?, from.u32()?, from.u32()?);
             let (directory, first) = (from.u64()?, from.u64()?);
@@ -82,8 +82,14 @@ impl FileHeader {
 
 /// A file's bytes from the device, whole.
 pub(crate) fn read_whole(file: &dyn File, path: &Path) -> Result<Vec<u8>, Error> {
+    /// Far more than any file that is read whole can have.
+    const MAX_BYTES: u64 = 1 << 30;
+    let length = file.len().map_err(|error| Error::io("read", path, error))?;
+    if length > MAX_BYTES {
+        return Err(Error::damaged(path, MAX_BYTES, "the file is larger than such files get"));
+    }
     let read = || {
-        let mut bytes = vec![0; file.len()? as usize];
+        let mut bytes = vec![0; length as usize];
         let read = file.read_device_at(&mut bytes, 0)?;
         bytes.truncate(read);
         Ok(bytes)

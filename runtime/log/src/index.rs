@@ -47,14 +47,15 @@ impl Index {
         self.entries.get(after.checked_sub(1)?).copied()
     }
 
-    /// Writes the index of a segment that will not grow any more: file header, entries of 32 bytes, `u32` CRC of the
-    /// entries, salted.
-    pub(crate) fn save(&self, disk: &dyn Disk, path: &Path, header: FileHeader) -> Result<(), Error> {
+    /// Writes the index of a segment that will not grow any more: file header, entries of 32 bytes, `u64` where the segment
+    /// ends, `u32` CRC of all this, salted.
+    pub(crate) fn save(&self, disk: &dyn Disk, path: &Path, header: FileHeader, end: u64) -> Result<(), Error> {
         let mut out = Encoder::default();
         for entry in &self.entries {
             out.u64(entry.offset).u64(entry.position);
             out.u64(entry.append_time.cast_unsigned()).u64(entry.max_timestamp.cast_unsigned());
         }
+        out.u64(end);
         let crc = crc32c::crc32c_append(header.salt, &out.0);
         out.u32(crc);
         let write = || {
@@ -68,14 +69,16 @@ impl Index {
         write().map_err(|error| Error::io("write", path, error))
     }
 
-    /// Reads an index; `None` when it is missing, damaged, or of another segment.
-    pub(crate) fn load(disk: &dyn Disk, path: &Path, header: FileHeader) -> Option<Self> {
+    /// Reads an index; `None` when it is missing, damaged, or of another segment, or of this one at another length.
+    pub(crate) fn load(disk: &dyn Disk, path: &Path, header: FileHeader, end: u64) -> Option<Self> {
         let file = disk.open(path, Open::Read).ok()?;
         let bytes = read_whole(&*file, path).ok()?;
         let found = FileHeader::parse(&bytes, Kind::Index, path).ok()??;
         (found == FileHeader { kind: Kind::Index, ..header }).then_some(())?;
         let (entries, crc) = bytes.get(FILE_HEADER as usize..)?.split_last_chunk::<4>()?;
         (crc32c::crc32c_append(header.salt, entries) == u32::from_le_bytes(*crc)).then_some(())?;
+        let (entries, found_end) = entries.split_last_chunk::<8>()?;
+        (u64::from_le_bytes(*found_end) == end).then_some(())?;
         let mut from = Decoder(entries);
         let mut index = Self::default();
         while !from.0.is_empty() {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -36,11 +36,13 @@ const IDLE: Duration = Duration::from_millis(100);
 pub(crate) struct Shared {
     topics: RwLock<BTreeMap<u32, TopicInfo>>,
     pipelines: RwLock<BTreeMap<u32, PipelineInfo>>,
-    producers: RwLock<HashMap<String, u64>>,
+    producers: RwLock<HashMap<(String, u32), u64>>,
     partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
     listeners: Mutex<Vec<Listener>>,
     /// The last commit that is visible.
     seq: AtomicU64,
+    /// Why nothing is committed any more.
+    failure: Mutex<Option<Error>>,
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
@@ -79,8 +81,8 @@ impl Shared {
                     pipeline.cursors.insert(tp, *cursor);
                 }
             }
-            Change::Producer { name, next, .. } => {
-                write(&self.producers).insert(name.clone(), *next);
+            Change::Producer { name, topic, next, .. } => {
+                write(&self.producers).insert((name.clone(), *topic), *next);
             }
             Change::Segment { .. } | Change::Append { .. } | Change::SegmentEnd { .. } | Change::Cursor { .. } => {}
         }
@@ -90,7 +92,11 @@ impl Shared {
     pub(crate) fn publish_all(&self, catalog: &Catalog) {
         write(&self.topics).clone_from(&catalog.topics);
         write(&self.pipelines).clone_from(&catalog.pipelines);
-        write(&self.producers).extend(catalog.producers.iter().map(|(name, known)| (name.clone(), known.next)));
+        write(&self.producers).extend(catalog.producers.iter().map(|(key, known)| (key.clone(), known.next)));
+    }
+
+    pub(crate) fn fail(&self, error: Error) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
     pub(crate) fn set_seq(&self, seq: u64) {
@@ -105,14 +111,78 @@ impl Shared {
 
 #[expect(clippy::large_enum_variant, reason = "nearly every message is a commit")]
 enum Message {
-    Commit(Commit, Done),
+    Commit(Commit, Waiter),
     Close,
+}
+
+/// Bytes of commits that wait; submitting blocks beyond it.
+const QUEUE_BYTES: usize = 64 << 20;
+/// What a commit counts for besides its events.
+const COMMIT_BYTES: usize = 512;
+
+/// How many bytes of commits wait.
+#[derive(Default)]
+struct Budget {
+    used: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Budget {
+    fn take(&self, bytes: usize) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        // One commit always goes through, however large.
+        while *used > 0 && *used + bytes > QUEUE_BYTES {
+            used = self.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
+        }
+        *used += bytes;
+    }
+
+    fn give_back(&self, bytes: usize) {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) -= bytes;
+        self.freed.notify_all();
+    }
+}
+
+/// Whoever waits for a commit's answer. It gets one, whatever happens to the committing thread.
+struct Waiter {
+    done: Option<Done>,
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Waiter {
+    fn answer(mut self, answer: Result<Committed, Error>) {
+        if let Some(done) = self.done.take() {
+            done(answer);
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+        if let Some(done) = self.done.take() {
+            done(Err(Error::Closed));
+        }
+    }
+}
+
+/// Says that nothing is committed any more, should the committing thread die.
+struct LastWords(Arc<Shared>);
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::Poisoned("the committing thread died; this is a bug".into()));
+        }
+    }
 }
 
 /// An open log: one per data directory and process. Dropping it closes it after what was submitted is committed.
 pub struct Log {
     shared: Arc<Shared>,
     queue: SyncSender<Message>,
+    budget: Arc<Budget>,
     thread: Option<JoinHandle<()>>,
     report: Report,
     check_crc: bool,
@@ -132,7 +202,15 @@ impl Log {
         let mut committer = opened.committer;
         let thread = sluice_env::spawn("sluice-commit", move || run(&mut committer, &waiting));
         let thread = thread.map_err(|error| Error::io("start a thread for", root, error))?;
-        Ok(Self { shared, queue, thread: Some(thread), report: opened.report, check_crc, _lock: opened.lock })
+        Ok(Self {
+            shared,
+            queue,
+            budget: Arc::default(),
+            thread: Some(thread),
+            report: opened.report,
+            check_crc,
+            _lock: opened.lock,
+        })
     }
 
     /// What recovery found and did.
@@ -142,27 +220,11 @@ impl Log {
 
     /// Hands a commit over; blocks while too many wait. `done` learns what became of it.
     pub fn submit(&self, commit: Commit, done: Done) {
-        if let Err(error) = self.queue.send(Message::Commit(commit, done))
-            && let Message::Commit(_, done) = error.0
-        {
-            done(Err(Error::Closed));
-        }
-    }
-
-    /// Like [`submit`](Self::submit), but gives the commit back instead of blocking.
-    ///
-    /// # Errors
-    /// The commit and its callback, when too many wait.
-    #[expect(clippy::result_large_err, reason = "the commit is the caller's, who tries again")]
-    pub fn try_submit(&self, commit: Commit, done: Done) -> Result<(), (Commit, Done)> {
-        match self.queue.try_send(Message::Commit(commit, done)) {
-            Err(TrySendError::Full(Message::Commit(commit, done))) => Err((commit, done)),
-            Err(TrySendError::Disconnected(Message::Commit(_, done))) => {
-                done(Err(Error::Closed));
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        let bytes = commit.size() + COMMIT_BYTES;
+        self.budget.take(bytes);
+        let waiter = Waiter { done: Some(done), budget: self.budget.clone(), bytes };
+        // When nobody listens any more, dropping the waiter says so.
+        let _ = self.queue.send(Message::Commit(commit, waiter));
     }
 
     /// Commits and waits.
@@ -213,14 +275,19 @@ impl Log {
         read(&self.shared.pipelines).values().cloned().collect()
     }
 
+    /// Why nothing is committed any more, if that is so: the node must stop.
+    pub fn failure(&self) -> Option<Error> {
+        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The number of the last commit that is visible.
     pub fn last_seq(&self) -> u64 {
         self.shared.seq.load(Ordering::SeqCst)
     }
 
-    /// The next sequence number of a producer; 0 when it is new.
-    pub fn next_sequence(&self, producer: &str) -> u64 {
-        read(&self.shared.producers).get(producer).copied().unwrap_or(0)
+    /// The next sequence number of a producer for a topic; 0 when it is new there.
+    pub fn next_sequence(&self, producer: &str, topic: u32) -> u64 {
+        read(&self.shared.producers).get(&(producer.to_owned(), topic)).copied().unwrap_or(0)
     }
 
     /// A reader that begins at `offset`.
@@ -253,12 +320,16 @@ impl Drop for Log {
 }
 
 fn run(committer: &mut Committer, waiting: &Receiver<Message>) {
+    let _last_words = LastWords(committer.shared.clone());
+    let mut idle = IDLE;
     loop {
         let first = if committer.is_uncovered() {
-            match waiting.recv_timeout(IDLE) {
+            match waiting.recv_timeout(idle) {
                 Err(RecvTimeoutError::Timeout) => {
+                    idle = IDLE;
                     if let Err(error) = committer.cover() {
                         tracing::warn!(%error, "the last group is not covered yet");
+                        idle = 100 * IDLE;
                     }
                     continue;
                 }
@@ -275,10 +346,10 @@ fn run(committer: &mut Committer, waiting: &Receiver<Message>) {
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
-                Message::Commit(commit, done) => {
-                    size += commit.size();
+                Message::Commit(commit, waiter) => {
+                    size += waiter.bytes;
                     commits.push(commit);
-                    callbacks.push(done);
+                    callbacks.push(waiter);
                 }
                 Message::Close => {
                     closing = true;
@@ -289,7 +360,7 @@ fn run(committer: &mut Committer, waiting: &Receiver<Message>) {
         }
         if !commits.is_empty() {
             let answers = committer.commit_group(commits);
-            callbacks.into_iter().zip(answers).for_each(|(done, answer)| done(answer));
+            callbacks.into_iter().zip(answers).for_each(|(waiter, answer)| waiter.answer(answer));
         }
         if closing {
             break;

@@ -188,7 +188,7 @@ impl Reader {
         if start.saturating_add(wanted) <= self.filled {
             return Ok(());
         }
-        let committed = segment.committed() - self.position;
+        let committed = segment.committed().saturating_sub(self.position);
         if wanted as u64 > committed {
             return Err(Error::damaged(&segment.path, self.position, "a batch reaches past the end of its segment"));
         }

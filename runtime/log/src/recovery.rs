@@ -25,9 +25,9 @@ use crate::error::Error;
 use crate::file_header::{FILE_HEADER, FileHeader, Kind, VERSION, read_whole};
 use crate::frame::{FRAME_HEADER, Frame};
 use crate::log::Shared;
-use crate::options::{Options, Planted};
+use crate::options::{MAX_BATCH_BYTES, Options, Planted};
 use crate::partition::Partition;
-use crate::segment::{Segment, create_file};
+use crate::segment::{Segment, create_file, segment_header};
 use crate::snapshot::Snapshot;
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
 
@@ -54,6 +54,7 @@ pub(crate) struct Opened {
 struct Part {
     file: Arc<dyn File>,
     path: PathBuf,
+    first: u64,
     salt: u32,
     bytes: Vec<u8>,
 }
@@ -88,13 +89,16 @@ struct Recovery {
     report: Report,
     /// Files of segments that recovery has opened.
     files: HashMap<(TopicPartition, u64), Arc<dyn File>>,
-    /// Segments that were made after the snapshot, and may be missing.
+    /// Segments that were made after the snapshot: their files and headers may not have reached the device.
     young: BTreeSet<(TopicPartition, u64)>,
+    /// Segments that hold durable batches which nothing else holds.
+    holders: BTreeSet<(TopicPartition, u64)>,
     damaged: HashMap<TopicPartition, Error>,
 }
 
 pub(crate) fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, options: Options) -> Result<Opened, Error> {
     let dir = Directory::new(root);
+    check_ours(&*disk, &dir)?;
     disk.create_dir_all(root).map_err(|error| Error::io("create", root, error))?;
     let lock = disk.lock(&dir.lock()).map_err(|error| match error.kind() {
         std::io::ErrorKind::WouldBlock => Error::InUse(root.to_owned()),
@@ -105,7 +109,11 @@ pub(crate) fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, opti
         Some(id) => id,
         None => initialise(&*disk, &dir, &mut rng, &options)?,
     };
-    let snapshot = Snapshot::newest(&*disk, &dir)?;
+    // Whoever made it may have died before its name was durable.
+    if !options.has(Planted::ForgetDirectorySync) {
+        sync_root(&*disk, root)?;
+    }
+    let snapshot = Snapshot::newest(&*disk, &dir, directory)?;
     let mut recovery = Recovery {
         disk,
         dir,
@@ -119,13 +127,59 @@ pub(crate) fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, opti
         report: Report::default(),
         files: HashMap::new(),
         young: BTreeSet::new(),
+        holders: BTreeSet::new(),
         damaged: HashMap::new(),
     };
     let commit_log = recovery.recover()?;
     let (mut committer, report) = recovery.into_committer(clock, rng, commit_log);
     // The log says of what was accepted that it is durable, before anybody is told of it.
-    committer.cover()?;
+    match committer.cover() {
+        // What was accepted is synced: the log can be read, and the frame is written when there is space.
+        Err(Error::NoSpace { .. }) | Ok(()) => {}
+        Err(error) => return Err(error),
+    }
     Ok(Opened { committer, report, lock })
+}
+
+/// Makes the names in a data directory durable, and its own.
+fn sync_root(disk: &dyn Disk, root: &Path) -> Result<(), Error> {
+    disk.sync_dir(root).map_err(|error| Error::io("sync", root, error))?;
+    for up in root.ancestors().skip(1) {
+        let up = if up.as_os_str().is_empty() { Path::new(".") } else { up };
+        // The nearest counts; those above were most likely there before, and may be other people's.
+        match disk.sync_dir(up) {
+            Err(error) if Some(up) == root.parent() => return Err(Error::io("sync", up, error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A folder with other people's files is not made into a data directory.
+fn check_ours(disk: &dyn Disk, dir: &Directory) -> Result<(), Error> {
+    const OURS: [&str; 8] = ["LOCK", "FORMAT", "FORMAT.new", "commits", "snapshots", "topics", "cache", "sock"];
+    let names = disk.list(&dir.root).map_err(|error| Error::io("list", &dir.root, error))?;
+    let stranger = names.iter().find(|name| !OURS.contains(&name.as_str()));
+    match stranger.filter(|_| !names.iter().any(|name| name == "FORMAT")) {
+        None => Ok(()),
+        Some(stranger) => {
+            let what = format!("not a data directory: {} holds other files, such as {stranger}", dir.root.display());
+            Err(Error::Invalid(what))
+        }
+    }
+}
+
+/// That a frame's batches are no larger than batches are, and that it carries what it says.
+fn check_batches(frame: &Frame, batches: &[Batch]) -> Result<(), &'static str> {
+    let longest = (BATCH_HEADER + MAX_BATCH_BYTES) as u64;
+    if batches.iter().any(|batch| batch.length > longest || batch.length < BATCH_HEADER as u64) {
+        return Err("a batch of an impossible length");
+    }
+    let carried: u64 = batches.iter().map(|batch| batch.length).sum();
+    if frame.whole && carried != frame.batch_bytes as u64 {
+        return Err("batches that do not add up");
+    }
+    Ok(())
 }
 
 fn read_directory_id(disk: &dyn Disk, dir: &Directory) -> Result<Option<u64>, Error> {
@@ -146,6 +200,12 @@ fn initialise(disk: &dyn Disk, dir: &Directory, rng: &mut Rng, options: &Options
     if !snapshots.is_empty() || commits.iter().any(|name| number(name, ".commits") != Some(1)) {
         return Err(Error::damaged(&dir.format(), 0, "the file is missing from a directory that holds data"));
     }
+    // Before FORMAT says that it is there, nothing is ever committed.
+    let first = disk.open(&dir.commit_file(1), Open::Read).and_then(|file| file.len()).unwrap_or(0);
+    let topics = disk.list(&dir.root.join("topics")).map_err(|error| Error::io("list", &dir.root, error))?;
+    if first > FILE_HEADER || !topics.is_empty() {
+        return Err(Error::damaged(&dir.format(), 0, "the file is missing from a directory that holds data"));
+    }
     let directory = rng.next_u64();
     for path in [dir.commits(), dir.snapshots(), dir.root.join("topics")] {
         disk.create_dir_all(&path).map_err(|error| Error::io("create", &path, error))?;
@@ -159,12 +219,7 @@ fn initialise(disk: &dyn Disk, dir: &Directory, rng: &mut Rng, options: &Options
         let file = disk.open(&new, Open::Create)?;
         file.write_at(&[IoSlice::new(&header.encode())], 0)?;
         file.sync()?;
-        disk.rename(&new, &path)?;
-        if sync_names {
-            disk.sync_dir(&dir.root)?;
-            dir.root.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), |up| disk.sync_dir(up))?;
-        }
-        Ok(())
+        disk.rename(&new, &path)
     };
     write().map_err(|error| Error::io("write", &path, error))?;
     Ok(directory)
@@ -186,17 +241,21 @@ impl Recovery {
         let commits = self.dir.commits();
         let names = self.disk.list(&commits).map_err(|error| Error::io("list", &commits, error))?;
         let firsts: Vec<u64> = names.iter().filter_map(|name| number(name, ".commits")).collect();
-        let start = firsts.partition_point(|first| *first <= self.group + 1);
-        let Some(start) = start.checked_sub(1) else {
-            return Err(Error::damaged(&self.dir.commit_file(self.group + 1), 0, "the file is missing"));
-        };
+        // A part is durable before the snapshot that it follows is.
+        let start = firsts
+            .iter()
+            .position(|first| *first == self.group + 1)
+            .ok_or_else(|| Error::damaged(&self.dir.commit_file(self.group + 1), 0, "the file is missing"))?;
         let mut parts = Vec::new();
         for first in &firsts[start..] {
             let path = self.dir.commit_file(*first);
             let file = self.open_unsure(&path)?;
             let bytes = read_whole(&*file, &path)?;
             match FileHeader::parse(&bytes, Kind::CommitLog, &path)? {
-                Some(header) => parts.push(Part { file, path, salt: header.salt, bytes }),
+                Some(header) if header.directory == self.directory && header.first == *first => {
+                    parts.push(Part { file, path, first: *first, salt: header.salt, bytes });
+                }
+                Some(_) => return Err(Error::damaged(&path, 0, "a part of another commit log")),
                 // A crash while it was made: nothing is ever written behind a header that is not synced.
                 None if bytes.len() <= FILE_HEADER as usize && !parts.is_empty() => {
                     self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
@@ -226,6 +285,8 @@ impl Recovery {
         let (mut frames, mut durable_through, mut next) = (Vec::new(), self.group, self.group + 1);
         let mut stop: Option<(usize, usize)> = None;
         for (index, part) in parts.iter().enumerate() {
+            // A part is begun only after all before it was synced.
+            durable_through = durable_through.max(part.first - 1);
             let mut position = FILE_HEADER as usize;
             while position < part.bytes.len() {
                 let frame = Frame::parse(&part.bytes[position..], part.salt, check_crc);
@@ -285,7 +346,12 @@ impl Recovery {
                 }
             }
             self.young.extend(made);
-            let sure = placed.frame.whole || placed.frame.group <= durable_through;
+            check_batches(&placed.frame, &batches).map_err(damaged)?;
+            let durable = placed.frame.group <= durable_through;
+            if durable && !placed.frame.whole {
+                self.holders.extend(batches.iter().map(|batch| (batch.tp, batch.segment)));
+            }
+            let sure = placed.frame.whole || durable;
             if !sure && !self.are_there(&batches)? {
                 undo.into_iter().rev().for_each(|undo| self.catalog.undo(undo));
                 break;
@@ -322,43 +388,51 @@ impl Recovery {
         Some(segments.iter().find(|segment| segment.base_offset == base_offset)?.salt)
     }
 
-    /// Opens a segment as the device has it. One that was made after the snapshot and is missing, or whose header did not
-    /// reach the device, is made again: only the commit log was sure to be there.
+    /// Opens a segment as the device has it. One that was made after the snapshot, and of which nothing was sure to be on the
+    /// device, is made again where it is missing.
     fn segment_file(&mut self, tp: TopicPartition, base_offset: u64) -> Result<Arc<dyn File>, Error> {
         if let Some(file) = self.files.get(&(tp, base_offset)) {
             return Ok(file.clone());
         }
         let path = self.dir.segment(tp, base_offset);
         let salt = self.salt(tp, base_offset).ok_or_else(|| Error::damaged(&path, 0, "not in the catalog"))?;
-        let found = self.open_segment(&path, tp, base_offset, salt);
-        let file = match found {
-            Err(_) if self.young.contains(&(tp, base_offset)) => {
+        let key = (tp, base_offset);
+        let file = match self.open_unsure(&path) {
+            Ok(file) => file,
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                if !self.is_unsure(&key) {
+                    return Err(Error::damaged(&path, 0, "the file is missing"));
+                }
                 let topic = self.dir.topic(tp.topic);
                 self.disk.create_dir_all(&topic).map_err(|error| Error::io("create", &topic, error))?;
                 create_file(&*self.disk, &path, self.directory, tp, base_offset, salt)?
             }
-            found => found?,
+            // Whatever else it is, it is no reason to touch the file.
+            Err(error) => return Err(error),
         };
+        self.bring_header(&*file, &path, key, salt)?;
         self.files.insert((tp, base_offset), file.clone());
         Ok(file)
     }
 
-    fn open_segment(&self, path: &Path, tp: TopicPartition, base: u64, salt: u32) -> Result<Arc<dyn File>, Error> {
-        match self.open_unsure(path) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Error::damaged(path, 0, "the file is missing"));
-            }
-            Err(error) => return Err(error),
-            Ok(file) => {
-                let mut bytes = [0; FILE_HEADER as usize];
-                let read = file.read_device_at(&mut bytes, 0).map_err(|error| Error::io("read", path, error))?;
-                let header = FileHeader::parse(&bytes[..read], Kind::Segment, path)?;
-                if header == Some(crate::segment::segment_header(self.directory, tp, base, salt)) {
-                    return Ok(file);
-                }
-            }
+    /// Whether nothing of a segment was sure to be on the device.
+    fn is_unsure(&self, key: &(TopicPartition, u64)) -> bool {
+        self.young.contains(key) && !self.holders.contains(key)
+    }
+
+    /// Sees that a segment's header is right. That of one of which nothing was sure to be on the device may not have reached it,
+    /// or be that of an attempt that failed; it says nothing that the commit log does not say, so it is written again.
+    fn bring_header(&self, file: &dyn File, path: &Path, key: (TopicPartition, u64), salt: u32) -> Result<(), Error> {
+        let mut bytes = [0; FILE_HEADER as usize];
+        let read = file.read_device_at(&mut bytes, 0).map_err(|error| Error::io("read", path, error))?;
+        let header = segment_header(self.directory, key.0, key.1, salt);
+        if FileHeader::parse(&bytes[..read], Kind::Segment, path)? == Some(header) {
+            Ok(())
+        } else if self.is_unsure(&key) {
+            header.write(file, path)
+        } else {
+            Err(Error::damaged(path, 0, "not this segment's file header"))
         }
-        Err(Error::damaged(path, 0, "not this segment's file header"))
     }
 
     /// Step 3 and 4 for the segments.
@@ -458,7 +532,13 @@ impl Recovery {
         if length < info.end_position {
             return Err(Error::damaged(&path, length, "the file is too short"));
         }
+        if self.catalog.last_segment(tp) == Some(&info) {
+            // It grows again: an index that was written when it was thought to be full would mislead.
+            let index = path.with_extension("index");
+            self.disk.remove(&index).map_err(|error| Error::io("remove", &index, error))?;
+        }
         if length > info.end_position && !self.options.has(Planted::ForgetTruncation) {
+            tracing::info!(file = %path.display(), bytes = length - info.end_position, "cut an unfinished end");
             file.set_len(info.end_position).map_err(|error| Error::io("cut", &path, error))?;
             if !touched {
                 file.sync().map_err(|error| Error::io("sync", &path, error))?;
@@ -555,6 +635,7 @@ impl Recovery {
             announced: self.snapshot_group,
             unsynced_bytes: 0,
             snapshot_time: self.snapshot_time,
+            snapshot_not_before: i64::MIN,
             shared,
             poisoned: None,
         };

@@ -82,7 +82,7 @@ impl Segment {
     pub(crate) fn save_index(&self) {
         let index = self.index.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(index) = index
-            && let Err(error) = index.save(&*self.disk, &self.index_path(), self.header)
+            && let Err(error) = index.save(&*self.disk, &self.index_path(), self.header, self.committed())
         {
             tracing::warn!(%error, "an index was not written; it will be rebuilt when it is needed");
         }
@@ -97,11 +97,21 @@ impl Segment {
             Some(file) => file,
             None => {
                 let opened = self.disk.open(&self.path, Open::Read);
-                let opened = opened.map_err(|error| Error::damaged(&self.path, 0, error.to_string()))?;
+                let opened = opened.map_err(|error| self.cannot_read(0, error))?;
                 self.file.get_or_init(|| opened)
             }
         };
-        file.read_at(buffer, position).map_err(|error| Error::damaged(&self.path, position, error.to_string()))
+        file.read_at(buffer, position).map_err(|error| self.cannot_read(position, error))
+    }
+
+    /// A missing file and a device that cannot read it are damage; that there are too many files open, say, is not.
+    fn cannot_read(&self, position: u64, error: std::io::Error) -> Error {
+        const EIO: i32 = 5;
+        if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(EIO) {
+            Error::damaged(&self.path, position, error.to_string())
+        } else {
+            Error::io("read", &self.path, error)
+        }
     }
 
     /// A position at which a batch begins, at or before the one that holds `offset`, with that batch's base offset.
@@ -110,7 +120,7 @@ impl Segment {
         let index = match &mut *index {
             Some(index) => index,
             empty => {
-                let loaded = Index::load(&*self.disk, &self.index_path(), self.header);
+                let loaded = Index::load(&*self.disk, &self.index_path(), self.header, self.committed());
                 empty.insert(loaded.map_or_else(|| self.scan(), Ok)?)
             }
         };

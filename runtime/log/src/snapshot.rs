@@ -57,11 +57,16 @@ impl Snapshot {
     }
 
     /// Reads the newest intact snapshot. A damaged one is passed over, for the one before still tells the same story.
-    pub(crate) fn newest(disk: &dyn Disk, dir: &Directory) -> Result<Option<Self>, Error> {
+    pub(crate) fn newest(disk: &dyn Disk, dir: &Directory, directory: u64) -> Result<Option<Self>, Error> {
         let mut damage = None;
         for group in Self::list(disk, dir)?.into_iter().rev() {
-            match Self::read(disk, dir, group) {
-                Ok(snapshot) => return Ok(Some(snapshot)),
+            match Self::read(disk, dir, directory, group) {
+                Ok(snapshot) => {
+                    if damage.is_some() {
+                        Self::put_aside(disk, dir, snapshot.group)?;
+                    }
+                    return Ok(Some(snapshot));
+                }
                 Err(error @ Error::Damaged { .. }) => {
                     tracing::warn!(%error, "a snapshot is damaged; trying the one before");
                     damage.get_or_insert(error);
@@ -72,7 +77,17 @@ impl Snapshot {
         damage.map_or(Ok(None), Err)
     }
 
-    fn read(disk: &dyn Disk, dir: &Directory, group: u64) -> Result<Self, Error> {
+    /// Renames the damaged snapshots behind `good`, so that they no longer count as kept.
+    fn put_aside(disk: &dyn Disk, dir: &Directory, good: u64) -> Result<(), Error> {
+        for group in Self::list(disk, dir)?.into_iter().filter(|group| *group > good) {
+            let path = dir.snapshot(group);
+            let aside = path.with_added_extension("damaged");
+            disk.rename(&path, &aside).map_err(|error| Error::io("rename", &path, error))?;
+        }
+        Ok(())
+    }
+
+    fn read(disk: &dyn Disk, dir: &Directory, directory: u64, group: u64) -> Result<Self, Error> {
         let path = dir.snapshot(group);
         let open = || {
             let file = disk.open(&path, Open::Read)?;
@@ -85,6 +100,9 @@ impl Snapshot {
         let header = FileHeader::parse(&bytes, Kind::Snapshot, &path)?.ok_or_else(|| damaged("not a file header"))?;
         let body = &bytes[FILE_HEADER as usize..];
         let frame = Frame::parse(body, header.salt, true).ok_or_else(|| damaged("wrong CRC"))?;
+        if header.directory != directory || header.first != group || frame.group != group {
+            return Err(damaged("a snapshot of another directory or group"));
+        }
         let records = &body[crate::frame::FRAME_HEADER..][..frame.record_bytes];
         let commits = decode_commits(records).map_err(|error| match error {
             crate::change::Undecodable::UnknownTag(_) => {

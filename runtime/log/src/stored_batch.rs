@@ -11,7 +11,7 @@ const VERSION: u8 = 1;
 ///  0  u32  magic "SLB1"                     32  i64  smallest timestamp
 ///  4  u32  CRC-32C of all that follows,     40  i64  largest timestamp
 ///          salted with the file's salt      48  u64  producer id, 0 for none
-///  8  u32  bytes of the stored region       56  u64  sequence number of the first event
+///  8  u32  bytes of the stored region       56  u64  sequence number of the commit's first event
 /// 12  u32  number of events                 64  u32  bytes of the region, not compressed
 /// 16  u64  base offset                      68  u8   version, 1    69  u8  compression, 0 none    70  u16  flags, 0
 /// 24  i64  append time                      72  i64  the writer's watermark, i64::MIN for none

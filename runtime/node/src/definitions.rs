@@ -1,9 +1,10 @@
 //! Reads pipeline files and the plugins they name.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sluice_config::{At, Diagnostic, Pipeline, check_together};
-use sluice_host::{Code, Error, Host, Stage};
+use sluice_host::{Code, Error, Host, MAX_WASM_BYTES, Stage};
 
 /// Reads and checks all definitions in these files and folders. A folder means the `.toml` files in it.
 ///
@@ -63,6 +64,18 @@ pub fn wasm_file(plugin: &Path) -> PathBuf {
     }
 }
 
+/// Reads a .wasm file, but not more of it than the host would take: it may be anything.
+///
+/// # Errors
+/// As the operating system says.
+pub fn read_wasm(file: &Path) -> std::io::Result<Vec<u8>> {
+    #[expect(clippy::disallowed_methods, reason = "a plugin, no part of the log")]
+    let file = std::fs::File::open(file)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_WASM_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Reads, compiles and checks the plugin of a pipeline's stage.
 ///
 /// # Errors
@@ -70,7 +83,7 @@ pub fn wasm_file(plugin: &Path) -> PathBuf {
 pub fn load_plugin(host: &Host, pipeline: &Pipeline) -> Result<Code, Diagnostic> {
     let plugin = &pipeline.stage.plugin;
     let file = wasm_file(plugin);
-    let bytes = std::fs::read(&file).map_err(|error| {
+    let bytes = read_wasm(&file).map_err(|error| {
         let message = format!("cannot read the plugin: {}: {error}", tidy(&file).display());
         let folder = if plugin.is_dir() { plugin.as_path() } else { Path::new("DIR") };
         let help = format!("a .wasm file, or a plugin's folder after `sluice plugin build {}`", tidy(folder).display());

@@ -45,6 +45,8 @@ pub enum Outcome {
     Idle,
     /// What could be dealt with was; the pipelines named stand still.
     Halted(Vec<PipelineStatus>),
+    /// Storage refuses again and again, for this reason.
+    Refused(String),
     /// Storage failed.
     Failed(Error),
     /// Whoever waits wanted to stop.
@@ -118,7 +120,7 @@ impl Node {
     /// Waits until all input has been dealt with and committed, or nothing more can be.
     pub fn wait_until_idle(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
         loop {
-            if let Some(error) = self.scheduler.failure() {
+            if let Some(error) = self.failure() {
                 return Outcome::Failed(error);
             }
             if interrupted() {
@@ -137,14 +139,31 @@ impl Node {
                 let halted: Vec<_> = pipelines.into_iter().filter(|p| p.state == PipelineState::Halted).collect();
                 return if halted.is_empty() { Outcome::Idle } else { Outcome::Halted(halted) };
             }
+            if let Some(reason) = self.refused() {
+                return Outcome::Refused(reason);
+            }
             self.scheduler.wait_for_rest(LOOK);
         }
+    }
+
+    /// Why the node must stop, if it must.
+    fn failure(&self) -> Option<Error> {
+        self.scheduler.failure().or_else(|| self.log.failure())
+    }
+
+    /// Why storage refuses, when it has refused some lane so often that waiting for it has no end.
+    fn refused(&self) -> Option<String> {
+        const REFUSALS: u32 = 3;
+        let running = self.running();
+        let mut states =
+            running.iter().flat_map(|running| &running.lanes).filter_map(|lane| self.scheduler.seen(*lane));
+        states.find(|seen| seen.state.refusals >= REFUSALS).and_then(|seen| seen.state.waits_for)
     }
 
     /// Waits until storage fails or somebody interrupts.
     pub fn wait(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
         loop {
-            if let Some(error) = self.scheduler.failure() {
+            if let Some(error) = self.failure() {
                 return Outcome::Failed(error);
             }
             if interrupted() {
@@ -154,8 +173,8 @@ impl Node {
         }
     }
 
-    /// Lets pipelines finish and commit what is in flight, and begin nothing new; false when interrupted before.
-    pub fn drain(&self, interrupted: &dyn Fn() -> bool) -> bool {
+    /// Lets pipelines finish and commit what is in flight, and begin nothing new.
+    pub fn drain(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
         self.scheduler.drain();
         loop {
             let settled = self
@@ -163,11 +182,14 @@ impl Node {
                 .iter()
                 .flat_map(|running| &running.lanes)
                 .all(|lane| self.scheduler.seen(*lane).is_none_or(|seen| seen.at_rest && seen.state.settled));
-            if settled || self.scheduler.failure().is_some() {
-                return true;
+            if let Some(error) = self.failure() {
+                return Outcome::Failed(error);
+            }
+            if settled {
+                return Outcome::Idle;
             }
             if interrupted() {
-                return false;
+                return Outcome::Interrupted;
             }
             self.scheduler.wait_for_rest(LOOK);
         }
@@ -190,16 +212,16 @@ impl Node {
     }
 
     fn pipeline(&self, running: &Running) -> Option<PipelineStatus> {
-        let mut status = pipeline_of(&self.log, &running.name)?;
+        let mut status = pipeline_of(&self.log, &running.name, Some(running.source.id))?;
         let mut waiting = false;
-        for (partition, lane) in status.partitions.iter_mut().zip(&running.lanes) {
-            let Some(seen) = self.scheduler.seen(*lane) else { continue };
+        for partition in &mut status.partitions {
+            let lane = running.lanes.get(partition.partition as usize);
+            let Some(seen) = lane.and_then(|lane| self.scheduler.seen(*lane)) else { continue };
             partition.halted = seen.state.halt.map(|halt| Halted { offset: halt.offset, reason: halt.reason });
             partition.waits_for = seen.state.waits_for;
             status.failed_calls += seen.state.failed_calls;
             waiting |= partition.waits_for.is_some();
         }
-        debug_assert_eq!(running.lanes.len(), running.source.partitions as usize);
         status.state = match () {
             () if status.partitions.iter().any(|partition| partition.halted.is_some()) => PipelineState::Halted,
             () if waiting => PipelineState::Waiting,
@@ -253,12 +275,13 @@ pub fn check(pipelines: &[Pipeline], existing: &dyn Fn(&str) -> Option<u32>) -> 
 
 /// How the pipelines of a log stand that no node runs.
 pub fn status_of(log: &Log) -> Status {
-    let pipelines = log.pipelines().iter().filter_map(|pipeline| pipeline_of(log, &pipeline.name)).collect();
+    let pipelines = log.pipelines().iter().filter_map(|pipeline| pipeline_of(log, &pipeline.name, None)).collect();
     let damaged = log.report().damaged.iter().map(|file| file.display().to_string()).collect();
     Status { pid: None, pipelines, damaged }
 }
 
-fn pipeline_of(log: &Log, name: &str) -> Option<PipelineStatus> {
+/// How a pipeline's cursors stand: those on its source, or all it ever had.
+fn pipeline_of(log: &Log, name: &str, source: Option<u32>) -> Option<PipelineStatus> {
     let info = log.pipeline(name)?;
     let topics = log.topics();
     let mut status = PipelineStatus {
@@ -272,7 +295,7 @@ fn pipeline_of(log: &Log, name: &str) -> Option<PipelineStatus> {
         failed_calls: 0,
         partitions: Vec::new(),
     };
-    for (tp, cursor) in info.cursors {
+    for (tp, cursor) in info.cursors.into_iter().filter(|(tp, _)| source.is_none_or(|source| source == tp.topic)) {
         let topic = topics.iter().find(|topic| topic.id == tp.topic)?;
         let high_watermark = log.partition(topic, tp.partition).ok()?.high_watermark();
         let lag = high_watermark.saturating_sub(cursor.next);

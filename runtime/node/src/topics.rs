@@ -111,7 +111,8 @@ pub fn produce(log: &Log, production: Production<'_>, done: Done) -> Result<(), 
     let appends = (0..).zip(batches).filter(|(_, batch)| !batch.is_empty());
     let to = |partition| TopicPartition { topic: topic.id, partition };
     let appends = appends.map(|(partition, batch)| Append { to: to(partition), batch }).collect();
-    let sequence = production.sequence.map(|(producer, first)| Sequence { producer: producer.to_owned(), first });
+    let numbered = |(producer, first): (&str, u64)| Sequence { producer: producer.to_owned(), topic: topic.id, first };
+    let sequence = production.sequence.map(numbered);
     log.submit(Commit { appends, sequence, ..Commit::default() }, done);
     Ok(())
 }

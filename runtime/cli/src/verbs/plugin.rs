@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use sluice_env::SystemClock;
 use sluice_host::{Code, Host};
-use sluice_node::definitions::wasm_file;
+use sluice_node::definitions::{read_wasm, wasm_file};
 
 use crate::args::{Global, Plugin};
 use crate::exit::Failure;
+use crate::show;
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -17,32 +18,35 @@ pub(crate) fn plugin(global: &Global, verb: &Plugin) -> Result<ExitCode, Failure
     match verb {
         Plugin::Build { dir } => {
             let file = build(dir)?;
-            show(global, &file)
+            inspect(global, &file)
         }
-        Plugin::Inspect { plugin } => show(global, &wasm_file(plugin)),
+        Plugin::Inspect { plugin } => inspect(global, &wasm_file(plugin)),
     }
 }
 
-fn show(global: &Global, file: &Path) -> Result<ExitCode, Failure> {
-    let bytes = std::fs::read(file).map_err(|error| {
+fn inspect(global: &Global, file: &Path) -> Result<ExitCode, Failure> {
+    let bytes = read_wasm(file).map_err(|error| {
         let failure = Failure::usage(format!("cannot read {}: {error}", file.display()));
         failure.help("name a .wasm file, or a plugin's folder after `sluice plugin build DIR`")
     })?;
     let host = Host::new(None, Arc::new(SystemClock)).map_err(|error| Failure::failed(error.to_string()))?;
     let code = host.load(&bytes).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
-    if global.json {
-        println!("{}", to_json(file, &code));
-        return Ok(ExitCode::SUCCESS);
-    }
-    let names = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-    println!("{}", file.display());
-    println!("  kind     component, {} bytes", code.size);
-    println!("  world    {}", code.world);
-    println!("  exports  {}", names(code.exports()));
-    println!("  imports  {}", names(code.imports()));
-    println!("  needs    nothing to be granted");
-    println!("  sha-256  {}", code.digest);
+    show::answer(global, &to_json(file, &code), || describe(file, &code))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn describe(file: &Path, code: &Code) -> String {
+    let names = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+    let rows = [
+        ("kind", format!("component, {} bytes", code.size)),
+        ("world", code.world.to_string()),
+        ("exports", names(code.exports())),
+        ("imports", names(code.imports())),
+        ("needs", "nothing to be granted".to_owned()),
+        ("sha-256", code.digest.to_string()),
+    ];
+    let lines: String = rows.iter().map(|(name, value)| format!("  {name:<8} {value}\n")).collect();
+    format!("{}\n{lines}", file.display())
 }
 
 fn to_json(file: &Path, code: &Code) -> serde_json::Value {

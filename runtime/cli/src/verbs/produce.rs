@@ -14,6 +14,7 @@ use crate::access::Access;
 use crate::args::{Global, Produce};
 use crate::exit::Failure;
 use crate::lines::LineFormat;
+use crate::show;
 
 /// A request takes no further lines beyond this.
 const BATCH_BYTES: usize = 1 << 20;
@@ -33,22 +34,24 @@ pub(crate) fn produce(global: &Global, verb: &Produce) -> Result<ExitCode, Failu
         }
         None => (Box::new(std::io::stdin()), 0),
     };
-    let skip = verb.producer_id.as_deref().map_or(Ok(0), |producer| access.next_sequence(producer))?;
+    let skip = verb.producer_id.as_deref().map_or(Ok(0), |producer| access.next_sequence(&verb.topic, producer))?;
     let bar = progress(length);
     let mut sender = Sender { access, verb, batch: Batch::default(), line: 0, sent: 0, first: skip, bar };
     let result = sender.send_all(BufReader::with_capacity(1 << 20, input), skip);
     sender.bar.finish_and_clear();
     let (appended, skipped) = (sender.sent, skip.min(sender.line));
     match result {
-        Ok(()) if global.json => println!("{}", serde_json::json!({ "appended": appended, "skipped": skipped })),
-        Ok(()) if skipped > 0 => println!("{appended} events appended to {}, {skipped} were there before", verb.topic),
-        Ok(()) => println!("{appended} events appended to {}", verb.topic),
+        Ok(()) => {
+            let before = if skipped > 0 { format!(", {skipped} were there before") } else { String::new() };
+            let told = serde_json::json!({ "appended": appended, "skipped": skipped });
+            show::answer(global, &told, || format!("{appended} events appended to {}{before}\n", verb.topic))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Err(failure) => {
             eprintln!("{appended} events were appended before this:");
-            return Err(failure);
+            Err(failure)
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn progress(length: u64) -> ProgressBar {
@@ -73,7 +76,7 @@ struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    fn send_all(&mut self, mut input: impl BufRead, skip: u64) -> Result<(), Failure> {
+    fn send_all(&mut self, mut input: BufReader<Box<dyn Read>>, skip: u64) -> Result<(), Failure> {
         let format = LineFormat {
             key: self.verb.key.as_deref(),
             timestamp: self.verb.timestamp.as_deref(),
@@ -83,6 +86,10 @@ impl Sender<'_> {
         let (started, mut line) = (Instant::now(), Vec::new());
         loop {
             line.clear();
+            if input.buffer().is_empty() && self.verb.rate.is_none() {
+                // The next line may be long in coming: those that are here should not wait for it.
+                self.send()?;
+            }
             // Bounded, for a line may be anything; one byte more tells that it is too long.
             let read = (&mut input).take(MAX_EVENT_BYTES as u64 + 2).read_until(b'\n', &mut line)?;
             if read == 0 {

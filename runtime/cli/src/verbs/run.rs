@@ -5,20 +5,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use sluice_log::Error;
 use sluice_node::{Node, NodeOptions, Outcome, PipelineStatus, definitions};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::access::patiently;
 use crate::args::{Global, Run};
 use crate::exit::Failure;
+use crate::show;
 
 pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
-    raise_file_limit();
     let pipelines = definitions::read(&verb.paths).map_err(Failure::refused)?;
-    let node = Arc::new(Node::open(&NodeOptions { data: global.data.clone(), durability: verb.durability })?);
+    if sluice_api::is_answering(&global.data) {
+        return Err(Error::InUse(global.data.clone()).into());
+    }
+    if !global.data.exists() {
+        // What is refused must leave nothing behind: a first start looks before the directory is made.
+        sluice_node::check(&pipelines, &|_| None)?;
+    }
+    let options = NodeOptions { data: global.data.clone(), durability: verb.durability };
+    let node = Arc::new(patiently(|| Ok(Node::open(&options)?))?);
     let report = node.log().report();
     if report.cut_bytes > 0 || !report.damaged.is_empty() {
         tracing::info!(cut_bytes = report.cut_bytes, damaged = report.damaged.len(), "recovered after an unclean stop");
     }
+    node.start(&pipelines)?;
     let listener = sluice_api::bind(&global.data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let signals = Arc::new(AtomicU32::new(0));
@@ -28,7 +39,6 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     let server = runtime.spawn(sluice_api::serve(node.clone(), listener, async {
         let _ = ended.await;
     }));
-    node.start(&pipelines)?;
     for pipeline in &pipelines {
         let sinks: Vec<_> = pipeline.sinks.iter().map(|sink| sink.topic.as_str()).collect();
         tracing::info!(pipeline = pipeline.name, source = pipeline.source, sinks = sinks.join(", "), "runs");
@@ -41,14 +51,20 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
         if verb.until_idle { node.wait_until_idle(&|| first(&signals)) } else { node.wait(&|| first(&signals)) };
     let result = match outcome {
         Outcome::Failed(error) => Err(Failure::from(error)),
+        Outcome::Refused(reason) => Err(Failure::storage(reason)
+            .help("free some space and run again: it goes on where it stopped; nothing committed is lost")),
         Outcome::Halted(halted) => Err(halted_failure(&halted)),
         Outcome::Idle => Ok(()),
         Outcome::Interrupted => {
             tracing::info!("draining: what is in flight is finished and committed; a second signal stops at once");
-            if node.drain(&|| second(&signals)) {
-                Ok(())
-            } else {
-                Err(Failure::failed("stopped before it was drained"))
+            match node.drain(&|| second(&signals)) {
+                Outcome::Interrupted => {
+                    // Threads may be in the middle of guest calls: nothing of these is committed, so nothing is lost.
+                    eprintln!("error: stopped before it was drained");
+                    std::process::exit(1);
+                }
+                Outcome::Failed(error) => Err(Failure::from(error)),
+                _ => Ok(()),
             }
         }
     };
@@ -57,7 +73,8 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
         let events = total_read(&status.pipelines) - before;
         let seconds = started.elapsed().as_secs_f64();
         if global.json {
-            println!("{}", serde_json::json!({ "read": events, "seconds": seconds, "status": status }));
+            let told = serde_json::json!({ "read": events, "seconds": seconds, "status": status });
+            show::print(&format!("{told}\n"))?;
         } else {
             tracing::info!(events, seconds = format!("{seconds:.2}"), "done");
         }
@@ -95,12 +112,4 @@ fn halted_failure(halted: &[PipelineStatus]) -> Failure {
     });
     Failure::failed(lines.collect::<Vec<_>>().join("\nerror: "))
         .help("everything before it is committed; mend the plugin, build it and run again: it goes on from there")
-}
-
-/// A node with many partitions has many files open.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // Refused means that it stays as it is, and a file too many says so by itself.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

@@ -11,10 +11,7 @@ use crate::show;
 
 pub(crate) fn status(global: &Global) -> Result<ExitCode, Failure> {
     let status = Access::open_existing(global)?.status()?;
-    match global.json {
-        true => println!("{}", serde_json::json!(status)),
-        false => print!("{}", render(&status)),
-    }
+    show::answer(global, &status, || render(&status))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,24 +13,15 @@ pub(crate) fn topic(global: &Global, verb: &Topic) -> Result<ExitCode, Failure> 
     match verb {
         Topic::Create { name, partitions } => {
             let made = Access::open(global)?.create(name, *partitions)?;
-            match global.json {
-                true => println!("{}", serde_json::json!(made)),
-                false => println!("topic {name} made: id {}, {partitions} partitions", made.id),
-            }
+            show::answer(global, &made, || format!("topic {name} made: id {}, {partitions} partitions\n", made.id))?;
         }
         Topic::List => {
             let topics = Access::open_existing(global)?.topics()?;
-            match global.json {
-                true => println!("{}", serde_json::json!(topics)),
-                false => print!("{}", list(&topics)),
-            }
+            show::answer(global, &topics, || list(&topics))?;
         }
         Topic::Describe { name } => {
             let topic = Access::open_existing(global)?.describe(name)?;
-            match global.json {
-                true => println!("{}", serde_json::json!(topic)),
-                false => print!("{}", describe(&topic)),
-            }
+            show::answer(global, &topic, || describe(&topic))?;
         }
     }
     Ok(ExitCode::SUCCESS)
