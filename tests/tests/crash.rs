@@ -48,9 +48,14 @@ impl Rng {
     }
 }
 
-/// Sends the lines over and over under one producer's name until all are appended, whatever dies meanwhile.
-fn produce(workspace: &Workspace, sender: &Mutex<Option<Child>>, done: &AtomicBool, fast: &AtomicBool) {
+/// Sends the lines over and over under one producer's name until all are appended, whatever dies meanwhile. It starts anew
+/// only while a node is up, for without one it would open the directory itself.
+fn produce(workspace: &Workspace, sender: &Mutex<Option<Child>>, flags: &Flags) {
+    let Flags { done, fast, up } = flags;
     while !done.load(Ordering::SeqCst) {
+        while !up.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
         let mut arguments = vec!["produce", "in", "lines", "--key", "k", "--producer-id", "loader"];
         if !fast.load(Ordering::SeqCst) {
             arguments.extend(["--rate", "6000/s"]);
@@ -70,6 +75,17 @@ fn produce(workspace: &Workspace, sender: &Mutex<Option<Child>>, done: &AtomicBo
             std::thread::yield_now();
         }
     }
+}
+
+/// What the producing thread is told, and tells.
+#[derive(Default)]
+struct Flags {
+    /// Everything is appended.
+    done: AtomicBool,
+    /// No pace any more.
+    fast: AtomicBool,
+    /// A node is running.
+    up: AtomicBool,
 }
 
 /// Starts the node; a producer that has opened the directory by itself meanwhile is killed as well.
@@ -118,11 +134,12 @@ fn killed_at_random_moments_each_input_has_its_result_once() {
     workspace.write("lines", lines.join("\n") + "\n");
 
     let sender: Arc<Mutex<Option<Child>>> = Arc::default();
-    let (done, fast) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(kills > 40)));
+    let flags = Arc::new(Flags::default());
     let mut node = start(&workspace, &sender);
+    flags.up.store(true, Ordering::SeqCst);
     let producer = {
-        let (workspace, sender, done, fast) = (workspace.clone(), sender.clone(), done.clone(), fast.clone());
-        std::thread::spawn(move || produce(&workspace, &sender, &done, &fast))
+        let (workspace, sender, flags) = (workspace.clone(), sender.clone(), flags.clone());
+        std::thread::spawn(move || produce(&workspace, &sender, &flags))
     };
     let mut early = Vec::new();
     for _ in 0..kills {
@@ -135,11 +152,13 @@ fn killed_at_random_moments_each_input_has_its_result_once() {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
         }
+        flags.up.store(false, Ordering::SeqCst);
         kill(&mut node);
         early.extend(events);
         node = start(&workspace, &sender);
+        flags.up.store(true, Ordering::SeqCst);
     }
-    fast.store(true, Ordering::SeqCst);
+    flags.fast.store(true, Ordering::SeqCst);
     producer.join().unwrap();
     kill(&mut node);
     workspace.sluice(&["run", "--until-idle"]).ok();

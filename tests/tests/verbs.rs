@@ -1,4 +1,5 @@
 //! Every verb, beside a running node and without one, with right input and with wrong.
+#![allow(clippy::unwrap_used, reason = "a test, in functions of its own too")]
 
 use std::io::{Seek, SeekFrom, Write};
 use std::process::Stdio;
@@ -274,7 +275,8 @@ fn plugins_are_inspected() {
 /// The text of the n-th block of this language in the README.
 fn readme_block(language: &str, n: usize) -> String {
     let readme = std::fs::read_to_string(project().join("README.md")).unwrap();
-    let blocks = readme.split(&format!("```{language}\n")).skip(1);
+    let fence = format!("```{language}\n");
+    let blocks = readme.split(fence.as_str()).skip(1);
     blocks.map(|rest| rest.split("```").next().unwrap().to_owned()).nth(n).unwrap()
 }
 
