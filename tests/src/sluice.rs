@@ -130,7 +130,8 @@ impl Workspace {
             if child.try_wait().expect("a child").is_some() {
                 return Err(child.wait_with_output().expect("its output").into());
             }
-            if self.path(".sluice/sock").exists() {
+            // Without a node that answers, the verb would open the directory itself, in the node's way.
+            if std::os::unix::net::UnixStream::connect(self.path(".sluice/sock")).is_ok() {
                 let status = self.sluice(&["status", "--json"]);
                 let status: Value = serde_json::from_str(&status.stdout).unwrap_or_default();
                 if status["pid"] == child.id() && status["pipelines"][0]["state"] != "stopped" {

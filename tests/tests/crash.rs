@@ -124,13 +124,15 @@ fn follow(workspace: &Workspace) -> Receiver<Seen> {
 
 #[test]
 fn killed_at_random_moments_each_input_has_its_result_once() {
-    let kills = std::env::var("SLUICE_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
+    let kills: u32 = std::env::var("SLUICE_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
     println!("seed {seed}, {kills} kills");
     let mut rng = Rng(seed);
     let workspace = Arc::new(Workspace::new());
     workspace.write("pipelines/through.toml", PIPELINE);
-    let lines: Vec<String> = (0..60_000).map(|n| format!(r#"{{"n":{n},"k":"key-{}"}}"#, n * 7919 % 101)).collect();
+    // Enough to last at the pace of the producer: a node that has nothing to do is easily killed.
+    let lines: Vec<String> =
+        (0..u64::from(kills) * 2400).map(|n| format!(r#"{{"n":{n},"k":"key-{}"}}"#, n * 7919 % 101)).collect();
     workspace.write("lines", lines.join("\n") + "\n");
 
     let sender: Arc<Mutex<Option<Child>>> = Arc::default();

@@ -103,7 +103,10 @@ fn verbs_say_the_same_beside_a_node_and_without_one() {
 #[test]
 fn a_consumed_event_tells_all_about_itself() {
     let workspace = with_flight();
-    workspace.sluice(&["run", "--until-idle"]).ok();
+    for read in [1, 0] {
+        let told = workspace.sluice(&["run", "--until-idle", "--json"]).ok();
+        assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["read"], read);
+    }
     let event = &workspace.events("late")[0];
     assert_eq!(event["key"], "DTW");
     assert_eq!(event["value"], r#"{"route":["DTW","LAS"],"minutes":66}"#);

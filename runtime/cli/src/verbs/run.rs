@@ -29,6 +29,8 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     if report.cut_bytes > 0 || !report.damaged.is_empty() {
         tracing::info!(cut_bytes = report.cut_bytes, damaged = report.damaged.len(), "recovered after an unclean stop");
     }
+    let before = total_read(&node.status().pipelines);
+    let started = Instant::now();
     node.start(&pipelines)?;
     let listener = sluice_api::bind(&global.data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -43,8 +45,6 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
         let sinks: Vec<_> = pipeline.sinks.iter().map(|sink| sink.topic.as_str()).collect();
         tracing::info!(pipeline = pipeline.name, source = pipeline.source, sinks = sinks.join(", "), "runs");
     }
-    let started = Instant::now();
-    let before = total_read(&node.status().pipelines);
     let asked_to_stop = |times| move |signals: &AtomicU32| signals.load(Ordering::SeqCst) >= times;
     let (first, second) = (asked_to_stop(1), asked_to_stop(2));
     let outcome =
@@ -70,7 +70,7 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     };
     let status = node.status();
     if verb.until_idle || result.is_ok() {
-        let events = total_read(&status.pipelines) - before;
+        let events = total_read(&status.pipelines).saturating_sub(before);
         let seconds = started.elapsed().as_secs_f64();
         if global.json {
             let told = serde_json::json!({ "read": events, "seconds": seconds, "status": status });
