@@ -33,28 +33,21 @@ impl Batch {
         Ok(())
     }
 
+    /// Copies an event as it is.
+    #[inline]
+    pub fn push_event(&mut self, event: &Event<'_>) {
+        self.bytes.extend_from_slice(event.bytes());
+        self.count_in(event.timestamp());
+    }
+
     /// Copies an event that a guest wrote, with its true origin in place of the guest's. The event must have an origin.
     #[inline]
     pub fn push_output(&mut self, event: &Event<'_>, origin: Origin) {
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(event.bytes());
+        self.push_event(event);
         if event.origin().is_some() {
             self.bytes[start + FIXED..start + FIXED + ORIGIN].copy_from_slice(&origin.to_bytes());
         }
-        self.count_in(event.timestamp());
-    }
-
-    /// Copies a whole region whose events have been checked.
-    ///
-    /// # Errors
-    /// When an event of it is malformed; the batch is as before.
-    pub fn push_region(&mut self, region: Region<'_>) -> Result<(), crate::Malformed> {
-        region.check()?;
-        for event in region.events() {
-            self.count_in(event?.timestamp());
-        }
-        self.bytes.extend_from_slice(region.bytes());
-        Ok(())
     }
 
     #[inline]

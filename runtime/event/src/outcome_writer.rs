@@ -85,11 +85,6 @@ impl OutcomeWriter {
         self.failure_count = mark.failure_count;
     }
 
-    /// Whether any event failed.
-    pub fn has_failures(&self) -> bool {
-        self.failure_count > 0
-    }
-
     /// The index that outputs use for the sink of this name; `None` is the pipeline's default sink.
     pub fn sink(&mut self, name: Option<&str>) -> u32 {
         let Some(name) = name else { return 0 };

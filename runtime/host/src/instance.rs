@@ -214,7 +214,9 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
         let bytes = cell.as_le_slice(&*store);
         bytes.try_into().ok().map(u32::from_le_bytes)
     });
-    let over_fuel = format!("{:#}", error.root_cause()).contains("fuel allocated for hostcalls");
+    // Wasmtime has no type for this one.
+    let text = format!("{:#}", error.root_cause());
+    let over_fuel = text.contains("fuel allocated for hostcalls");
     let (kind, mut message) = match (error.downcast_ref::<Trap>(), error.downcast_ref::<OverLimit>()) {
         (Some(Trap::Interrupt), _) => {
             let timeout = humantime(limits.call_timeout);
@@ -223,12 +225,14 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
         (_, Some(over)) => (CallErrorKind::Limit, over.to_string()),
         (Some(Trap::StackOverflow), _) => (CallErrorKind::Limit, "the call stack is exhausted (512 KiB)".to_owned()),
         (Some(trap), _) => (CallErrorKind::Trap, panic.clone().unwrap_or_else(|| trap.to_string())),
-        (None, None) => {
-            let text = format!("{:#}", error.root_cause());
-            let limit =
-                format!("more than {} bytes handed over in one call; see `limits.output-bytes`", limits.output_bytes);
-            if over_fuel { (CallErrorKind::Limit, limit) } else { (CallErrorKind::Trap, text) }
+        (None, None) if over_fuel => {
+            let limit = limits.output_bytes;
+            (
+                CallErrorKind::Limit,
+                format!("more than {limit} bytes handed over in one call; see `limits.output-bytes`"),
+            )
         }
+        (None, None) => (CallErrorKind::Trap, text),
     };
     if let (Some(panic), true) = (&panic, kind != CallErrorKind::Trap) {
         message = format!("{message} (after: {panic})");

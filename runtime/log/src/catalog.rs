@@ -109,6 +109,10 @@ impl Catalog {
         self.segments.get(&tp)?.last()
     }
 
+    pub(crate) fn segment(&self, tp: TopicPartition, base_offset: u64) -> Option<&SegmentInfo> {
+        self.segments.get(&tp)?.iter().find(|segment| segment.base_offset == base_offset)
+    }
+
     fn set_cursor(&mut self, pipeline: u32, tp: TopicPartition, cursor: Cursor) -> Result<Undo, Misfit> {
         let pipeline_info = self.pipelines.get_mut(&pipeline).ok_or(Misfit("a cursor of an unknown pipeline"))?;
         Ok(Undo::Cursor(pipeline, tp, pipeline_info.cursors.insert(tp, cursor)))
@@ -203,8 +207,12 @@ impl Catalog {
             .ok_or(Misfit("a partition without segments"))
     }
 
-    /// Takes a change back; changes are taken back in the reverse of their order.
-    pub(crate) fn undo(&mut self, undo: Undo) {
+    /// Takes changes back that were made in this order.
+    pub(crate) fn undo_all(&mut self, undos: Vec<Undo>) {
+        undos.into_iter().rev().for_each(|undo| self.undo(undo));
+    }
+
+    fn undo(&mut self, undo: Undo) {
         match undo {
             Undo::Topic(id) => drop(self.topics.remove(&id)),
             Undo::Segment(tp) => drop(self.segments.get_mut(&tp).and_then(Vec::pop)),

@@ -117,9 +117,7 @@ impl Committer {
         let written = self.write_group(&good().collect::<Vec<_>>(), seq_before + 1, now);
         if let Err(error) = written {
             let undo = planned.iter_mut().flatten().flat_map(|planned| std::mem::take(&mut planned.undo));
-            for undo in undo.collect::<Vec<_>>().into_iter().rev() {
-                self.catalog.undo(undo);
-            }
+            self.catalog.undo_all(undo.collect());
             self.seq = seq_before;
             return planned.into_iter().map(|planned| planned.and(Err(error.clone()))).collect();
         }
@@ -143,9 +141,7 @@ impl Committer {
                 Ok(planned)
             }
             Err(error) => {
-                for undo in planned.undo.into_iter().rev() {
-                    self.catalog.undo(undo);
-                }
+                self.catalog.undo_all(planned.undo);
                 Err(error)
             }
         }
@@ -289,44 +285,43 @@ impl Committer {
         }
         for ((tp, base_offset), row) in rows {
             let position = row[0].position;
-            let current = self.writers.get(&tp).filter(|writer| writer.segment.base_offset == base_offset);
-            let (file, path) = match current {
+            let writer = match self.existing_writer(tp, base_offset)? {
                 Some(writer) => {
                     written.grown.push((writer.clone(), position));
-                    (writer.file.clone(), writer.segment.path.clone())
+                    writer
                 }
-                None => match self.existing_segment(tp, base_offset) {
-                    Some(segment) => {
-                        let writer = Self::open_writer(&*self.disk, segment)?;
-                        self.writers.insert(tp, writer.clone());
-                        written.grown.push((writer.clone(), position));
-                        (writer.file, writer.segment.path.clone())
-                    }
-                    None => {
-                        let writer = self.create_segment(tp, base_offset)?;
-                        let at = (writer.file.clone(), writer.segment.path.clone());
-                        written.created.push((tp, writer));
-                        at
-                    }
-                },
+                None => {
+                    let writer = self.create_segment(tp, base_offset)?;
+                    written.created.push((tp, writer.clone()));
+                    writer
+                }
             };
             let parts: Vec<_> = row
                 .iter()
                 .flat_map(|batch| [IoSlice::new(&batch.header_bytes), IoSlice::new(batch.append.batch.bytes())])
                 .collect();
-            file.write_at(&parts, position).map_err(|error| Error::io("write", &path, error))?;
+            let result = writer.file.write_at(&parts, position);
+            result.map_err(|error| Error::io("write", &writer.segment.path, error))?;
         }
         Ok(())
     }
 
-    /// A segment that was there before this start.
-    fn existing_segment(&self, tp: TopicPartition, base_offset: u64) -> Option<Arc<Segment>> {
-        self.shared.partition(tp)?.last_segment().filter(|segment| segment.base_offset == base_offset)
+    /// The writer of a segment that is there, opened when it was made before this start.
+    fn existing_writer(&mut self, tp: TopicPartition, base_offset: u64) -> Result<Option<Writer>, Error> {
+        if let Some(writer) = self.writers.get(&tp).filter(|writer| writer.segment.base_offset == base_offset) {
+            return Ok(Some(writer.clone()));
+        }
+        let last = self.shared.partition(tp).and_then(|partition| partition.last_segment());
+        let Some(segment) = last.filter(|segment| segment.base_offset == base_offset) else { return Ok(None) };
+        let file = self.disk.open(&segment.path, Open::Write);
+        let file = file.map_err(|error| Error::io("open", &segment.path, error))?;
+        let writer = Writer { file, segment };
+        self.writers.insert(tp, writer.clone());
+        Ok(Some(writer))
     }
 
     fn create_segment(&mut self, tp: TopicPartition, base_offset: u64) -> Result<Writer, Error> {
-        let infos = self.catalog.segments.get(&tp).into_iter().flatten();
-        let info = infos.copied().find(|info| info.base_offset == base_offset);
+        let info = self.catalog.segment(tp, base_offset).copied();
         let info = info.ok_or_else(|| Error::Invalid("a segment was not planned".into()))?;
         let path = self.dir.segment(tp, base_offset);
         let file = create_file(&*self.disk, &path, self.directory, tp, base_offset, info.salt)?;
@@ -504,10 +499,5 @@ impl Committer {
             remove(self.dir.snapshot(*group))?;
         }
         Ok(())
-    }
-
-    fn open_writer(disk: &dyn Disk, segment: Arc<Segment>) -> Result<Writer, Error> {
-        let file = disk.open(&segment.path, Open::Write).map_err(|error| Error::io("open", &segment.path, error))?;
-        Ok(Writer { file, segment })
     }
 }

@@ -12,7 +12,7 @@ use sluice_log::{Commit, Durability, Error, Log, NewTopic, Options};
 
 use crate::definitions;
 use crate::lanes::{self, Running};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, Seen};
 use crate::status::{Halted, LaneStatus, PipelineState, PipelineStatus, Status};
 
 /// How a node is opened.
@@ -119,80 +119,67 @@ impl Node {
 
     /// Waits until all input has been dealt with and committed, or nothing more can be.
     pub fn wait_until_idle(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
-        loop {
-            if let Some(error) = self.failure() {
-                return Outcome::Failed(error);
-            }
-            if interrupted() {
-                return Outcome::Interrupted;
-            }
-            // One pipeline's output is another's input: nothing may have been committed while it was looked.
-            let seq = self.log.last_seq();
-            let pipelines = self.pipelines();
-            let at_rest = self
-                .running()
-                .iter()
-                .flat_map(|running| &running.lanes)
-                .all(|lane| self.scheduler.seen(*lane).is_none_or(|seen| seen.at_rest && seen.state.settled));
-            let done = |lane: &LaneStatus| lane.halted.is_some() || lane.lag == 0;
-            if at_rest && pipelines.iter().flat_map(|p| &p.partitions).all(done) && self.log.last_seq() == seq {
-                let halted: Vec<_> = pipelines.into_iter().filter(|p| p.state == PipelineState::Halted).collect();
-                return if halted.is_empty() { Outcome::Idle } else { Outcome::Halted(halted) };
-            }
-            if let Some(reason) = self.refused() {
-                return Outcome::Refused(reason);
-            }
-            self.scheduler.wait_for_rest(LOOK);
-        }
-    }
-
-    /// Why the node must stop, if it must.
-    fn failure(&self) -> Option<Error> {
-        self.scheduler.failure().or_else(|| self.log.failure())
-    }
-
-    /// Why storage refuses, when it has refused some lane so often that waiting for it has no end.
-    fn refused(&self) -> Option<String> {
-        const REFUSALS: u32 = 3;
-        let running = self.running();
-        let mut states =
-            running.iter().flat_map(|running| &running.lanes).filter_map(|lane| self.scheduler.seen(*lane));
-        states.find(|seen| seen.state.refusals >= REFUSALS).and_then(|seen| seen.state.waits_for)
+        self.wait_for(interrupted, || self.idle().or_else(|| self.refused()))
     }
 
     /// Waits until storage fails or somebody interrupts.
     pub fn wait(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
-        loop {
-            if let Some(error) = self.failure() {
-                return Outcome::Failed(error);
-            }
-            if interrupted() {
-                return Outcome::Interrupted;
-            }
-            self.scheduler.wait_for_rest(LOOK);
-        }
+        self.wait_for(interrupted, || None)
     }
 
     /// Lets pipelines finish and commit what is in flight, and begin nothing new.
     pub fn drain(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
         self.scheduler.drain();
+        self.wait_for(interrupted, || self.is_at_rest().then_some(Outcome::Idle))
+    }
+
+    /// Looks again whenever a lane has come to rest, until there is an outcome.
+    fn wait_for(&self, interrupted: &dyn Fn() -> bool, outcome: impl Fn() -> Option<Outcome>) -> Outcome {
         loop {
-            let settled = self
-                .running()
-                .iter()
-                .flat_map(|running| &running.lanes)
-                .all(|lane| self.scheduler.seen(*lane).is_none_or(|seen| seen.at_rest && seen.state.settled));
-            if let Some(error) = self.failure() {
+            if let Some(error) = self.scheduler.failure().or_else(|| self.log.failure()) {
                 return Outcome::Failed(error);
             }
-            if settled {
-                return Outcome::Idle;
+            if let Some(outcome) = outcome() {
+                return outcome;
             }
             if interrupted() {
                 return Outcome::Interrupted;
             }
             self.scheduler.wait_for_rest(LOOK);
         }
+    }
+
+    /// How each lane was when it last came off its thread.
+    fn seen(&self) -> Vec<Seen> {
+        let running = self.running();
+        let lanes = running.iter().flat_map(|running| &running.lanes);
+        lanes.filter_map(|lane| self.scheduler.seen(*lane)).collect()
+    }
+
+    /// Whether no lane is on a thread, and none has an attempt in flight.
+    fn is_at_rest(&self) -> bool {
+        self.seen().iter().all(|seen| seen.at_rest && seen.state.settled)
+    }
+
+    /// Whether all that can be dealt with has been, and what stands still.
+    fn idle(&self) -> Option<Outcome> {
+        // One pipeline's output is another's input: nothing may have been committed while it was looked.
+        let seq = self.log.last_seq();
+        let pipelines = self.pipelines();
+        let done = |lane: &LaneStatus| lane.halted.is_some() || lane.lag == 0;
+        let all_done = self.is_at_rest() && pipelines.iter().flat_map(|p| &p.partitions).all(done);
+        if !all_done || self.log.last_seq() != seq {
+            return None;
+        }
+        let halted: Vec<_> = pipelines.into_iter().filter(|p| p.state == PipelineState::Halted).collect();
+        Some(if halted.is_empty() { Outcome::Idle } else { Outcome::Halted(halted) })
+    }
+
+    /// Why storage refuses, when it has refused some lane so often that waiting for it has no end.
+    fn refused(&self) -> Option<Outcome> {
+        const REFUSALS: u32 = 3;
+        let refused = self.seen().into_iter().find(|seen| seen.state.refusals >= REFUSALS)?;
+        refused.state.waits_for.map(Outcome::Refused)
     }
 
     /// How the node stands.

@@ -104,9 +104,7 @@ pub fn produce(log: &Log, production: Production<'_>, done: Done) -> Result<(), 
         let in_turn = (turn % u64::from(topic.partitions)) as u32;
         let by_key = || PartitionBy::Key.partition(event.key(), in_turn, 0, 0, topic.partitions);
         let partition = production.partition.unwrap_or_else(by_key);
-        let one = Region::new(event.bytes(), 1);
-        let pushed = batches[partition as usize].push_region(one);
-        pushed.map_err(|malformed| Error::Invalid(format!("malformed events: {malformed}")))?;
+        batches[partition as usize].push_event(&event);
     }
     let appends = (0..).zip(batches).filter(|(_, batch)| !batch.is_empty());
     let to = |partition| TopicPartition { topic: topic.id, partition };

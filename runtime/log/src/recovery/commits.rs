@@ -152,7 +152,7 @@ impl Recovery {
             }
             let sure = placed.frame.whole || durable;
             if !sure && !self.are_there(&batches)? {
-                undo.into_iter().rev().for_each(|undo| self.catalog.undo(undo));
+                self.catalog.undo_all(undo);
                 break;
             }
             self.group = placed.frame.group;

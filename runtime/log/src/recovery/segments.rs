@@ -39,8 +39,7 @@ impl Recovery {
     }
 
     pub(super) fn salt(&self, tp: TopicPartition, base_offset: u64) -> Option<u32> {
-        let segments = self.catalog.segments.get(&tp)?;
-        Some(segments.iter().find(|segment| segment.base_offset == base_offset)?.salt)
+        Some(self.catalog.segment(tp, base_offset)?.salt)
     }
 
     /// Opens a segment as the device has it. One that was made after the snapshot, and of which nothing was sure to be on the
