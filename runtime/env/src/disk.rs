@@ -51,6 +51,12 @@ pub trait Disk: Send + Sync + 'static {
     /// As the operating system says.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
+    /// Removes an empty directory; no error when it is gone already.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
     /// Takes the lock that the file at `path` stands for, making it where it is missing; dropping the result, or the end
     /// of the process, gives it back.
     ///

@@ -304,6 +304,16 @@ impl Disk for SimDisk {
         self.change_name(NameChange { remove: Some(path.to_owned()), add: None })
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut world = self.world();
+        world.step()?;
+        if world.names.keys().any(|name| name.starts_with(path)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        world.dirs.remove(path);
+        world.answer()
+    }
+
     fn lock(&self, _path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         Ok(Box::new(()))
     }

@@ -1,91 +1,37 @@
 //! What exists and how far it has come: the sum of all changes.
 
+mod entities;
+
 use std::collections::{BTreeMap, HashMap};
 
-use crate::change::{Change, TopicPartition};
+pub use self::entities::{Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
+pub(crate) use self::entities::{Counters, PartitionInfo, ProducerInfo, SegmentInfo, Times};
+use crate::change::{Change, Input, Step, TopicPartition};
 use crate::file_header::FILE_HEADER;
-
-/// A topic as it is known to everybody.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicInfo {
-    /// Never reused.
-    pub id: u32,
-    /// Unique among the topics that exist.
-    pub name: String,
-    /// Fixed when the topic was made.
-    pub partitions: u32,
-}
-
-/// How far a pipeline has read one partition, with totals since its first commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Cursor {
-    /// The next offset it reads.
-    pub next: u64,
-    /// Events read.
-    pub read: u64,
-    /// Of these, events without any output.
-    pub filtered: u64,
-    /// Of these, events dead-lettered.
-    pub dead: u64,
-    /// Of these, events skipped after a failure.
-    pub skipped: u64,
-}
-
-/// What the log knows of a pipeline.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PipelineInfo {
-    /// Never reused.
-    pub id: u32,
-    /// Unique.
-    pub name: String,
-    /// Commits of another epoch are fenced.
-    pub epoch: u64,
-    /// Counts the definitions and plugins that were in force.
-    pub generation: u64,
-    /// SHA-256 of the plugin in force.
-    pub digest: Vec<u8>,
-    /// The definition in force, as TOML.
-    pub definition: String,
-    /// Per partition read.
-    pub cursors: BTreeMap<TopicPartition, Cursor>,
-}
-
-/// A segment: where it begins and ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SegmentInfo {
-    pub(crate) base_offset: u64,
-    pub(crate) salt: u32,
-    pub(crate) end_offset: u64,
-    /// Bytes of the file that are part of the log, its header included.
-    pub(crate) end_position: u64,
-}
 
 /// A change that does not fit what exists: a bug, or damage that no CRC caught.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Misfit(pub(crate) &'static str);
 
-/// Takes a change back.
+/// Takes a change back: each holds what was there before.
 pub(crate) enum Undo {
-    Topic(u32),
-    Segment(TopicPartition),
+    Topic(u32, Option<TopicInfo>),
+    Partition(TopicPartition, Option<PartitionInfo>),
+    /// Cheaper than the whole partition, for it is by far the most frequent.
     SegmentEnd(TopicPartition, SegmentInfo),
     Pipeline(u32, Option<Box<PipelineInfo>>),
     Cursor(u32, TopicPartition, Option<Cursor>),
     Producer((String, u32), Option<ProducerInfo>),
-}
-
-/// A producer that counts what it sends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ProducerInfo {
-    pub(crate) id: u64,
-    pub(crate) next: u64,
-    pub(crate) time: i64,
+    Counters(Counters),
+    Several(Vec<Undo>),
 }
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Catalog {
+    pub(crate) counters: Counters,
     pub(crate) topics: BTreeMap<u32, TopicInfo>,
-    pub(crate) segments: HashMap<TopicPartition, Vec<SegmentInfo>>,
+    /// Those that have been written to.
+    pub(crate) partitions: HashMap<TopicPartition, PartitionInfo>,
     pub(crate) pipelines: BTreeMap<u32, PipelineInfo>,
     /// By the producer's name and the topic's id.
     pub(crate) producers: BTreeMap<(String, u32), ProducerInfo>,
@@ -102,66 +48,106 @@ impl Catalog {
 
     /// The offset the partition's next event gets.
     pub(crate) fn next_offset(&self, tp: TopicPartition) -> u64 {
-        self.segments.get(&tp).and_then(|segments| segments.last()).map_or(0, |segment| segment.end_offset)
+        self.partitions.get(&tp).map_or(0, PartitionInfo::next_offset)
+    }
+
+    pub(crate) fn low_mark(&self, tp: TopicPartition) -> u64 {
+        self.partitions.get(&tp).map_or(0, |partition| partition.low_mark)
+    }
+
+    pub(crate) fn segments(&self, tp: TopicPartition) -> &[SegmentInfo] {
+        self.partitions.get(&tp).map_or(&[], |partition| &partition.segments)
     }
 
     pub(crate) fn last_segment(&self, tp: TopicPartition) -> Option<&SegmentInfo> {
-        self.segments.get(&tp)?.last()
+        self.segments(tp).last()
     }
 
     pub(crate) fn segment(&self, tp: TopicPartition, base_offset: u64) -> Option<&SegmentInfo> {
-        self.segments.get(&tp)?.iter().find(|segment| segment.base_offset == base_offset)
+        self.segments(tp).iter().find(|segment| segment.base_offset == base_offset)
     }
 
-    fn set_cursor(&mut self, pipeline: u32, tp: TopicPartition, cursor: Cursor) -> Result<Undo, Misfit> {
-        let pipeline_info = self.pipelines.get_mut(&pipeline).ok_or(Misfit("a cursor of an unknown pipeline"))?;
-        Ok(Undo::Cursor(pipeline, tp, pipeline_info.cursors.insert(tp, cursor)))
-    }
-
-    /// Makes a change.
-    pub(crate) fn apply(&mut self, change: &Change) -> Result<Undo, Misfit> {
+    /// Makes a change that was committed at `time`.
+    pub(crate) fn apply(&mut self, change: &Change, time: i64) -> Result<Undo, Misfit> {
         match change {
             Change::Topic { id, partitions, name } => {
-                let info = TopicInfo { id: *id, name: name.clone(), partitions: *partitions };
-                match self.topics.insert(*id, info) {
-                    None => Ok(Undo::Topic(*id)),
-                    Some(_) => Err(Misfit("a topic id is used twice")),
+                let settings = TopicSettings::default();
+                let info = TopicInfo { id: *id, name: name.clone(), partitions: *partitions, settings };
+                if self.topics.insert(*id, info).is_some() {
+                    return Err(Misfit("a topic id is used twice"));
                 }
+                let counters = Counters { topic: self.counters.topic.max(id + 1), ..self.counters };
+                Ok(Undo::Several(vec![self.set_counters(counters), Undo::Topic(*id, None)]))
             }
-            Change::Segment { tp, base_offset, salt } => {
-                let known = self.topics.get(&tp.topic).is_some_and(|topic| tp.partition < topic.partitions);
-                if !known || self.next_offset(*tp) != *base_offset {
-                    return Err(Misfit("a segment does not follow its predecessor"));
-                }
-                self.segments.entry(*tp).or_default().push(SegmentInfo {
-                    base_offset: *base_offset,
-                    salt: *salt,
-                    end_offset: *base_offset,
-                    end_position: FILE_HEADER,
-                });
-                Ok(Undo::Segment(*tp))
+            Change::Settings { topic, settings } => {
+                let info = self.topics.get_mut(topic).ok_or(Misfit("settings of an unknown topic"))?;
+                let before = info.clone();
+                info.settings = *settings;
+                Ok(Undo::Topic(*topic, Some(before)))
             }
+            Change::TopicDeleted { topic } => self.delete_topic(*topic),
+            Change::Segment { tp, base_offset, salt } => self.add_segment(*tp, *base_offset, *salt),
             Change::Append { tp, base_offset, count, position, length, .. } => {
-                let segment = self.segment_mut(*tp)?;
+                let segment = self.last_segment_mut(*tp)?;
                 if segment.end_offset != *base_offset || segment.end_position != *position {
                     return Err(Misfit("a batch does not follow its predecessor"));
                 }
                 let before = *segment;
                 segment.end_offset += u64::from(*count);
                 segment.end_position += length;
+                segment.times = Some(Times { first: before.times.map_or(time, |times| times.first), last: time });
                 Ok(Undo::SegmentEnd(*tp, before))
             }
-            Change::SegmentEnd { tp, base_offset, end_offset, end_position } => {
-                let segment = self.segment_mut(*tp)?;
+            Change::SegmentState { tp, base_offset, end_offset, end_position, times } => {
+                let segment = self.last_segment_mut(*tp)?;
                 let before = *segment;
                 if before.base_offset != *base_offset {
                     return Err(Misfit("the end of another segment"));
                 }
+                // A time that was not kept counts as that of the snapshot.
+                let known = Times { first: times.first.min(time), last: times.last.min(time) };
                 (segment.end_offset, segment.end_position) = (*end_offset, *end_position);
+                segment.times = (end_offset > base_offset).then_some(known);
                 Ok(Undo::SegmentEnd(*tp, before))
             }
+            Change::LowMark { tp, offset } => self.raise_low_mark(*tp, *offset),
+            Change::Hole { tp, hole } => {
+                let before = self.partitions.get(tp).cloned();
+                let partition = self.partitions.get_mut(tp).ok_or(Misfit("a hole in a partition without segments"))?;
+                partition.holes.push(*hole);
+                partition.holes.sort_unstable_by_key(|hole| hole.from);
+                Ok(Undo::Partition(*tp, before))
+            }
+            Change::Producer { id, topic, name, next, time } => {
+                let (key, info) = ((name.clone(), *topic), ProducerInfo { id: *id, next: *next, time: *time });
+                let counters = Counters { producer: self.counters.producer.max(id + 1), ..self.counters };
+                let counters = self.set_counters(counters);
+                let before = self.producers.insert(key.clone(), info);
+                Ok(Undo::Several(vec![counters, Undo::Producer(key, before)]))
+            }
+            Change::ProducerForgotten { topic, name } => {
+                let key = (name.clone(), *topic);
+                let before = self.producers.remove(&key);
+                Ok(Undo::Producer(key, before))
+            }
+            Change::Counters { topic, pipeline, producer } => {
+                Ok(self.set_counters(Counters { topic: *topic, pipeline: *pipeline, producer: *producer }))
+            }
+            Change::Pipeline { .. }
+            | Change::PipelineDeleted { .. }
+            | Change::Desired { .. }
+            | Change::Input(_)
+            | Change::Moved { .. }
+            | Change::Cursor { .. }
+            | Change::Before { .. } => self.apply_to_pipeline(change),
+        }
+    }
+
+    fn apply_to_pipeline(&mut self, change: &Change) -> Result<Undo, Misfit> {
+        match change {
             Change::Pipeline { id, name, epoch, generation, digest, definition } => {
                 let before = self.pipelines.remove(id);
+                let kept = before.clone();
                 let info = PipelineInfo {
                     id: *id,
                     name: name.clone(),
@@ -169,42 +155,115 @@ impl Catalog {
                     generation: *generation,
                     digest: digest.clone(),
                     definition: definition.clone(),
-                    cursors: before.as_ref().map(|before| before.cursors.clone()).unwrap_or_default(),
+                    desired: kept.as_ref().map(|kept| kept.desired).unwrap_or_default(),
+                    before: kept.as_ref().map(|kept| kept.before.clone()).unwrap_or_default(),
+                    cursors: kept.map(|kept| kept.cursors).unwrap_or_default(),
                 };
                 self.pipelines.insert(*id, info);
-                Ok(Undo::Pipeline(*id, before.map(Box::new)))
+                let counters = Counters { pipeline: self.counters.pipeline.max(id + 1), ..self.counters };
+                Ok(Undo::Several(vec![self.set_counters(counters), Undo::Pipeline(*id, before.map(Box::new))]))
+            }
+            Change::PipelineDeleted { pipeline } => {
+                let before = self.pipelines.remove(pipeline).ok_or(Misfit("an unknown pipeline is deleted"))?;
+                Ok(Undo::Pipeline(*pipeline, Some(Box::new(before))))
+            }
+            Change::Desired { pipeline, desired } => {
+                self.change_pipeline(*pipeline, |info| info.desired = *desired)
+            }
+            Change::Before { pipeline, cursors } => {
+                self.change_pipeline(*pipeline, |info| info.before.clone_from(cursors))
+            }
+            Change::Moved { pipeline, epoch, cursors } => {
+                let info = self.pipelines.get(pipeline).ok_or(Misfit("cursors of an unknown pipeline"))?;
+                let fits = |(tp, from, _): &(_, u64, _)| info.cursors.get(tp).is_some_and(|at| at.next == *from);
+                if !cursors.iter().all(fits) {
+                    return Err(Misfit("cursors are moved from where they are not"));
+                }
+                self.change_pipeline(*pipeline, |info| {
+                    info.epoch = *epoch;
+                    info.before = cursors.iter().map(|(tp, from, _)| (*tp, *from)).collect();
+                    for (tp, _, to) in cursors {
+                        info.cursors.entry(*tp).or_default().next = *to;
+                    }
+                })
             }
             Change::Input(input) => {
                 let tp = input.source();
                 let cursor = self.pipelines.get(&input.pipeline).and_then(|pipeline| pipeline.cursors.get(&tp));
                 // The first commit of all sets the cursor wherever the pipeline starts.
                 let mut cursor = cursor.copied().unwrap_or(Cursor { next: input.from, ..Cursor::default() });
-                if cursor.next != input.from || input.to < input.from {
-                    return Err(Misfit("a cursor does not move on from where it was"));
-                }
-                cursor.next = input.to;
-                cursor.read += input.to - input.from;
-                cursor.filtered += input.filtered;
-                cursor.dead += input.dead;
-                cursor.skipped += input.skipped;
+                cursor.take(input)?;
                 self.set_cursor(input.pipeline, tp, cursor)
             }
-            Change::Cursor { pipeline, tp, next, read, filtered, dead, skipped } => {
-                let cursor = Cursor { next: *next, read: *read, filtered: *filtered, dead: *dead, skipped: *skipped };
-                self.set_cursor(*pipeline, *tp, cursor)
-            }
-            Change::Producer { id, topic, name, next, time } => {
-                let (key, info) = ((name.clone(), *topic), ProducerInfo { id: *id, next: *next, time: *time });
-                Ok(Undo::Producer(key.clone(), self.producers.insert(key, info)))
-            }
+            Change::Cursor { pipeline, tp, cursor } => self.set_cursor(*pipeline, *tp, *cursor),
+            _ => Err(Misfit("no change of a pipeline")),
         }
     }
 
-    fn segment_mut(&mut self, tp: TopicPartition) -> Result<&mut SegmentInfo, Misfit> {
-        self.segments
-            .get_mut(&tp)
-            .and_then(|segments| segments.last_mut())
-            .ok_or(Misfit("a partition without segments"))
+    fn set_counters(&mut self, counters: Counters) -> Undo {
+        Undo::Counters(std::mem::replace(&mut self.counters, counters))
+    }
+
+    fn set_cursor(&mut self, pipeline: u32, tp: TopicPartition, cursor: Cursor) -> Result<Undo, Misfit> {
+        let info = self.pipelines.get_mut(&pipeline).ok_or(Misfit("a cursor of an unknown pipeline"))?;
+        Ok(Undo::Cursor(pipeline, tp, info.cursors.insert(tp, cursor)))
+    }
+
+    fn change_pipeline(&mut self, id: u32, change: impl FnOnce(&mut PipelineInfo)) -> Result<Undo, Misfit> {
+        let info = self.pipelines.get_mut(&id).ok_or(Misfit("an unknown pipeline"))?;
+        let before = info.clone();
+        change(info);
+        Ok(Undo::Pipeline(id, Some(Box::new(before))))
+    }
+
+    fn add_segment(&mut self, tp: TopicPartition, base_offset: u64, salt: u32) -> Result<Undo, Misfit> {
+        let known = self.topics.get(&tp.topic).is_some_and(|topic| tp.partition < topic.partitions);
+        if !known || self.next_offset(tp) != base_offset {
+            return Err(Misfit("a segment does not follow its predecessor"));
+        }
+        let before = self.partitions.get(&tp).cloned();
+        self.partitions.entry(tp).or_default().segments.push(SegmentInfo {
+            base_offset,
+            salt,
+            end_offset: base_offset,
+            end_position: FILE_HEADER,
+            times: None,
+        });
+        Ok(Undo::Partition(tp, before))
+    }
+
+    fn raise_low_mark(&mut self, tp: TopicPartition, offset: u64) -> Result<Undo, Misfit> {
+        let before = self.partitions.get(&tp).cloned();
+        let partition = self.partitions.entry(tp).or_default();
+        partition.segments.retain(|segment| segment.end_offset > offset);
+        partition.holes.retain(|hole| hole.to > offset);
+        partition.low_mark = offset;
+        match partition.segments.first() {
+            Some(first) if first.base_offset != offset => Err(Misfit("a low mark within a segment")),
+            _ => Ok(Undo::Partition(tp, before)),
+        }
+    }
+
+    fn delete_topic(&mut self, id: u32) -> Result<Undo, Misfit> {
+        let topic = self.topics.remove(&id).ok_or(Misfit("an unknown topic is deleted"))?;
+        let mut undo = Vec::new();
+        for partition in 0..topic.partitions {
+            let tp = TopicPartition { topic: id, partition };
+            undo.extend(self.partitions.remove(&tp).map(|before| Undo::Partition(tp, Some(before))));
+        }
+        for pipeline in self.pipelines.values_mut() {
+            let gone = pipeline.cursors.extract_if(.., |tp, _| tp.topic == id);
+            undo.extend(gone.map(|(tp, cursor)| Undo::Cursor(pipeline.id, tp, Some(cursor))));
+        }
+        let gone = self.producers.extract_if(.., |(_, topic), _| *topic == id);
+        undo.extend(gone.map(|(key, producer)| Undo::Producer(key, Some(producer))));
+        undo.push(Undo::Topic(id, Some(topic)));
+        Ok(Undo::Several(undo))
+    }
+
+    fn last_segment_mut(&mut self, tp: TopicPartition) -> Result<&mut SegmentInfo, Misfit> {
+        let last = self.partitions.get_mut(&tp).and_then(|partition| partition.segments.last_mut());
+        last.ok_or(Misfit("a partition without segments"))
     }
 
     /// Takes changes back that were made in this order.
@@ -214,10 +273,16 @@ impl Catalog {
 
     fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Topic(id) => drop(self.topics.remove(&id)),
-            Undo::Segment(tp) => drop(self.segments.get_mut(&tp).and_then(Vec::pop)),
+            Undo::Topic(id, before) => {
+                self.topics.remove(&id);
+                self.topics.extend(before.map(|before| (id, before)));
+            }
+            Undo::Partition(tp, before) => {
+                self.partitions.remove(&tp);
+                self.partitions.extend(before.map(|before| (tp, before)));
+            }
             Undo::SegmentEnd(tp, before) => {
-                if let Ok(segment) = self.segment_mut(tp) {
+                if let Ok(segment) = self.last_segment_mut(tp) {
                     *segment = before;
                 }
             }
@@ -235,41 +300,27 @@ impl Catalog {
                 self.producers.remove(&key);
                 self.producers.extend(before.map(|before| (key, before)));
             }
+            Undo::Counters(before) => self.counters = before,
+            Undo::Several(undos) => self.undo_all(undos),
         }
     }
 
     /// The changes that make an empty catalog into this one: what a snapshot holds.
     pub(crate) fn to_changes(&self) -> Vec<Change> {
+        let Counters { topic, pipeline, producer } = self.counters;
         let mut changes = Vec::new();
         for topic in self.topics.values() {
             changes.push(Change::Topic { id: topic.id, partitions: topic.partitions, name: topic.name.clone() });
+            if topic.settings != TopicSettings::default() {
+                changes.push(Change::Settings { topic: topic.id, settings: topic.settings });
+            }
             for partition in 0..topic.partitions {
                 let tp = TopicPartition { topic: topic.id, partition };
-                for segment in self.segments.get(&tp).into_iter().flatten() {
-                    let SegmentInfo { base_offset, salt, end_offset, end_position } = *segment;
-                    changes.push(Change::Segment { tp, base_offset, salt });
-                    changes.push(Change::SegmentEnd { tp, base_offset, end_offset, end_position });
-                }
+                self.partition_to_changes(tp, &mut changes);
             }
         }
         for pipeline in self.pipelines.values() {
-            changes.push(Change::Pipeline {
-                id: pipeline.id,
-                name: pipeline.name.clone(),
-                epoch: pipeline.epoch,
-                generation: pipeline.generation,
-                digest: pipeline.digest.clone(),
-                definition: pipeline.definition.clone(),
-            });
-            changes.extend(pipeline.cursors.iter().map(|(tp, cursor)| Change::Cursor {
-                pipeline: pipeline.id,
-                tp: *tp,
-                next: cursor.next,
-                read: cursor.read,
-                filtered: cursor.filtered,
-                dead: cursor.dead,
-                skipped: cursor.skipped,
-            }));
+            pipeline.to_changes(&mut changes);
         }
         changes.extend(self.producers.iter().map(|((name, topic), producer)| Change::Producer {
             id: producer.id,
@@ -278,6 +329,75 @@ impl Catalog {
             next: producer.next,
             time: producer.time,
         }));
+        changes.push(Change::Counters { topic, pipeline, producer });
         changes
+    }
+
+    fn partition_to_changes(&self, tp: TopicPartition, changes: &mut Vec<Change>) {
+        let Some(partition) = self.partitions.get(&tp) else { return };
+        if partition.low_mark > 0 {
+            changes.push(Change::LowMark { tp, offset: partition.low_mark });
+        }
+        for segment in &partition.segments {
+            let SegmentInfo { base_offset, salt, end_offset, end_position, times } = *segment;
+            changes.push(Change::Segment { tp, base_offset, salt });
+            let times = times.unwrap_or(Times { first: i64::MAX, last: i64::MAX });
+            changes.push(Change::SegmentState { tp, base_offset, end_offset, end_position, times });
+        }
+        changes.extend(partition.holes.iter().map(|hole| Change::Hole { tp, hole: *hole }));
+    }
+}
+
+impl PipelineInfo {
+    fn to_changes(&self, changes: &mut Vec<Change>) {
+        changes.push(Change::Pipeline {
+            id: self.id,
+            name: self.name.clone(),
+            epoch: self.epoch,
+            generation: self.generation,
+            digest: self.digest.clone(),
+            definition: self.definition.clone(),
+        });
+        if self.desired != Desired::Run {
+            changes.push(Change::Desired { pipeline: self.id, desired: self.desired });
+        }
+        if !self.before.is_empty() {
+            changes.push(Change::Before { pipeline: self.id, cursors: self.before.clone() });
+        }
+        let cursors = self.cursors.iter();
+        changes.extend(cursors.map(|(tp, cursor)| Change::Cursor { pipeline: self.id, tp: *tp, cursor: *cursor }));
+    }
+}
+
+impl Cursor {
+    /// Learns what a commit says of the events from here on, or of some that it has passed.
+    fn take(&mut self, input: &Input) -> Result<(), Misfit> {
+        let events = input.to.checked_sub(input.from).ok_or(Misfit("a range of events that ends before it begins"))?;
+        let counts = |cursor: &mut Self| {
+            cursor.committed += input.committed;
+            cursor.filtered += input.filtered;
+            cursor.dead += input.dead;
+            cursor.skipped += input.skipped;
+        };
+        match input.step {
+            Step::Done | Step::Claim if self.next != input.from => {
+                return Err(Misfit("a cursor does not move on from where it was"));
+            }
+            Step::Done => {
+                (self.next, self.read) = (input.to, self.read + events);
+                counts(self);
+            }
+            Step::Claim => {
+                (self.next, self.read) = (input.to, self.read + events);
+                self.unsettled += events;
+            }
+            // Of a claim; outputs ahead of the cursor are counted when the cursor moves.
+            Step::Outcome if input.to <= self.next => {
+                self.unsettled = self.unsettled.saturating_sub(events);
+                counts(self);
+            }
+            Step::Outcome => {}
+        }
+        Ok(())
     }
 }

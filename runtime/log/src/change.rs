@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use crate::catalog::{Cursor, Desired, Hole, Times, TopicSettings};
 use crate::codec::{Decoder, Encoder};
+use crate::compression::Compression;
 
 /// One partition of one topic, by ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,9 +21,25 @@ impl fmt::Display for TopicPartition {
     }
 }
 
-/// What a pipeline's commit says of one of its inputs: the cursor moves from `from` to `to`.
+/// What a pipeline's commit says of the events it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u32)]
+pub enum Step {
+    /// They were dealt with: the cursor moves over them. Their outputs are in this commit (exactly-once) or in earlier ones
+    /// (at-least-once).
+    #[default]
+    Done = 0,
+    /// The cursor moves over them, and only then they are given to the consumer (at-most-once).
+    Claim = 1,
+    /// What came of a claim (at-most-once), or outputs ahead of the cursor (at-least-once). The cursor stays.
+    Outcome = 2,
+}
+
+/// What a pipeline's commit says of one of its inputs: the events from `from` up to `to`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Input {
+    /// What it says of them.
+    pub step: Step,
     /// The pipeline's id.
     pub pipeline: u32,
     /// The pipeline's epoch; a commit of another epoch is fenced.
@@ -32,15 +50,17 @@ pub struct Input {
     pub topic: u32,
     /// The source partition.
     pub partition: u32,
-    /// The cursor before.
+    /// The first event; where the cursor stands, if it moves.
     pub from: u64,
-    /// The cursor after.
+    /// Behind the last event; where the cursor goes, if it moves.
     pub to: u64,
-    /// Events read without any output.
+    /// Events with outputs.
+    pub committed: u64,
+    /// Events without any output.
     pub filtered: u64,
     /// Events dead-lettered.
     pub dead: u64,
-    /// Events skipped after a failure.
+    /// Events skipped: after a failure, or because they are gone.
     pub skipped: u64,
     /// Events in each guest call; empty when there was one call.
     pub calls: Vec<u32>,
@@ -64,14 +84,34 @@ pub(crate) enum Change {
     Append { tp: TopicPartition, base_offset: u64, count: u32, crc: u32, position: u64, length: u64 },
     /// 4: a pipeline's definition is in force.
     Pipeline { id: u32, name: String, epoch: u64, generation: u64, digest: Vec<u8>, definition: String },
-    /// 5: a pipeline's cursor moves.
+    /// 9 (5 in directories of the first version): a pipeline has come further.
     Input(Input),
     /// 6: a producer has sent all sequence numbers below `next` to a topic.
     Producer { id: u64, topic: u32, name: String, next: u64, time: i64 },
-    /// 7, in snapshots only: where a segment ends, for it was filled before.
-    SegmentEnd { tp: TopicPartition, base_offset: u64, end_offset: u64, end_position: u64 },
-    /// 8, in snapshots only: a cursor with its totals.
-    Cursor { pipeline: u32, tp: TopicPartition, next: u64, read: u64, filtered: u64, dead: u64, skipped: u64 },
+    /// 10: how a topic is kept.
+    Settings { topic: u32, settings: TopicSettings },
+    /// 11: a topic and all its events are gone.
+    TopicDeleted { topic: u32 },
+    /// 12: events before `offset` are gone; a segment begins there, or nothing is left.
+    LowMark { tp: TopicPartition, offset: u64 },
+    /// 13: a producer's count is forgotten.
+    ProducerForgotten { topic: u32, name: String },
+    /// 14: a pipeline and its cursors are gone.
+    PipelineDeleted { pipeline: u32 },
+    /// 15: what a pipeline is to do.
+    Desired { pipeline: u32, desired: Desired },
+    /// 16: a pipeline's cursors are set anew, under a new epoch: per partition where it stood and where it stands.
+    Moved { pipeline: u32, epoch: u64, cursors: Vec<(TopicPartition, u64, u64)> },
+    /// 17: a repair gave up events that were damaged.
+    Hole { tp: TopicPartition, hole: Hole },
+    /// 18, in snapshots only: the next ids.
+    Counters { topic: u32, pipeline: u32, producer: u64 },
+    /// 19 (7 in the first version), in snapshots only: where a segment ends, and when it was appended to.
+    SegmentState { tp: TopicPartition, base_offset: u64, end_offset: u64, end_position: u64, times: Times },
+    /// 20 (8 in the first version), in snapshots only: a cursor with its totals.
+    Cursor { pipeline: u32, tp: TopicPartition, cursor: Cursor },
+    /// 21, in snapshots only: where a pipeline's cursors stood before they were last set anew.
+    Before { pipeline: u32, cursors: Vec<(TopicPartition, u64)> },
 }
 
 /// Why bytes are no change: damaged, or of a kind that only a newer build knows.
@@ -105,26 +145,79 @@ impl Change {
                 4
             }
             Self::Input(input) => {
-                out.u32(input.pipeline).u64(input.epoch).u64(input.generation).u32(input.topic).u32(input.partition);
-                out.u64(input.from).u64(input.to).u64(input.filtered).u64(input.dead).u64(input.skipped);
+                out.u32(input.pipeline).u32(input.step as u32).u64(input.epoch).u64(input.generation);
+                out.u32(input.topic).u32(input.partition).u64(input.from).u64(input.to);
+                out.u64(input.committed).u64(input.filtered).u64(input.dead).u64(input.skipped);
                 out.u32(input.calls.len() as u32);
                 for events in &input.calls {
                     out.u32(*events);
                 }
-                5
+                9
             }
             Self::Producer { id, topic, name, next, time } => {
                 out.u64(*id).u32(*topic).u64(*next).u64(time.cast_unsigned()).bytes(name.as_bytes());
                 6
             }
-            Self::SegmentEnd { tp, base_offset, end_offset, end_position } => {
-                out.u32(tp.topic).u32(tp.partition).u64(*base_offset).u64(*end_offset).u64(*end_position);
-                7
+            Self::Settings { topic, settings } => {
+                let age = settings.retention_age_ms.unwrap_or(-1);
+                let bytes = settings.retention_bytes.unwrap_or(u64::MAX);
+                out.u32(*topic).u32(settings.compression as u32).u64(age.cast_unsigned()).u64(bytes);
+                out.u32(u32::from(settings.past_cursors));
+                10
             }
-            Self::Cursor { pipeline, tp, next, read, filtered, dead, skipped } => {
-                out.u32(*pipeline).u32(tp.topic).u32(tp.partition).u64(*next);
-                out.u64(*read).u64(*filtered).u64(*dead).u64(*skipped);
-                8
+            Self::TopicDeleted { topic } => {
+                out.u32(*topic);
+                11
+            }
+            Self::LowMark { tp, offset } => {
+                out.u32(tp.topic).u32(tp.partition).u64(*offset);
+                12
+            }
+            Self::ProducerForgotten { topic, name } => {
+                out.u32(*topic).bytes(name.as_bytes());
+                13
+            }
+            Self::PipelineDeleted { pipeline } => {
+                out.u32(*pipeline);
+                14
+            }
+            Self::Desired { pipeline, desired } => {
+                out.u32(*pipeline).u32(*desired as u32);
+                15
+            }
+            Self::Moved { pipeline, epoch, cursors } => {
+                out.u32(*pipeline).u32(cursors.len() as u32).u64(*epoch);
+                for (tp, from, to) in cursors {
+                    out.u32(tp.topic).u32(tp.partition).u64(*from).u64(*to);
+                }
+                16
+            }
+            Self::Hole { tp, hole } => {
+                out.u32(tp.topic).u32(tp.partition).u64(hole.from).u64(hole.to);
+                out.u64(hole.segment).u64(hole.position).u64(hole.end_position);
+                17
+            }
+            Self::Counters { topic, pipeline, producer } => {
+                out.u32(*topic).u32(*pipeline).u64(*producer);
+                18
+            }
+            Self::SegmentState { tp, base_offset, end_offset, end_position, times } => {
+                out.u32(tp.topic).u32(tp.partition).u64(*base_offset).u64(*end_offset).u64(*end_position);
+                out.u64(times.first.cast_unsigned()).u64(times.last.cast_unsigned());
+                19
+            }
+            Self::Cursor { pipeline, tp, cursor } => {
+                out.u32(*pipeline).u32(tp.topic).u32(tp.partition).u64(cursor.next).u64(cursor.read);
+                out.u64(cursor.committed).u64(cursor.filtered).u64(cursor.dead).u64(cursor.skipped);
+                out.u64(cursor.unsettled);
+                20
+            }
+            Self::Before { pipeline, cursors } => {
+                out.u32(*pipeline).u32(cursors.len() as u32);
+                for (tp, offset) in cursors {
+                    out.u32(tp.topic).u32(tp.partition).u64(*offset);
+                }
+                21
             }
         };
         let length = (out.0.len() - start - 8) as u32;
@@ -137,7 +230,7 @@ impl Change {
         let mut header = || Some((from.u16()?, from.u16()?, from.u32()? as usize));
         let (tag, _, length) = header().ok_or(Undecodable::Malformed)?;
         let body = from.take(length.next_multiple_of(8)).ok_or(Undecodable::Malformed)?;
-        if !(1..=8).contains(&tag) {
+        if !(1..=21).contains(&tag) {
             return Err(Undecodable::UnknownTag(tag));
         }
         Self::decode_body(tag, Decoder(&body[..length])).ok_or(Undecodable::Malformed)
@@ -164,14 +257,32 @@ impl Change {
                 let (name, digest, definition) = (body.string()?, body.bytes()?.to_vec(), body.string()?);
                 Self::Pipeline { id, name, epoch, generation, digest, definition }
             }
-            5 => Self::Input(Input {
+            5 => {
+                let (pipeline, epoch, generation) = (body.u32()?, body.u64()?, body.u64()?);
+                let (topic, partition, from, to) = (body.u32()?, body.u32()?, body.u64()?, body.u64()?);
+                let (filtered, dead, skipped) = (body.u64()?, body.u64()?, body.u64()?);
+                let calls = (0..body.u32()?).map(|_| body.u32()).collect::<Option<_>>()?;
+                let committed = to.checked_sub(from)?.checked_sub(filtered)?.checked_sub(dead)?.checked_sub(skipped)?;
+                let step = Step::Done;
+                Self::Input(Input {
+                    step, pipeline, epoch, generation, topic, partition, from, to, committed, filtered, dead, skipped, calls,
+                })
+            }
+            9 => Self::Input(Input {
                 pipeline: body.u32()?,
+                step: match body.u32()? {
+                    0 => Step::Done,
+                    1 => Step::Claim,
+                    2 => Step::Outcome,
+                    _ => return None,
+                },
                 epoch: body.u64()?,
                 generation: body.u64()?,
                 topic: body.u32()?,
                 partition: body.u32()?,
                 from: body.u64()?,
                 to: body.u64()?,
+                committed: body.u64()?,
                 filtered: body.u64()?,
                 dead: body.u64()?,
                 skipped: body.u64()?,
@@ -181,21 +292,81 @@ impl Change {
                 let (id, topic, next, time) = (body.u64()?, body.u32()?, body.u64()?, body.i64()?);
                 Self::Producer { id, topic, name: body.string()?, next, time }
             }
-            7 => Self::SegmentEnd {
+            7 => Self::SegmentState {
                 tp: tp(body)?,
                 base_offset: body.u64()?,
                 end_offset: body.u64()?,
                 end_position: body.u64()?,
+                // The first version did not keep them: such a segment counts as new.
+                times: Times { first: i64::MAX, last: i64::MAX },
             },
-            _ => Self::Cursor {
+            8 => {
+                let (pipeline, tp, next, read) = (body.u32()?, tp(body)?, body.u64()?, body.u64()?);
+                let (filtered, dead, skipped) = (body.u64()?, body.u64()?, body.u64()?);
+                let committed = read.checked_sub(filtered)?.checked_sub(dead)?.checked_sub(skipped)?;
+                let cursor = Cursor { next, read, committed, filtered, dead, skipped, unsettled: 0 };
+                Self::Cursor { pipeline, tp, cursor }
+            }
+            10 => {
+                let (topic, compression, age, bytes) = (body.u32()?, body.u32()?, body.i64()?, body.u64()?);
+                let settings = TopicSettings {
+                    retention_age_ms: (age >= 0).then_some(age),
+                    retention_bytes: (bytes != u64::MAX).then_some(bytes),
+                    past_cursors: body.u32()? != 0,
+                    compression: Compression::from_code(u8::try_from(compression).ok()?)?,
+                };
+                Self::Settings { topic, settings }
+            }
+            11 => Self::TopicDeleted { topic: body.u32()? },
+            12 => Self::LowMark { tp: tp(body)?, offset: body.u64()? },
+            13 => Self::ProducerForgotten { topic: body.u32()?, name: body.string()? },
+            14 => Self::PipelineDeleted { pipeline: body.u32()? },
+            15 => Self::Desired {
+                pipeline: body.u32()?,
+                desired: match body.u32()? {
+                    0 => Desired::Run,
+                    1 => Desired::Pause,
+                    2 => Desired::Drain,
+                    _ => return None,
+                },
+            },
+            16 => {
+                let (pipeline, count, epoch) = (body.u32()?, body.u32()?, body.u64()?);
+                let mut cursor = || Some((tp(body)?, body.u64()?, body.u64()?));
+                Self::Moved { pipeline, epoch, cursors: (0..count).map(|_| cursor()).collect::<Option<_>>()? }
+            }
+            17 => {
+                let tp = tp(body)?;
+                let (from, to, segment) = (body.u64()?, body.u64()?, body.u64()?);
+                let hole = Hole { from, to, segment, position: body.u64()?, end_position: body.u64()? };
+                Self::Hole { tp, hole }
+            }
+            18 => Self::Counters { topic: body.u32()?, pipeline: body.u32()?, producer: body.u64()? },
+            19 => Self::SegmentState {
+                tp: tp(body)?,
+                base_offset: body.u64()?,
+                end_offset: body.u64()?,
+                end_position: body.u64()?,
+                times: Times { first: body.i64()?, last: body.i64()? },
+            },
+            20 => Self::Cursor {
                 pipeline: body.u32()?,
                 tp: tp(body)?,
-                next: body.u64()?,
-                read: body.u64()?,
-                filtered: body.u64()?,
-                dead: body.u64()?,
-                skipped: body.u64()?,
+                cursor: Cursor {
+                    next: body.u64()?,
+                    read: body.u64()?,
+                    committed: body.u64()?,
+                    filtered: body.u64()?,
+                    dead: body.u64()?,
+                    skipped: body.u64()?,
+                    unsettled: body.u64()?,
+                },
             },
+            _ => {
+                let (pipeline, count) = (body.u32()?, body.u32()?);
+                let mut cursor = || Some((tp(body)?, body.u64()?));
+                Self::Before { pipeline, cursors: (0..count).map(|_| cursor()).collect::<Option<_>>()? }
+            }
         })
     }
 }

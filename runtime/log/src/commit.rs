@@ -2,10 +2,11 @@
 
 use sluice_event::Batch;
 
-use crate::catalog::Catalog;
-use crate::change::{Change, Input, TopicPartition};
+use crate::catalog::{Catalog, Desired, Hole, TopicSettings};
+use crate::change::{Change, Input, Step, TopicPartition};
+use crate::compression::Compression;
 use crate::error::Error;
-use crate::options::{MAX_BATCH_BYTES, MAX_PARTITIONS};
+use crate::options::{MAX_BATCH_BYTES, MAX_PARTITIONS, MAX_PRODUCERS};
 
 /// Everything in it becomes true at once, or nothing does.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +21,30 @@ pub struct Commit {
     pub input: Option<Input>,
     /// The producer's own count of what it sends; a repeat adds nothing.
     pub sequence: Option<Sequence>,
+    /// What an operator asks for.
+    pub order: Option<Order>,
+}
+
+/// What an operator asks for. An order is a group of its own, and may use the space that is kept in reserve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Keep topics in another way.
+    SetTopics(Vec<(String, TopicSettings)>),
+    /// Delete a topic and all its events. Refused while a pipeline has a cursor on it.
+    DeleteTopic(String),
+    /// Delete a pipeline and its cursors.
+    DeletePipeline(String),
+    /// Have a pipeline run, pause or drain.
+    Want(String, Desired),
+    /// Set cursors of a pipeline anew, and fence what is under way.
+    Move {
+        /// The pipeline's name.
+        pipeline: String,
+        /// Where its cursors go; those not named stay.
+        to: Vec<(TopicPartition, u64)>,
+    },
+    /// Give up damaged events.
+    GiveUp(Vec<(TopicPartition, Hole)>),
 }
 
 /// A topic to make.
@@ -29,6 +54,8 @@ pub struct NewTopic {
     pub name: String,
     /// At least 1.
     pub partitions: u32,
+    /// How it is kept.
+    pub settings: TopicSettings,
 }
 
 /// A batch for one partition; it must not be empty.
@@ -38,6 +65,8 @@ pub struct Append {
     pub to: TopicPartition,
     /// What is appended.
     pub batch: Batch,
+    /// The same packed, when the topic wants that and it is smaller.
+    pub(crate) packed: Option<(Compression, Vec<u8>)>,
 }
 
 /// A pipeline starts. The log gives it an id when it is new.
@@ -87,21 +116,35 @@ pub struct Committed {
 }
 
 impl Commit {
+    /// A commit that appends one batch.
+    pub fn append(to: TopicPartition, batch: Batch) -> Self {
+        Self { appends: vec![Append::new(to, batch)], ..Self::default() }
+    }
+
+    /// A commit of one order.
+    pub fn order(order: Order) -> Self {
+        Self { order: Some(order), ..Self::default() }
+    }
+
     /// The changes other than appends and the producer's count, checked against what exists.
     pub(crate) fn changes(&self, catalog: &Catalog) -> Result<Vec<Change>, Error> {
         let mut changes = Vec::new();
-        let next_topic = catalog.topics.keys().next_back().map_or(1, |last| last + 1);
-        for (topic, id) in self.topics.iter().zip(next_topic..) {
-            changes.push(topic.change(catalog, id)?);
+        for (topic, id) in self.topics.iter().zip(catalog.counters.topic..) {
+            topic.changes(catalog, id, &mut changes)?;
         }
         if let Some(start) = &self.pipeline {
             start.changes(catalog, &mut changes);
+        }
+        if let Some(order) = &self.order {
+            order.changes(catalog, &mut changes)?;
         }
         if let Some(input) = &self.input {
             let pipeline = catalog.pipelines.get(&input.pipeline);
             let cursor = pipeline.and_then(|pipeline| pipeline.cursors.get(&input.source()));
             let committed = cursor.map_or(0, |cursor| cursor.next);
-            if pipeline.is_none_or(|pipeline| pipeline.epoch != input.epoch) || committed != input.from {
+            // An outcome moves no cursor: it is of its epoch or it is not.
+            let fits = input.step == Step::Outcome || committed == input.from;
+            if pipeline.is_none_or(|pipeline| pipeline.epoch != input.epoch) || cursor.is_none() || !fits {
                 return Err(Error::Fenced {
                     pipeline: input.pipeline,
                     input: input.source(),
@@ -116,13 +159,71 @@ impl Commit {
 
     /// About how many bytes it will write.
     pub(crate) fn size(&self) -> usize {
-        self.appends.iter().map(|append| append.batch.bytes().len()).sum()
+        self.appends.iter().map(|append| append.stored().len()).sum()
+    }
+}
+
+impl Order {
+    fn changes(&self, catalog: &Catalog, changes: &mut Vec<Change>) -> Result<(), Error> {
+        let topic = |name: &str| catalog.topic_named(name).ok_or_else(|| Error::UnknownTopic(name.to_owned()));
+        let pipeline = |name: &str| catalog.pipeline_named(name).ok_or_else(|| Error::UnknownPipeline(name.to_owned()));
+        match self {
+            Self::SetTopics(topics) => {
+                for (name, settings) in topics {
+                    let topic = topic(name)?;
+                    if topic.settings != *settings {
+                        changes.push(Change::Settings { topic: topic.id, settings: *settings });
+                    }
+                }
+            }
+            Self::DeleteTopic(name) => {
+                let topic = topic(name)?;
+                let reads = |tp: &TopicPartition| tp.topic == topic.id;
+                let mut pipelines = catalog.pipelines.values();
+                if let Some(reader) = pipelines.find(|pipeline| pipeline.cursors.keys().any(reads)) {
+                    let what = format!("topic {name} is read by pipeline {}: delete that first", reader.name);
+                    return Err(Error::Invalid(what));
+                }
+                changes.push(Change::TopicDeleted { topic: topic.id });
+            }
+            Self::DeletePipeline(name) => changes.push(Change::PipelineDeleted { pipeline: pipeline(name)?.id }),
+            Self::Want(name, desired) => {
+                let pipeline = pipeline(name)?;
+                if pipeline.desired != *desired {
+                    changes.push(Change::Desired { pipeline: pipeline.id, desired: *desired });
+                }
+            }
+            Self::Move { pipeline: name, to } => {
+                let pipeline = pipeline(name)?;
+                let moved = |(tp, to): &(TopicPartition, u64)| {
+                    let cursor = pipeline.cursors.get(tp);
+                    let cursor = cursor.ok_or_else(|| Error::Invalid(format!("pipeline {name} does not read {tp}")))?;
+                    let (low, high) = (catalog.low_mark(*tp), catalog.next_offset(*tp));
+                    if *to < low || *to > high {
+                        let what = format!("offset {to} of {tp} is not there: it has {low} up to {high}");
+                        return Err(Error::Invalid(what));
+                    }
+                    Ok((*tp, cursor.next, *to))
+                };
+                let cursors = to.iter().map(moved).collect::<Result<_, _>>()?;
+                changes.push(Change::Moved { pipeline: pipeline.id, epoch: pipeline.epoch + 1, cursors });
+            }
+            Self::GiveUp(holes) => {
+                changes.extend(holes.iter().map(|(tp, hole)| Change::Hole { tp: *tp, hole: *hole }));
+            }
+        }
+        Ok(())
     }
 }
 
 impl NewTopic {
-    fn change(&self, catalog: &Catalog, id: u32) -> Result<Change, Error> {
-        let Self { name, partitions } = self;
+    /// A topic that is kept in the usual way: for ever, not compressed.
+    pub fn new(name: &str, partitions: u32) -> Self {
+        Self { name: name.to_owned(), partitions, settings: TopicSettings::default() }
+    }
+
+    fn changes(&self, catalog: &Catalog, id: u32, changes: &mut Vec<Change>) -> Result<(), Error> {
+        let Self { name, partitions, settings } = self;
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if name.is_empty() || name.len() > 200 || !name.chars().all(good) || name.starts_with('.') {
             let rule = "use 1 to 200 letters, digits, `.`, `_` and `-`, not beginning with `.`";
@@ -134,7 +235,11 @@ impl NewTopic {
         if catalog.topic_named(name).is_some() {
             return Err(Error::TopicExists(name.clone()));
         }
-        Ok(Change::Topic { id, partitions: *partitions, name: name.clone() })
+        changes.push(Change::Topic { id, partitions: *partitions, name: name.clone() });
+        if *settings != TopicSettings::default() {
+            changes.push(Change::Settings { topic: id, settings: *settings });
+        }
+        Ok(())
     }
 }
 
@@ -142,8 +247,7 @@ impl PipelineStart {
     fn changes(&self, catalog: &Catalog, changes: &mut Vec<Change>) {
         let known = catalog.pipeline_named(&self.name);
         let same = known.is_some_and(|known| known.digest == self.digest && known.definition == self.definition);
-        let id =
-            known.map_or_else(|| catalog.pipelines.keys().next_back().map_or(1, |last| last + 1), |known| known.id);
+        let id = known.map_or(catalog.counters.pipeline, |known| known.id);
         let (epoch, generation) = known.map_or((1, 1), |known| (known.epoch, known.generation + u64::from(!same)));
         if !same {
             changes.push(Change::Pipeline {
@@ -173,8 +277,8 @@ impl PipelineStart {
 }
 
 impl Sequence {
-    /// The producer's new count, or `None` when all of it was sent before.
-    pub(crate) fn change(&self, catalog: &Catalog, events: u64, now: i64) -> Result<Option<Change>, Error> {
+    /// The producer's new count; nothing when all of it was sent before.
+    pub(crate) fn changes(&self, catalog: &Catalog, events: u64, now: i64) -> Result<Vec<Change>, Error> {
         if self.producer.is_empty() || self.producer.len() > 200 {
             return Err(Error::Invalid("a producer's id has 1 to 200 bytes".into()));
         }
@@ -183,18 +287,41 @@ impl Sequence {
         let end = self.first.checked_add(events);
         let end = end.ok_or_else(|| Error::Invalid(format!("not a sequence number: {}", self.first)))?;
         if end <= expected && events > 0 {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         if self.first != expected {
             return Err(Error::SequenceGap { producer: self.producer.clone(), expected, found: self.first });
         }
-        let id = known.map_or_else(|| catalog.producers.len() as u64 + 1, |producer| producer.id);
-        let name = self.producer.clone();
-        Ok(Some(Change::Producer { id, topic: self.topic, name, next: end, time: now }))
+        let mut changes = Vec::new();
+        if known.is_none() && catalog.producers.len() >= MAX_PRODUCERS {
+            // The one that has been silent for longest makes room.
+            let silent = catalog.producers.iter().min_by_key(|(_, producer)| producer.time);
+            changes.extend(
+                silent.map(|((name, topic), _)| Change::ProducerForgotten { topic: *topic, name: name.clone() }),
+            );
+        }
+        let id = known.map_or(catalog.counters.producer, |producer| producer.id);
+        changes.push(Change::Producer { id, topic: self.topic, name: self.producer.clone(), next: end, time: now });
+        Ok(changes)
     }
 }
 
 impl Append {
+    /// A batch for a partition.
+    pub fn new(to: TopicPartition, batch: Batch) -> Self {
+        Self { to, batch, packed: None }
+    }
+
+    /// Packs the batch as its topic wants it.
+    pub(crate) fn pack(&mut self, compression: Compression) {
+        self.packed = compression.pack(self.batch.bytes()).map(|bytes| (compression, bytes));
+    }
+
+    /// The bytes that go into the segment behind the batch's header.
+    pub(crate) fn stored(&self) -> &[u8] {
+        self.packed.as_ref().map_or(self.batch.bytes(), |(_, bytes)| bytes)
+    }
+
     pub(crate) fn check(&self, catalog: &Catalog) -> Result<(), Error> {
         let topic = catalog.topics.get(&self.to.topic);
         let topic = topic.ok_or_else(|| Error::UnknownTopic(format!("id {}", self.to.topic)))?;

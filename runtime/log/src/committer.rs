@@ -7,22 +7,21 @@ use std::sync::Arc;
 
 use sluice_env::{Clock, Disk, File, Open, Rng};
 
-use crate::catalog::{Catalog, Undo};
+use crate::catalog::{Catalog, SegmentInfo, Undo};
 use crate::change::{Change, TopicPartition, encode_commit};
 use crate::codec::Encoder;
 use crate::commit::{Append, Appended, Commit, Committed};
 use crate::commit_log::CommitLog;
-use crate::directory::{Directory, number};
+use crate::compression::Compression;
+use crate::directory::Directory;
 use crate::error::Error;
 use crate::frame::{Frame, FrameInfo};
 use crate::log::Shared;
 use crate::options::{Durability, Options, Planted};
+use crate::retention;
 use crate::segment::{Segment, create_file};
-use crate::snapshot::{KEPT, Snapshot};
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
-
-/// Milliseconds until a snapshot is tried again that failed for lack of space.
-const SNAPSHOT_RETRY_MS: i64 = 10_000;
+use crate::upkeep::{Removal, Upkeep};
 
 /// The one writer of a data directory.
 ///
@@ -53,9 +52,9 @@ pub(crate) struct Committer {
     pub(crate) announced: u64,
     /// Bytes in segments that are not synced.
     pub(crate) unsynced_bytes: u64,
-    pub(crate) snapshot_time: i64,
-    /// After one that failed for lack of space, when to try again.
-    pub(crate) snapshot_not_before: i64,
+    /// When the last group was committed: append times never go back.
+    pub(crate) last_time: i64,
+    pub(crate) upkeep: Upkeep,
     pub(crate) shared: Arc<Shared>,
     pub(crate) poisoned: Option<Arc<str>>,
 }
@@ -68,6 +67,7 @@ pub(crate) struct Writer {
 }
 
 /// A commit that was found good, its changes made in the catalog.
+#[derive(Default)]
 struct Planned {
     committed: Committed,
     changes: Vec<Change>,
@@ -107,14 +107,15 @@ impl Committer {
             let error = Error::Poisoned(reason.clone());
             return commits.iter().map(|_| Err(error.clone())).collect();
         }
-        let now = self.clock.now();
+        let now = self.now();
         let seq_before = self.seq;
+        let urgent = commits.iter().any(|commit| commit.order.is_some());
         let mut planned: Vec<_> = commits.into_iter().map(|commit| self.plan(commit, now)).collect();
         let good = || planned.iter().flatten();
         if good().all(|planned| planned.changes.is_empty()) {
             return planned.into_iter().map(|planned| planned.map(|planned| planned.committed)).collect();
         }
-        let written = self.write_group(&good().collect::<Vec<_>>(), seq_before + 1, now);
+        let written = self.write_planned(&good().collect::<Vec<_>>(), seq_before + 1, now, urgent);
         if let Err(error) = written {
             let undo = planned.iter_mut().flatten().flat_map(|planned| std::mem::take(&mut planned.undo));
             self.catalog.undo_all(undo.collect());
@@ -124,14 +125,45 @@ impl Committer {
         let touched = self.publish(planned.iter().flatten());
         let answers = planned.into_iter().map(|planned| planned.map(|planned| planned.committed)).collect();
         self.shared.wake(&touched);
-        self.snapshot_if_due(now);
+        self.keep_up(now);
         answers
+    }
+
+    /// Commits what the log itself has to change.
+    pub(crate) fn commit_changes(&mut self, changes: Vec<Change>, now: i64) -> Result<(), Error> {
+        let seq_before = self.seq;
+        let mut planned = Planned::default();
+        let made = changes.into_iter().try_for_each(|change| self.make(change, now, &mut planned));
+        self.seq += 1;
+        planned.committed.seq = self.seq;
+        if let Err(error) = made.and_then(|()| self.write_planned(&[&planned], self.seq, now, true)) {
+            self.catalog.undo_all(planned.undo);
+            self.seq = seq_before;
+            return Err(error);
+        }
+        self.publish(std::iter::once(&planned));
+        Ok(())
+    }
+
+    /// Now, as the log counts time: never before the last group.
+    pub(crate) fn now(&mut self) -> i64 {
+        self.last_time = self.last_time.max(self.clock.now());
+        self.last_time
+    }
+
+    /// Writes a group; an urgent one may use up the reserve of space.
+    fn write_planned(&mut self, planned: &[&Planned], first_seq: u64, now: i64, urgent: bool) -> Result<(), Error> {
+        match self.write_group(planned, first_seq, now) {
+            Err(Error::NoSpace { .. }) if urgent && self.give_up_reserve() => {
+                self.write_group(planned, first_seq, now)
+            }
+            result => result,
+        }
     }
 
     /// Checks a commit against what exists, and makes its changes in the catalog.
     fn plan(&mut self, commit: Commit, now: i64) -> Result<Planned, Error> {
-        let mut planned =
-            Planned { committed: Committed::default(), changes: Vec::new(), batches: Vec::new(), undo: Vec::new() };
+        let mut planned = Planned::default();
         match self.plan_changes(commit, now, &mut planned) {
             Ok(()) => {
                 if !planned.changes.is_empty() {
@@ -149,16 +181,17 @@ impl Committer {
 
     fn plan_changes(&mut self, commit: Commit, now: i64, planned: &mut Planned) -> Result<(), Error> {
         for change in commit.changes(&self.catalog)? {
-            self.make(change, planned)?;
+            self.make(change, now, planned)?;
         }
         if let Some(sequence) = &commit.sequence {
             let events: u64 = commit.appends.iter().map(|append| u64::from(append.batch.count())).sum();
-            match sequence.change(&self.catalog, events, now)? {
-                Some(change) => self.make(change, planned)?,
-                None => {
-                    planned.committed.repeated = true;
-                    return Ok(());
-                }
+            let changes = sequence.changes(&self.catalog, events, now)?;
+            if changes.is_empty() {
+                planned.committed.repeated = true;
+                return Ok(());
+            }
+            for change in changes {
+                self.make(change, now, planned)?;
             }
         }
         let producer = commit.sequence.map_or((0, 0), |sequence| {
@@ -171,8 +204,8 @@ impl Committer {
         Ok(())
     }
 
-    fn make(&mut self, change: Change, planned: &mut Planned) -> Result<(), Error> {
-        let undo = self.catalog.apply(&change).map_err(|misfit| Error::Invalid(misfit.0.to_owned()))?;
+    fn make(&mut self, change: Change, now: i64, planned: &mut Planned) -> Result<(), Error> {
+        let undo = self.catalog.apply(&change, now).map_err(|misfit| Error::Invalid(misfit.0.to_owned()))?;
         planned.undo.push(undo);
         planned.changes.push(change);
         Ok(())
@@ -188,19 +221,22 @@ impl Committer {
         let to = append.to;
         append.check(&self.catalog)?;
         self.shared.partition(to).map_or(Ok(()), |partition| partition.check())?;
-        let room = |segment: &&crate::catalog::SegmentInfo| segment.end_position < self.options.segment_bytes;
+        let settings = self.catalog.topics.get(&to.topic).map(|topic| topic.settings).unwrap_or_default();
+        let room = |segment: &&SegmentInfo| retention::has_room(segment, &settings, self.options.segment_bytes, now);
         let segment = match self.catalog.last_segment(to).filter(room) {
             Some(segment) => *segment,
             None => {
                 let (base_offset, salt) = (self.catalog.next_offset(to), self.rng.next_u64() as u32);
-                self.make(Change::Segment { tp: to, base_offset, salt }, planned)?;
+                self.make(Change::Segment { tp: to, base_offset, salt }, now, planned)?;
                 *self.catalog.last_segment(to).ok_or_else(|| Error::Invalid("a segment was not made".into()))?
             }
         };
         let (min_timestamp, max_timestamp) = append.batch.timestamps();
         let mut header = BatchHeader {
             crc: 0,
-            region_bytes: 0,
+            stored_region: 0,
+            region_bytes: append.batch.bytes().len() as u32,
+            compression: append.packed.as_ref().map_or(Compression::None, |(compression, _)| *compression),
             count: append.batch.count(),
             base_offset: segment.end_offset,
             append_time: now,
@@ -209,7 +245,7 @@ impl Committer {
             producer,
             sequence,
         };
-        let header_bytes = header.seal(segment.salt, append.batch.bytes());
+        let header_bytes = header.seal(segment.salt, append.stored());
         let change = Change::Append {
             tp: to,
             base_offset: header.base_offset,
@@ -218,7 +254,7 @@ impl Committer {
             position: segment.end_position,
             length: header.stored_bytes() as u64,
         };
-        self.make(change, planned)?;
+        self.make(change, now, planned)?;
         planned.committed.appended.push(Appended { to, base_offset: header.base_offset, count: header.count });
         let (segment, position) = (segment.base_offset, segment.end_position);
         planned.batches.push(PlannedBatch { to, append, header, header_bytes, segment, position });
@@ -236,7 +272,7 @@ impl Committer {
         }
         let whole = self.options.durability == Durability::Fsync && bytes < self.options.whole_group_bytes;
         let carried = || {
-            let parts = batches().flat_map(|batch| [&batch.header_bytes[..], batch.append.batch.bytes()]);
+            let parts = batches().flat_map(|batch| [&batch.header_bytes[..], batch.append.stored()]);
             parts.filter(move |_| whole)
         };
         let info =
@@ -298,7 +334,7 @@ impl Committer {
             };
             let parts: Vec<_> = row
                 .iter()
-                .flat_map(|batch| [IoSlice::new(&batch.header_bytes), IoSlice::new(batch.append.batch.bytes())])
+                .flat_map(|batch| [IoSlice::new(&batch.header_bytes), IoSlice::new(batch.append.stored())])
                 .collect();
             let result = writer.file.write_at(&parts, position);
             result.map_err(|error| Error::io("write", &writer.segment.path, error))?;
@@ -344,7 +380,7 @@ impl Committer {
         result.map_err(|error| self.poison(&error))
     }
 
-    fn poison(&mut self, error: &Error) -> Error {
+    pub(crate) fn poison(&mut self, error: &Error) -> Error {
         tracing::error!(%error, "the log has stopped");
         let reason: Arc<str> = error.to_string().into();
         self.poisoned = Some(reason.clone());
@@ -362,7 +398,7 @@ impl Committer {
             self.durable_through = self.group + 1;
             return Ok(());
         }
-        if self.options.durability == Durability::Os || self.options.has(Planted::AnswerBeforeSync) {
+        if self.options.durability != Durability::Fsync || self.options.has(Planted::AnswerBeforeSync) {
             return Ok(());
         }
         let mut files = vec![self.commit_log.file.clone()];
@@ -380,7 +416,7 @@ impl Committer {
     }
 
     /// Syncs files; a failure is never retried, for the data may be lost and a second sync would not say so.
-    fn sync(&mut self, files: &[Arc<dyn File>]) -> Result<(), Error> {
+    pub(crate) fn sync(&mut self, files: &[Arc<dyn File>]) -> Result<(), Error> {
         let result = self.disk.sync_files(files);
         result.map_err(|error| {
             let error = Error::io("sync", &self.commit_log.path, error);
@@ -388,7 +424,7 @@ impl Committer {
         })
     }
 
-    fn sync_names(&mut self) -> Result<(), Error> {
+    pub(crate) fn sync_names(&mut self) -> Result<(), Error> {
         for path in std::mem::take(&mut self.new_names) {
             if self.options.has(Planted::ForgetDirectorySync) {
                 continue;
@@ -408,7 +444,10 @@ impl Committer {
         // Whoever sees a cursor must find the outputs before it: what exists, then events, then cursors.
         let (moves, makes): (Vec<_>, Vec<_>) =
             changes().partition(|change| matches!(change, Change::Input(_) | Change::Producer { .. }));
-        makes.into_iter().for_each(|change| self.shared.publish(change, &self.catalog));
+        for change in makes {
+            self.note_removals(change);
+            self.shared.publish(change, &self.catalog);
+        }
         for planned in &planned {
             for batch in &planned.batches {
                 let Some(partition) = self.shared.partition(batch.to) else { continue };
@@ -435,7 +474,8 @@ impl Committer {
         if self.poisoned.is_some() || self.announced == self.group || self.durable_through < self.group {
             return Ok(());
         }
-        self.write_group(&[], self.seq + 1, self.clock.now())?;
+        let now = self.now();
+        self.write_group(&[], self.seq + 1, now)?;
         // The empty group is of no interest itself: nothing need be said of it again.
         self.announced = self.group;
         Ok(())
@@ -446,58 +486,24 @@ impl Committer {
         self.poisoned.is_none() && self.announced < self.group && self.durable_through == self.group
     }
 
-    fn snapshot_if_due(&mut self, now: i64) {
-        let age = now.saturating_sub(self.snapshot_time);
-        let due = self.commit_log.position >= self.options.snapshot_bytes
-            || self.unsynced_bytes >= self.options.unsynced_bytes
-            || age >= self.options.snapshot_age_ms;
-        if due && self.poisoned.is_none() && now >= self.snapshot_not_before {
-            self.snapshot_time = now;
-            match self.snapshot(now) {
-                Ok(()) | Err(Error::Poisoned(_)) => {}
-                Err(error @ Error::NoSpace { .. }) => {
-                    self.snapshot_not_before = now.saturating_add(SNAPSHOT_RETRY_MS);
-                    tracing::warn!(%error, "no snapshot was taken; trying again in a while");
+    /// Notes the files that a change makes superfluous: they go when nobody can need them any more.
+    fn note_removals(&mut self, change: &Change) {
+        match change {
+            Change::LowMark { tp, offset } => {
+                let gone = self.shared.partition(*tp).map(|partition| partition.raise_low_mark(*offset));
+                let gone = gone.unwrap_or_default();
+                let removals = gone.iter().map(|segment| Removal::Segment(segment.path.clone()));
+                self.upkeep.removals.extend(removals.map(|removal| (self.group, removal)));
+                if self.writers.get(tp).is_some_and(|writer| writer.segment.base_offset < *offset) {
+                    self.writers.remove(tp);
                 }
-                Err(error) => drop(self.poison(&error)),
             }
+            Change::TopicDeleted { topic } => {
+                self.upkeep.removals.push_back((self.group, Removal::Topic(*topic)));
+                self.writers.retain(|tp, _| tp.topic != *topic);
+                self.new_names.remove(&self.dir.topic(*topic));
+            }
+            _ => {}
         }
-    }
-
-    /// Syncs everything, begins a new part of the commit log, writes a snapshot, and removes what it makes superfluous.
-    pub(crate) fn snapshot(&mut self, now: i64) -> Result<(), Error> {
-        self.sync_names()?;
-        let segments = std::mem::take(&mut self.unsynced).into_values();
-        self.sync(&segments.chain([self.commit_log.file.clone()]).collect::<Vec<_>>())?;
-        self.unsynced_bytes = 0;
-        self.durable_through = self.group;
-
-        // The new part first: a snapshot promises that what follows it can be found.
-        let salt = self.rng.next_u64() as u32;
-        let sync_names = !self.options.has(Planted::ForgetDirectorySync);
-        let next = CommitLog::create(&*self.disk, &self.dir, self.directory, self.group + 1, salt, sync_names)?;
-        self.commit_log = next;
-        let snapshot = Snapshot { group: self.group, seq: self.seq, time: now, catalog: self.catalog.clone() };
-        snapshot.write(&*self.disk, &self.dir, self.directory, self.rng.next_u64() as u32)?;
-        self.announced = self.group;
-        self.remove_superfluous()
-    }
-
-    /// Removes all but the newest snapshots, and the parts of the commit log before the oldest kept.
-    fn remove_superfluous(&mut self) -> Result<(), Error> {
-        let snapshots = Snapshot::list(&*self.disk, &self.dir)?;
-        let Some(oldest) = snapshots.len().checked_sub(KEPT).and_then(|at| snapshots.get(at)) else { return Ok(()) };
-        let remove = |path: PathBuf| self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error));
-        let names = self.disk.list(&self.dir.commits());
-        let names = names.map_err(|error| Error::io("list", &self.dir.commits(), error))?;
-        let firsts: Vec<u64> = names.iter().filter_map(|name| number(name, ".commits")).collect();
-        // A part ends where the next begins.
-        for pair in firsts.windows(2).filter(|pair| pair[1] <= oldest + 1) {
-            remove(self.dir.commit_file(pair[0]))?;
-        }
-        for group in snapshots.iter().filter(|group| *group < oldest) {
-            remove(self.dir.snapshot(*group))?;
-        }
-        Ok(())
     }
 }

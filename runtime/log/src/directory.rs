@@ -31,6 +31,11 @@ impl Directory {
         self.root.join("snapshots")
     }
 
+    /// Space kept for a full disk.
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
+    }
+
     pub(crate) fn topic(&self, id: u32) -> PathBuf {
         self.root.join("topics").join(id.to_string())
     }

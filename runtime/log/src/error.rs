@@ -13,6 +13,9 @@ pub enum Error {
     /// There is no such topic.
     #[error("unknown topic: {0}")]
     UnknownTopic(String),
+    /// There is no such pipeline.
+    #[error("unknown pipeline: {0}")]
+    UnknownPipeline(String),
     /// There is no such partition.
     #[error("unknown partition: {topic}/{partition}; it has {partitions}")]
     UnknownPartition {
@@ -52,7 +55,9 @@ pub enum Error {
         committed: u64,
     },
     /// A producer skipped sequence numbers.
-    #[error("producer {producer} sent sequence {found}, the next one is {expected}")]
+    #[error(
+        "producer {producer} sent sequence {found}, the next one is {expected} (a producer that is silent for 7 days is forgotten, and begins at 0)"
+    )]
     SequenceGap {
         /// The producer's id.
         producer: String,
@@ -130,6 +135,7 @@ impl Error {
     pub fn advice(&self) -> Advice {
         match self {
             Self::UnknownTopic(_)
+            | Self::UnknownPipeline(_)
             | Self::UnknownPartition { .. }
             | Self::TopicExists(_)
             | Self::Invalid(_)

@@ -7,12 +7,14 @@
 //!
 //! The crate knows no async runtime: one thread commits, callers read on theirs.
 
+mod audit;
 mod catalog;
 mod change;
 mod codec;
 mod commit;
 mod commit_log;
 mod committer;
+mod compression;
 mod directory;
 mod error;
 mod file_header;
@@ -23,19 +25,24 @@ mod options;
 mod partition;
 mod reader;
 mod recovery;
+mod retention;
 mod segment;
 mod snapshot;
 mod stored_batch;
+mod upkeep;
 
 #[cfg(test)]
 mod sim_tests;
 
-pub use catalog::{Cursor, PipelineInfo, TopicInfo};
-pub use change::{Input, TopicPartition};
-pub use commit::{Append, Appended, Commit, Committed, NewTopic, PipelineStart, Sequence};
+pub use audit::{Account, Audit};
+pub use catalog::{Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
+pub use change::{Input, Step, TopicPartition};
+pub use commit::{Append, Appended, Commit, Committed, NewTopic, Order, PipelineStart, Sequence};
+pub use compression::Compression;
 pub use error::{Advice, Error};
 pub use log::{Done, Log};
 pub use options::{Durability, MAX_EVENT_BYTES, MAX_PARTITIONS, Options};
 pub use partition::{Damage, Partition};
 pub use reader::{ReadBatch, Reader};
 pub use recovery::Report;
+pub use retention::Hold;

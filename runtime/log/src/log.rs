@@ -1,17 +1,18 @@
 //! The handle to an open log.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use sluice_env::{Clock, Disk};
 
+use crate::audit::{self, Audit};
 use crate::catalog::{Catalog, PipelineInfo, TopicInfo};
 use crate::change::{Change, TopicPartition};
+use crate::compression::Compression;
 use crate::commit::{Commit, Committed};
 use crate::committer::Committer;
 use crate::error::Error;
@@ -19,6 +20,7 @@ use crate::options::Options;
 use crate::partition::Partition;
 use crate::reader::Reader;
 use crate::recovery::{self, Report};
+use crate::retention::Hold;
 
 /// Called once, by the committing thread, when a commit is durable and visible, or refused. It must not block.
 pub type Done = Box<dyn FnOnce(Result<Committed, Error>) + Send>;
@@ -28,8 +30,6 @@ type Listener = Arc<dyn Fn(&[TopicPartition]) + Send + Sync>;
 const QUEUE: usize = 1024;
 /// A group takes no further commits beyond this many bytes.
 const GROUP_BYTES: usize = 8 << 20;
-/// After this long without commits, the last group is covered.
-const IDLE: Duration = Duration::from_millis(100);
 
 /// What readers see; the committing thread changes it when a group is durable.
 #[derive(Default)]
@@ -38,6 +38,7 @@ pub(crate) struct Shared {
     pipelines: RwLock<BTreeMap<u32, PipelineInfo>>,
     producers: RwLock<HashMap<(String, u32), u64>>,
     partitions: RwLock<HashMap<TopicPartition, Arc<Partition>>>,
+    holds: RwLock<Vec<Hold>>,
     listeners: Mutex<Vec<Listener>>,
     /// The last commit that is visible.
     seq: AtomicU64,
@@ -67,12 +68,33 @@ impl Shared {
         match change {
             Change::Topic { id, partitions, .. } => {
                 for partition in 0..*partitions {
-                    self.add_partition(Partition::new(TopicPartition { topic: *id, partition }, Vec::new(), 0));
+                    self.add_partition(Partition::new(TopicPartition { topic: *id, partition }, Vec::new(), 0, 0));
                 }
                 write(&self.topics).extend(catalog.topics.get(id).map(|topic| (*id, topic.clone())));
             }
-            Change::Pipeline { id, .. } => {
+            Change::Settings { topic, .. } => {
+                write(&self.topics).extend(catalog.topics.get(topic).map(|info| (*topic, info.clone())));
+            }
+            Change::TopicDeleted { topic } => {
+                write(&self.topics).remove(topic);
+                let gone = write(&self.partitions).extract_if(|tp, _| tp.topic == *topic).collect::<Vec<_>>();
+                gone.iter().for_each(|(_, partition)| partition.delete());
+                write(&self.producers).retain(|(_, of), _| of != topic);
+                self.publish_pipelines(catalog);
+            }
+            Change::Hole { tp, .. } => {
+                if let (Some(partition), Some(info)) = (self.partition(*tp), catalog.partitions.get(tp)) {
+                    partition.set_holes(info.holes.clone());
+                }
+            }
+            Change::Pipeline { id, .. }
+            | Change::Desired { pipeline: id, .. }
+            | Change::Moved { pipeline: id, .. }
+            | Change::Before { pipeline: id, .. } => {
                 write(&self.pipelines).extend(catalog.pipelines.get(id).map(|pipeline| (*id, pipeline.clone())));
+            }
+            Change::PipelineDeleted { pipeline } => {
+                write(&self.pipelines).remove(pipeline);
             }
             Change::Input(input) => {
                 let (id, tp) = (input.pipeline, input.source());
@@ -84,15 +106,32 @@ impl Shared {
             Change::Producer { name, topic, next, .. } => {
                 write(&self.producers).insert((name.clone(), *topic), *next);
             }
-            Change::Segment { .. } | Change::Append { .. } | Change::SegmentEnd { .. } | Change::Cursor { .. } => {}
+            Change::ProducerForgotten { name, topic } => {
+                write(&self.producers).remove(&(name.clone(), *topic));
+            }
+            Change::Segment { .. }
+            | Change::Append { .. }
+            | Change::SegmentState { .. }
+            | Change::Cursor { .. }
+            | Change::LowMark { .. }
+            | Change::Counters { .. } => {}
         }
+    }
+
+    fn publish_pipelines(&self, catalog: &Catalog) {
+        write(&self.pipelines).clone_from(&catalog.pipelines);
     }
 
     /// Makes all of a catalog visible, but for the partitions.
     pub(crate) fn publish_all(&self, catalog: &Catalog) {
         write(&self.topics).clone_from(&catalog.topics);
-        write(&self.pipelines).clone_from(&catalog.pipelines);
+        self.publish_pipelines(catalog);
         write(&self.producers).extend(catalog.producers.iter().map(|(key, known)| (key.clone(), known.next)));
+    }
+
+    /// What keeps retention from doing its work.
+    pub(crate) fn set_holds(&self, holds: Vec<Hold>) {
+        *write(&self.holds) = holds;
     }
 
     pub(crate) fn fail(&self, error: Error) {
@@ -180,6 +219,8 @@ impl Drop for LastWords {
 
 /// An open log: one per data directory and process. Dropping it closes it after what was submitted is committed.
 pub struct Log {
+    disk: Arc<dyn Disk>,
+    root: PathBuf,
     shared: Arc<Shared>,
     queue: SyncSender<Message>,
     budget: Arc<Budget>,
@@ -195,7 +236,7 @@ impl Log {
     /// # Errors
     /// [`Error::InUse`] while another process has it, [`Error::Damaged`] when its commit log is, or what the disk says.
     pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, options: Options) -> Result<Self, Error> {
-        let opened = recovery::open(disk, clock, root, options)?;
+        let opened = recovery::open(disk.clone(), clock, root, options)?;
         let (queue, waiting) = sync_channel(QUEUE);
         let shared = opened.committer.shared.clone();
         let check_crc = !opened.committer.options.has(crate::options::Planted::NoCrcCheck);
@@ -203,6 +244,8 @@ impl Log {
         let thread = sluice_env::spawn("sluice-commit", move || run(&mut committer, &waiting));
         let thread = thread.map_err(|error| Error::io("start a thread for", root, error))?;
         Ok(Self {
+            disk,
+            root: root.to_owned(),
             shared,
             queue,
             budget: Arc::default(),
@@ -218,8 +261,15 @@ impl Log {
         &self.report
     }
 
-    /// Hands a commit over; blocks while too many wait. `done` learns what became of it.
-    pub fn submit(&self, commit: Commit, done: Done) {
+    /// Hands a commit over; blocks while too many wait. `done` learns what became of it. Batches are compressed here, on the
+    /// caller's thread.
+    pub fn submit(&self, mut commit: Commit, done: Done) {
+        for append in &mut commit.appends {
+            let topics = read(&self.shared.topics);
+            let compression = topics.get(&append.to.topic).map_or(Compression::None, |topic| topic.settings.compression);
+            drop(topics);
+            append.pack(compression);
+        }
         let bytes = commit.size() + COMMIT_BYTES;
         self.budget.take(bytes);
         let waiter = Waiter { done: Some(done), budget: self.budget.clone(), bytes };
@@ -290,6 +340,19 @@ impl Log {
         read(&self.shared.producers).get(&(producer.to_owned(), topic)).copied().unwrap_or(0)
     }
 
+    /// What keeps retention from doing its work: pipelines that have not read what should go.
+    pub fn holds(&self) -> Vec<Hold> {
+        read(&self.shared.holds).clone()
+    }
+
+    /// What the commit log tells of pipelines, as far as it reaches back.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn audit(&self) -> Result<Audit, Error> {
+        audit::audit(&*self.disk, &self.root, self.last_seq())
+    }
+
     /// A reader that begins at `offset`.
     pub fn reader(&self, partition: Arc<Partition>, offset: u64) -> Reader {
         Reader::new(partition, offset, self.check_crc)
@@ -321,33 +384,27 @@ impl Drop for Log {
 
 fn run(committer: &mut Committer, waiting: &Receiver<Message>) {
     let _last_words = LastWords(committer.shared.clone());
-    let mut idle = IDLE;
+    let mut kept_back = None;
     loop {
-        let first = if committer.is_uncovered() {
-            match waiting.recv_timeout(idle) {
-                Err(RecvTimeoutError::Timeout) => {
-                    idle = IDLE;
-                    if let Err(error) = committer.cover() {
-                        tracing::warn!(%error, "the last group is not covered yet");
-                        idle = 100 * IDLE;
-                    }
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => break,
-                Ok(message) => message,
-            }
-        } else {
-            match waiting.recv() {
-                Ok(message) => message,
-                Err(_) => break,
-            }
+        let first = match kept_back.take() {
+            Some(message) => message,
+            None => match next_message(committer, waiting) {
+                Some(message) => message,
+                None => break,
+            },
         };
         let (mut commits, mut callbacks, mut size, mut closing) = (Vec::new(), Vec::new(), 0, false);
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
                 Message::Commit(commit, waiter) => {
-                    size += waiter.bytes;
+                    // An order is a group of its own.
+                    let alone = commit.order.is_some();
+                    if alone && !commits.is_empty() {
+                        kept_back = Some(Message::Commit(commit, waiter));
+                        break;
+                    }
+                    size += if alone { GROUP_BYTES } else { waiter.bytes };
                     commits.push(commit);
                     callbacks.push(waiter);
                 }
@@ -366,5 +423,19 @@ fn run(committer: &mut Committer, waiting: &Receiver<Message>) {
             break;
         }
     }
-    let _ = committer.cover();
+    committer.end();
+}
+
+/// Waits for work; `None` when nobody can bring any more.
+fn next_message(committer: &mut Committer, waiting: &Receiver<Message>) -> Option<Message> {
+    loop {
+        match committer.idle_for() {
+            None => return waiting.recv().ok(),
+            Some(timeout) => match waiting.recv_timeout(timeout) {
+                Ok(message) => return Some(message),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => committer.idle(),
+            },
+        }
+    }
 }

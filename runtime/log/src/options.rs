@@ -1,6 +1,7 @@
 //! How a log is opened.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 /// What a batch may add up to, on disk; the engine and the API cut theirs far smaller.
 pub(crate) const MAX_BATCH_BYTES: usize = 64 << 20;
@@ -9,12 +10,20 @@ pub const MAX_EVENT_BYTES: usize = 1 << 20;
 /// Partitions one topic may have.
 pub const MAX_PARTITIONS: u32 = 10_000;
 
+/// Producers whose counts are kept; beyond that, the one that has been silent for longest is forgotten.
+pub(crate) const MAX_PRODUCERS: usize = 100_000;
+/// A producer that has been silent for longer is forgotten.
+pub(crate) const PRODUCER_AGE_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+
 /// When a commit counts as durable. It is a choice for the whole data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
     /// After `fdatasync`: what was acknowledged survives a power cut.
     #[default]
     Fsync,
+    /// Once the operating system has it, which is told to write everything down this often: a power cut may lose what was
+    /// acknowledged since, and leaves a prefix.
+    Interval(Duration),
     /// Once the operating system has it: survives the death of the process; a power cut may lose what was acknowledged since
     /// the last snapshot, and leaves a prefix.
     Os,
@@ -27,12 +36,23 @@ impl FromStr for Durability {
         match text {
             "fsync" => Ok(Self::Fsync),
             "os" => Ok(Self::Os),
-            _ if text.starts_with("interval:") => {
-                Err("durability `interval` is not available yet: use fsync or os".into())
-            }
-            _ => Err(format!("unknown durability {text:?}: use fsync or os")),
+            _ => match text.strip_prefix("interval:").map(millis) {
+                Some(Some(every)) => Ok(Self::Interval(every)),
+                Some(None) => Err("an interval is 1ms to 60s, such as interval:100ms".into()),
+                None => Err(format!("unknown durability {text:?}: use fsync, interval:100ms or os")),
+            },
         }
     }
+}
+
+/// Reads `100ms` or `2s`, up to a minute.
+fn millis(text: &str) -> Option<Duration> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('s')?, 1000),
+    };
+    let millis = number.parse::<u64>().ok()?.checked_mul(unit)?;
+    (1..=60_000).contains(&millis).then(|| Duration::from_millis(millis))
 }
 
 /// A defect that tests plant, to see that they would notice it.
@@ -45,6 +65,7 @@ pub(crate) enum Planted {
     NoCrcCheck,
     TrustCacheAfterFailedSync,
     ForgetTruncation,
+    RemoveTooEarly,
 }
 
 /// How a log is opened. Sizes in bytes.
@@ -60,6 +81,8 @@ pub struct Options {
     pub unsynced_bytes: u64,
     /// A snapshot is taken when the last one is this old, in milliseconds, and something was committed since.
     pub snapshot_age_ms: i64,
+    /// Bytes kept for what an operator does on a full disk, and for retention. 0 keeps none.
+    pub reserve_bytes: u64,
     /// Groups below this go whole into the commit log: one file to sync instead of two or more.
     pub whole_group_bytes: u64,
     /// Only tests set it.
@@ -74,6 +97,7 @@ impl Default for Options {
             snapshot_bytes: 64 << 20,
             unsynced_bytes: 1 << 30,
             snapshot_age_ms: 10 * 60 * 1000,
+            reserve_bytes: 1 << 20,
             whole_group_bytes: 1 << 20,
             planted: None,
         }

@@ -1,12 +1,14 @@
 //! One partition, as its readers share it.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use crate::catalog::Hole;
 use crate::change::TopicPartition;
 use crate::error::Error;
 use crate::segment::Segment;
+use crate::stored_batch::BatchHeader;
 
 /// Where a partition is damaged. It stays stopped until it is repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,16 +25,22 @@ pub struct Damage {
 pub struct Partition {
     id: TopicPartition,
     segments: RwLock<Vec<Arc<Segment>>>,
+    low_mark: AtomicU64,
     high_watermark: AtomicU64,
+    holes: RwLock<Vec<Hole>>,
+    deleted: AtomicBool,
     damage: OnceLock<Damage>,
 }
 
 impl Partition {
-    pub(crate) fn new(id: TopicPartition, segments: Vec<Arc<Segment>>, high_watermark: u64) -> Self {
+    pub(crate) fn new(id: TopicPartition, segments: Vec<Arc<Segment>>, low_mark: u64, high_watermark: u64) -> Self {
         Self {
             id,
             segments: RwLock::new(segments),
+            low_mark: AtomicU64::new(low_mark),
             high_watermark: AtomicU64::new(high_watermark),
+            holes: RwLock::default(),
+            deleted: AtomicBool::new(false),
             damage: OnceLock::new(),
         }
     }
@@ -47,10 +55,54 @@ impl Partition {
         self.high_watermark.load(Ordering::Acquire)
     }
 
-    /// The oldest offset there is.
+    /// The oldest offset there is; the high watermark when nothing is left.
     pub fn low_mark(&self) -> u64 {
-        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        segments.first().map_or(0, |segment| segment.base_offset)
+        self.low_mark.load(Ordering::Acquire)
+    }
+
+    /// Events that repairs gave up, in order.
+    pub fn holes(&self) -> Vec<Hole> {
+        self.holes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Bytes in its segments.
+    pub fn bytes(&self) -> u64 {
+        self.segments().iter().map(|segment| segment.committed()).sum()
+    }
+
+    /// The first offset whose batch was appended at `time` or later; the high watermark when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn offset_at(&self, time: i64) -> Result<u64, Error> {
+        self.first_batch(|segment| segment.last_append_time() >= time, |batch| batch.append_time >= time)
+    }
+
+    /// The first offset whose batch has an event of this timestamp or a later one; the high watermark when there is none. It
+    /// reads the headers of all batches before it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn offset_at_event_time(&self, time: i64) -> Result<u64, Error> {
+        self.first_batch(|_| true, |batch| batch.max_timestamp >= time)
+    }
+
+    fn first_batch(
+        &self,
+        segment_may_hold: impl Fn(&Segment) -> bool,
+        wanted: impl Fn(&BatchHeader) -> bool,
+    ) -> Result<u64, Error> {
+        for segment in self.segments().iter().filter(|segment| segment_may_hold(segment)) {
+            let found = segment.find_batch(&self.holes(), &wanted);
+            match found {
+                Ok(Some(offset)) => return Ok(offset),
+                Ok(None) => {}
+                // Retention was faster.
+                Err(_) if segment.base_offset < self.low_mark() => {}
+                Err(error) => return Err(self.noting(error)),
+            }
+        }
+        Ok(self.high_watermark())
     }
 
     /// Where it is damaged, if somebody has come across it.
@@ -61,6 +113,32 @@ impl Partition {
     /// Moves the high watermark; what is below it was published before.
     pub(crate) fn advance(&self, high_watermark: u64) {
         self.high_watermark.store(high_watermark, Ordering::Release);
+    }
+
+    fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets the segments before `offset`, and returns them.
+    pub(crate) fn raise_low_mark(&self, offset: u64) -> Vec<Arc<Segment>> {
+        // First the mark: a reader that finds a file gone looks at it.
+        self.low_mark.store(offset, Ordering::Release);
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let kept = segments.partition_point(|segment| segment.base_offset < offset);
+        segments.drain(..kept).collect()
+    }
+
+    pub(crate) fn set_holes(&self, holes: Vec<Hole>) {
+        *self.holes.write().unwrap_or_else(PoisonError::into_inner) = holes;
+    }
+
+    pub(crate) fn delete(&self) {
+        self.deleted.store(true, Ordering::Release);
+    }
+
+    /// Whether its topic was deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
     }
 
     pub(crate) fn push_segment(&self, segment: Arc<Segment>) {
@@ -89,8 +167,11 @@ impl Partition {
         error
     }
 
-    /// An error while the partition is stopped.
+    /// An error while the partition is stopped, or when it is gone.
     pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.is_deleted() {
+            return Err(Error::UnknownTopic(format!("id {}, it was deleted", self.id.topic)));
+        }
         match self.damage.get() {
             None => Ok(()),
             Some(damage) => Err(Error::damaged(&damage.file, damage.position, damage.what.clone())),

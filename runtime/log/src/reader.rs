@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sluice_event::Region;
 
+use crate::compression::Compression;
 use crate::error::Error;
 use crate::file_header::FILE_HEADER;
 use crate::partition::Partition;
@@ -46,7 +47,10 @@ pub struct Reader {
     buffer: Vec<u8>,
     buffer_start: u64,
     filled: usize,
-    /// Of the batch in hand: what is left of its region, as a range of `buffer`, and how many events that is.
+    /// The batch in hand, when it is compressed on disk.
+    plain: Vec<u8>,
+    is_plain: bool,
+    /// Of the batch in hand: what is left of its region, as a range of `buffer` or `plain`, and how many events that is.
     left: std::ops::Range<usize>,
     left_events: u32,
     append_time: i64,
@@ -64,6 +68,8 @@ impl Reader {
             buffer: Vec::new(),
             buffer_start: 0,
             filled: 0,
+            plain: Vec::new(),
+            is_plain: false,
             left: 0..0,
             left_events: 0,
             append_time: 0,
@@ -88,34 +94,65 @@ impl Reader {
         }
     }
 
+    /// Gives back the memory it reads into, until it reads again.
+    pub fn rest(&mut self) {
+        (self.buffer, self.plain, self.segment, self.left, self.left_events) =
+            (Vec::new(), Vec::new(), None, 0..0, 0);
+    }
+
     /// Puts the next events into `out`, in place of what it held: at most `max_events` of them and `max_bytes`, but for one
-    /// event that is larger by itself. None at the high watermark.
+    /// event that is larger by itself. None at the high watermark. Where events are gone (retention, or the hole that a repair
+    /// left), `out` begins behind them.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the bytes are not what was written; the partition is stopped then.
     pub fn read(&mut self, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error> {
         out.bytes.clear();
-        (out.base_offset, out.count) = (self.next, 0);
+        out.count = 0;
         let high_watermark = self.partition.high_watermark();
         self.partition.check()?;
-        self.next = self.next.max(self.partition.low_mark());
-        out.base_offset = self.next;
         while self.next < high_watermark && out.count < max_events {
             if self.left_events == 0 {
-                self.load_batch().map_err(|error| self.partition.noting(error))?;
+                let low_mark = self.partition.low_mark();
+                if self.next < low_mark {
+                    if out.count > 0 {
+                        break;
+                    }
+                    self.seek(low_mark);
+                    continue;
+                }
+                match self.load_batch() {
+                    Ok(true) => {}
+                    // A hole: what is behind it begins a batch of its own.
+                    Ok(false) if out.count > 0 => break,
+                    Ok(false) => continue,
+                    Err(_) if self.next < self.partition.low_mark() || self.partition.is_deleted() => {
+                        self.partition.check()?;
+                        continue;
+                    }
+                    Err(error) => return Err(self.partition.noting(error)),
+                }
             }
-            let left = Region::new(&self.buffer[self.left.clone()], self.left_events);
+            if out.count == 0 {
+                out.base_offset = self.next;
+            }
+            let bytes = if self.is_plain { &self.plain } else { &self.buffer };
+            let left = Region::new(&bytes[self.left.clone()], self.left_events);
             let room = max_bytes.saturating_sub(out.bytes.len());
             let taken = left.prefix(max_events - out.count, room).map_err(|malformed| self.malformed(malformed))?;
             if out.count > 0 && taken.bytes().len() > room {
                 break;
             }
             out.bytes.extend_from_slice(taken.bytes());
-            out.count += taken.count();
+            let (count, length) = (taken.count(), taken.bytes().len());
+            out.count += count;
             out.append_time = self.append_time;
-            self.next += u64::from(taken.count());
-            self.left.start += taken.bytes().len();
-            self.left_events -= taken.count();
+            self.next += u64::from(count);
+            self.left.start += length;
+            self.left_events -= count;
+        }
+        if out.count == 0 {
+            out.base_offset = self.next;
         }
         Ok(())
     }
@@ -125,24 +162,34 @@ impl Reader {
         self.partition.noting(Error::damaged(&path, self.position, malformed.to_string()))
     }
 
-    /// Takes the batch that holds `next` in hand.
-    fn load_batch(&mut self) -> Result<(), Error> {
+    /// Takes the batch that holds `next` in hand; false when it stepped over a hole instead.
+    fn load_batch(&mut self) -> Result<bool, Error> {
         let mut segment = match self.segment.take() {
             Some(segment) => segment,
             None => self.enter_segment()?,
         };
+        let holes = self.partition.holes();
         loop {
             if self.position >= segment.committed() {
                 segment = self.enter_segment()?;
             }
+            if let Some(hole) = segment.hole_at(&holes, self.position) {
+                (self.position, self.batch_offset) = (hole.end_position, hole.to);
+                if self.next < hole.to {
+                    (self.next, self.segment) = (hole.to, Some(segment));
+                    return Ok(false);
+                }
+                continue;
+            }
             let header = self.fill_batch(&segment)?;
             let start = (self.position - self.buffer_start) as usize;
             let batch = start..start + header.stored_bytes();
+            let damaged = |position: u64, what: &str| Error::damaged(&segment.path, position, what);
             if header.base_offset != self.batch_offset {
-                return Err(Error::damaged(&segment.path, self.position, "a batch does not follow its predecessor"));
+                return Err(damaged(self.position, "a batch does not follow its predecessor"));
             }
             if self.check_crc && !header.verify(segment.salt(), &self.buffer[batch.clone()]) {
-                return Err(Error::damaged(&segment.path, self.position, "wrong CRC"));
+                return Err(damaged(self.position, "wrong CRC"));
             }
             let position = self.position;
             self.position += header.stored_bytes() as u64;
@@ -150,15 +197,26 @@ impl Reader {
             if header.end_offset() <= self.next {
                 continue;
             }
-            let region = Region::new(&self.buffer[start + BATCH_HEADER..batch.end], header.count);
-            let left = region
+            let stored = start + BATCH_HEADER..batch.end;
+            self.is_plain = header.compression != Compression::None;
+            if self.is_plain {
+                let unpacked = header.compression.unpack(
+                    &self.buffer[stored.clone()],
+                    header.region_bytes as usize,
+                    &mut self.plain,
+                );
+                unpacked.map_err(|what| damaged(position, &what))?;
+            }
+            let (region, start) =
+                if self.is_plain { (&self.plain[..], 0) } else { (&self.buffer[stored.clone()], stored.start) };
+            let left = Region::new(region, header.count)
                 .skip((self.next - header.base_offset) as u32)
-                .map_err(|malformed| Error::damaged(&segment.path, position, malformed.to_string()))?;
-            self.left = batch.end - left.bytes().len()..batch.end;
-            self.left_events = left.count();
+                .map_err(|malformed| damaged(position, &malformed.to_string()))?;
+            let end = start + region.len();
+            (self.left, self.left_events) = (end - left.bytes().len()..end, left.count());
             self.append_time = header.append_time;
             self.segment = Some(segment);
-            return Ok(());
+            return Ok(true);
         }
     }
 
@@ -167,7 +225,11 @@ impl Reader {
         let segment = self.partition.segment_of(self.next);
         let segment = segment.ok_or_else(|| Error::Invalid(format!("offset {} does not exist", self.next)))?;
         (self.batch_offset, self.position) =
-            if self.next == segment.base_offset { (self.next, FILE_HEADER) } else { segment.seek(self.next)? };
+            if self.next == segment.base_offset {
+                (self.next, FILE_HEADER)
+            } else {
+                segment.seek(self.next, &self.partition.holes())?
+            };
         self.filled = 0;
         Ok(segment)
     }

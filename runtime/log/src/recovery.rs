@@ -32,6 +32,7 @@ use crate::options::{Options, Planted};
 use crate::partition::Partition;
 use crate::segment::Segment;
 use crate::snapshot::Snapshot;
+use crate::upkeep::{Removal, Upkeep};
 
 /// What recovery found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,6 +88,8 @@ struct Recovery {
     group: u64,
     seq: u64,
     snapshot_time: i64,
+    /// When the last accepted group was committed.
+    last_time: i64,
     snapshot_group: u64,
     report: Report,
     /// Files of segments that recovery has opened.
@@ -96,6 +99,8 @@ struct Recovery {
     /// Segments that hold durable batches which nothing else holds.
     holders: BTreeSet<(TopicPartition, u64)>,
     damaged: HashMap<TopicPartition, Error>,
+    /// Files that accepted groups let go of; they are removed when it is sure that these groups survive.
+    superfluous: Vec<Removal>,
 }
 
 pub(crate) fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, options: Options) -> Result<Opened, Error> {
@@ -124,6 +129,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, opti
         group: snapshot.as_ref().map_or(0, |snapshot| snapshot.group),
         seq: snapshot.as_ref().map_or(0, |snapshot| snapshot.seq),
         snapshot_time: snapshot.as_ref().map_or_else(|| clock.now(), |snapshot| snapshot.time),
+        last_time: snapshot.as_ref().map_or(i64::MIN, |snapshot| snapshot.time),
         snapshot_group: snapshot.as_ref().map_or(0, |snapshot| snapshot.group),
         catalog: snapshot.map(|snapshot| snapshot.catalog).unwrap_or_default(),
         report: Report::default(),
@@ -131,6 +137,7 @@ pub(crate) fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, opti
         young: BTreeSet::new(),
         holders: BTreeSet::new(),
         damaged: HashMap::new(),
+        superfluous: Vec::new(),
     };
     let commit_log = recovery.recover()?;
     let (mut committer, report) = recovery.into_committer(clock, rng, commit_log);
@@ -162,7 +169,7 @@ impl Recovery {
         for topic in self.catalog.topics.values() {
             for partition in 0..topic.partitions {
                 let tp = TopicPartition { topic: topic.id, partition };
-                let infos = self.catalog.segments.get(&tp).map_or(&[][..], Vec::as_slice);
+                let infos = self.catalog.segments(tp);
                 let segments: Vec<_> = infos
                     .iter()
                     .map(|info| {
@@ -171,11 +178,14 @@ impl Recovery {
                     })
                     .collect();
                 let damage = self.damaged.remove(&tp);
-                let partition = Partition::new(tp, segments, self.catalog.next_offset(tp));
+                let (low_mark, high_watermark) = (self.catalog.low_mark(tp), self.catalog.next_offset(tp));
+                let partition = Partition::new(tp, segments, low_mark, high_watermark);
+                partition.set_holes(self.catalog.partitions.get(&tp).map(|info| info.holes.clone()).unwrap_or_default());
                 damage.map(|damage| partition.noting(damage));
                 shared.add_partition(partition);
             }
         }
+        let removals = self.superfluous.into_iter().map(|removal| (self.group, removal)).collect();
         let committer = Committer {
             disk: self.disk,
             clock,
@@ -194,8 +204,8 @@ impl Recovery {
             durable_through: self.group,
             announced: self.snapshot_group,
             unsynced_bytes: 0,
-            snapshot_time: self.snapshot_time,
-            snapshot_not_before: i64::MIN,
+            last_time: self.last_time,
+            upkeep: Upkeep::new(self.snapshot_time, removals),
             shared,
             poisoned: None,
         };

@@ -1,12 +1,12 @@
 //! One segment of a partition, as its readers share it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sluice_env::{Disk, File, Open};
 
-use crate::catalog::SegmentInfo;
+use crate::catalog::{Hole, SegmentInfo};
 use crate::change::TopicPartition;
 use crate::error::Error;
 use crate::file_header::{FILE_HEADER, FileHeader, Kind};
@@ -21,6 +21,7 @@ pub(crate) struct Segment {
     file: OnceLock<Arc<dyn File>>,
     /// Bytes that readers may see.
     committed: AtomicU64,
+    last_append_time: AtomicI64,
     /// `None` until somebody needs it.
     index: Mutex<Option<Index>>,
 }
@@ -41,6 +42,7 @@ impl Segment {
             header: segment_header(directory, tp, info.base_offset, info.salt),
             file: OnceLock::new(),
             committed: AtomicU64::new(info.end_position),
+            last_append_time: AtomicI64::new(info.times.map_or(i64::MIN, |times| times.last)),
             index: Mutex::new(None),
         }
     }
@@ -75,7 +77,13 @@ impl Segment {
         if let Some(index) = &mut *self.index.lock().unwrap_or_else(PoisonError::into_inner) {
             index.note(batch, position);
         }
+        self.last_append_time.store(batch.append_time, Ordering::Release);
         self.committed.store(position + batch.stored_bytes() as u64, Ordering::Release);
+    }
+
+    /// When its last batch was appended.
+    pub(crate) fn last_append_time(&self) -> i64 {
+        self.last_append_time.load(Ordering::Acquire)
     }
 
     /// Writes the index of a segment that will not grow any more. It can be rebuilt, so a failure costs only time.
@@ -115,25 +123,53 @@ impl Segment {
     }
 
     /// A position at which a batch begins, at or before the one that holds `offset`, with that batch's base offset.
-    pub(crate) fn seek(&self, offset: u64) -> Result<(u64, u64), Error> {
+    pub(crate) fn seek(&self, offset: u64, holes: &[Hole]) -> Result<(u64, u64), Error> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let index = match &mut *index {
             Some(index) => index,
             empty => {
                 let loaded = Index::load(&*self.disk, &self.index_path(), self.header, self.committed());
-                empty.insert(loaded.map_or_else(|| self.scan(), Ok)?)
+                empty.insert(loaded.map_or_else(|| self.scan(holes), Ok)?)
             }
         };
         Ok(index.before(offset).map_or((self.base_offset, FILE_HEADER), |entry| (entry.offset, entry.position)))
     }
 
     /// Rebuilds the index from the headers of the batches. Bodies are not checked: readers do that.
-    fn scan(&self) -> Result<Index, Error> {
+    fn scan(&self, holes: &[Hole]) -> Result<Index, Error> {
+        let mut index = Index::default();
+        self.walk(holes, &mut |header, position| {
+            index.note(header, position);
+            false
+        })?;
+        Ok(index)
+    }
+
+    /// The base offset of the first batch that is wanted.
+    pub(crate) fn find_batch(
+        &self,
+        holes: &[Hole],
+        wanted: &dyn Fn(&BatchHeader) -> bool,
+    ) -> Result<Option<u64>, Error> {
+        let mut found = None;
+        self.walk(holes, &mut |header, _| {
+            found = wanted(header).then_some(header.base_offset);
+            found.is_some()
+        })?;
+        Ok(found)
+    }
+
+    /// Shows the header of each batch, with its position, until `enough` says so.
+    fn walk(&self, holes: &[Hole], enough: &mut dyn FnMut(&BatchHeader, u64) -> bool) -> Result<(), Error> {
         const CHUNK: usize = 1 << 20;
-        let (mut index, mut next) = (Index::default(), self.base_offset);
+        let mut next = self.base_offset;
         let (mut position, end) = (FILE_HEADER, self.committed());
-        let (mut chunk, mut chunk_start, mut filled) = (vec![0; CHUNK], 0, 0);
+        let (mut chunk, mut chunk_start, mut filled) = (vec![0; CHUNK.min(end as usize)], 0, 0);
         while position < end {
+            if let Some(hole) = self.hole_at(holes, position) {
+                (position, next) = (hole.end_position, hole.to);
+                continue;
+            }
             let mut at = (position - chunk_start) as usize;
             if chunk_start == 0 || at + BATCH_HEADER > filled {
                 filled = self.read_at(&mut chunk, position)?;
@@ -143,11 +179,18 @@ impl Segment {
             let Some(header) = header.filter(|header| header.base_offset == next) else {
                 return Err(Error::damaged(&self.path, position, "not a batch header"));
             };
-            index.note(&header, position);
+            if enough(&header, position) {
+                return Ok(());
+            }
             next = header.end_offset();
             position += header.stored_bytes() as u64;
         }
-        Ok(index)
+        Ok(())
+    }
+
+    /// The hole that begins at this position.
+    pub(crate) fn hole_at<'a>(&self, holes: &'a [Hole], position: u64) -> Option<&'a Hole> {
+        holes.iter().find(|hole| hole.segment == self.base_offset && hole.position == position)
     }
 }
 

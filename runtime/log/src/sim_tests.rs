@@ -43,6 +43,7 @@ impl World {
 
 fn options(planted: Option<Planted>) -> Options {
     Options {
+        reserve_bytes: 0,
         segment_bytes: 3000,
         snapshot_bytes: 5000,
         unsynced_bytes: 8000,
@@ -72,7 +73,7 @@ fn batch(rng: &mut Rng, tag: &str, fixed: bool) -> Batch {
 /// The commits of a run: the topics, a pipeline, then appends to the inputs and steps of the pipeline.
 fn workload(seed: u64, fixed: bool) -> Vec<Vec<Commit>> {
     let mut rng = Rng::from_seed(seed);
-    let topic = |name: &str, partitions| NewTopic { name: name.into(), partitions };
+    let topic = NewTopic::new;
     let first = Commit { topics: vec![topic("in", 2), topic("out", 1)], ..Commit::default() };
     let start = PipelineStart {
         name: "p".into(),
@@ -93,13 +94,13 @@ fn workload(seed: u64, fixed: bool) -> Vec<Vec<Commit>> {
                 let input = Input { pipeline: 1, epoch: 1, topic: 1, from: cursor, to, ..Input::default() };
                 cursor = to;
                 commit.input = Some(input);
-                commit.appends.push(Append { to: OUT, batch: batch(&mut rng, &tag, fixed) });
+                commit.appends.push(Append::new(OUT, batch(&mut rng, &tag, fixed)));
             } else {
                 let batch_in = batch(&mut rng, &tag, fixed);
                 produced += u64::from(batch_in.count());
-                commit.appends.push(Append { to: IN, batch: batch_in });
+                commit.appends.push(Append::new(IN, batch_in));
                 if rng.one_in(2) {
-                    commit.appends.push(Append { to: IN2, batch: batch(&mut rng, &tag, fixed) });
+                    commit.appends.push(Append::new(IN2, batch(&mut rng, &tag, fixed)));
                 }
             }
             group.push(commit);
@@ -195,7 +196,7 @@ fn recover_and_check(
     let mut committer = open(&disk, options).map_err(|error| error.to_string())?;
     let seen = check_prefix(&look(&committer)?, groups, acknowledged)?;
     if seen > 0 {
-        let extra = Commit { appends: vec![Append { to: IN2, batch: batch(rng, "after", true) }], ..Commit::default() };
+        let extra = Commit { appends: vec![Append::new(IN2, batch(rng, "after", true))], ..Commit::default() };
         let mut all: Vec<Vec<Commit>> =
             vec![groups.iter().flatten().take(seen).cloned().collect(), vec![extra.clone()]];
         all.push(vec![extra.clone()]);
@@ -436,7 +437,7 @@ fn a_commit_whose_cursor_has_moved_on_is_fenced_with_all_planned_on_it() {
     }
     let step = |from, to| Commit {
         input: Some(Input { pipeline: 1, epoch: 1, topic: 1, from, to, ..Input::default() }),
-        appends: vec![Append { to: OUT, batch: batch(&mut Rng::from_seed(from), "x", true) }],
+        appends: vec![Append::new(OUT, batch(&mut Rng::from_seed(from), "x", true))],
         ..Commit::default()
     };
     // The second of five does not fit; those planned on it must not count either.
@@ -454,7 +455,7 @@ fn a_producer_that_repeats_itself_adds_nothing() {
     committer.commit_group(workload(5, false).remove(0)).remove(0).unwrap();
     let send = |first| Commit {
         sequence: Some(Sequence { producer: "loader".into(), topic: IN.topic, first }),
-        appends: vec![Append { to: IN, batch: batch(&mut Rng::from_seed(first), "x", true) }],
+        appends: vec![Append::new(IN, batch(&mut Rng::from_seed(first), "x", true))],
         ..Commit::default()
     };
     assert!(!committer.commit_group(vec![send(0)]).remove(0).unwrap().repeated);
@@ -537,7 +538,7 @@ fn readers_find_any_offset_also_by_an_index_that_a_power_cut_made_stale() {
                 let key = format!("{round}.{number}");
                 let event = NewEvent { key: Some(key.as_bytes()), value: &value, ..NewEvent::default() };
                 batch.push(&event).unwrap();
-                let commit = Commit { appends: vec![Append { to: IN, batch }], ..Commit::default() };
+                let commit = Commit { appends: vec![Append::new(IN, batch)], ..Commit::default() };
                 committer.commit_group(vec![commit]).remove(0).unwrap();
             }
             disk = disk.after_crash(Crash::Power, &mut rng);

@@ -60,7 +60,7 @@ impl Snapshot {
     pub(crate) fn newest(disk: &dyn Disk, dir: &Directory, directory: u64) -> Result<Option<Self>, Error> {
         let mut damage = None;
         for group in Self::list(disk, dir)?.into_iter().rev() {
-            match Self::read(disk, dir, directory, group) {
+            match Self::read(disk, dir, Some(directory), group) {
                 Ok(snapshot) => {
                     if damage.is_some() {
                         Self::put_aside(disk, dir, snapshot.group)?;
@@ -87,7 +87,8 @@ impl Snapshot {
         Ok(())
     }
 
-    fn read(disk: &dyn Disk, dir: &Directory, directory: u64, group: u64) -> Result<Self, Error> {
+    /// Reads a snapshot, which is to be of this data directory.
+    pub(crate) fn read(disk: &dyn Disk, dir: &Directory, directory: Option<u64>, group: u64) -> Result<Self, Error> {
         let path = dir.snapshot(group);
         let open = || {
             let file = disk.open(&path, Open::Read)?;
@@ -100,7 +101,7 @@ impl Snapshot {
         let header = FileHeader::parse(&bytes, Kind::Snapshot, &path)?.ok_or_else(|| damaged("not a file header"))?;
         let body = &bytes[FILE_HEADER as usize..];
         let frame = Frame::parse(body, header.salt, true).ok_or_else(|| damaged("wrong CRC"))?;
-        if header.directory != directory || header.first != group || frame.group != group {
+        if directory.is_some_and(|directory| directory != header.directory) || header.first != group || frame.group != group {
             return Err(damaged("a snapshot of another directory or group"));
         }
         let records = &body[crate::frame::FRAME_HEADER..][..frame.record_bytes];
@@ -112,7 +113,7 @@ impl Snapshot {
         })?;
         let mut catalog = Catalog::default();
         for change in commits.iter().flat_map(|(_, changes)| changes) {
-            catalog.apply(change).map_err(|misfit| damaged(misfit.0))?;
+            catalog.apply(change, frame.time).map_err(|misfit| damaged(misfit.0))?;
         }
         Ok(Self { group, seq: frame.first_seq, time: frame.time, catalog })
     }

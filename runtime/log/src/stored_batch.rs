@@ -1,6 +1,7 @@
 //! A batch as it stands in a segment: a header, then the events region.
 
 use crate::codec::{Decoder, Encoder};
+use crate::compression::Compression;
 
 /// Bytes of a batch's header.
 pub(crate) const BATCH_HEADER: usize = 80;
@@ -13,14 +14,18 @@ const VERSION: u8 = 1;
 ///          salted with the file's salt      48  u64  producer id, 0 for none
 ///  8  u32  bytes of the stored region       56  u64  sequence number of the commit's first event
 /// 12  u32  number of events                 64  u32  bytes of the region, not compressed
-/// 16  u64  base offset                      68  u8   version, 1    69  u8  compression, 0 none    70  u16  flags, 0
+/// 16  u64  base offset                      68  u8   version, 1    69  u8  compression   70  u16  flags, 0
 /// 24  i64  append time                      72  i64  the writer's watermark, i64::MIN for none
 /// 80  the events region
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BatchHeader {
     pub(crate) crc: u32,
+    /// Bytes behind the header.
+    pub(crate) stored_region: u32,
+    /// Bytes of the events, not compressed.
     pub(crate) region_bytes: u32,
+    pub(crate) compression: Compression,
     pub(crate) count: u32,
     pub(crate) base_offset: u64,
     pub(crate) append_time: i64,
@@ -31,17 +36,19 @@ pub(crate) struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// The bytes of the header of `region`, its CRC computed; `self.crc` and `self.region_bytes` are set.
-    pub(crate) fn seal(&mut self, salt: u32, region: &[u8]) -> [u8; BATCH_HEADER] {
-        self.region_bytes = region.len() as u32;
+    /// The bytes of the header of a region that is stored in these bytes, its CRC computed; `self.crc` and
+    /// `self.stored_region` are set.
+    pub(crate) fn seal(&mut self, salt: u32, stored: &[u8]) -> [u8; BATCH_HEADER] {
+        self.stored_region = stored.len() as u32;
         let mut out = Encoder(Vec::with_capacity(BATCH_HEADER));
-        out.u32(MAGIC).u32(0).u32(self.region_bytes).u32(self.count).u64(self.base_offset);
+        out.u32(MAGIC).u32(0).u32(self.stored_region).u32(self.count).u64(self.base_offset);
         out.u64(self.append_time.cast_unsigned()).u64(self.min_timestamp.cast_unsigned());
         out.u64(self.max_timestamp.cast_unsigned()).u64(self.producer).u64(self.sequence);
-        out.u32(self.region_bytes).u32(u32::from(VERSION)).u64(i64::MIN.cast_unsigned());
+        let kind = u32::from(VERSION) | (u32::from(self.compression as u8) << 8);
+        out.u32(self.region_bytes).u32(kind).u64(i64::MIN.cast_unsigned());
         let mut bytes = [0; BATCH_HEADER];
         bytes.copy_from_slice(&out.0);
-        self.crc = crc32c::crc32c_append(crc32c::crc32c_append(salt, &bytes[8..]), region);
+        self.crc = crc32c::crc32c_append(crc32c::crc32c_append(salt, &bytes[8..]), stored);
         bytes[4..8].copy_from_slice(&self.crc.to_le_bytes());
         bytes
     }
@@ -50,9 +57,11 @@ impl BatchHeader {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let mut from = Decoder(bytes);
         (from.u32()? == MAGIC).then_some(())?;
-        let header = Self {
+        let mut header = Self {
             crc: from.u32()?,
-            region_bytes: from.u32()?,
+            stored_region: from.u32()?,
+            region_bytes: 0,
+            compression: Compression::None,
             count: from.u32()?,
             base_offset: from.u64()?,
             append_time: from.i64()?,
@@ -62,8 +71,10 @@ impl BatchHeader {
             sequence: from.u64()?,
         };
         let (region_bytes, version, compression, flags) = (from.u32()?, from.take(1)?, from.take(1)?, from.u16()?);
-        let known = region_bytes == header.region_bytes && version == [VERSION] && compression == [0] && flags == 0;
-        (known && header.count > 0).then_some(header)
+        header.region_bytes = region_bytes;
+        header.compression = Compression::from_code(compression[0])?;
+        let plain = header.compression != Compression::None || region_bytes == header.stored_region;
+        (version == [VERSION] && flags == 0 && plain && header.count > 0).then_some(header)
     }
 
     /// Whether `batch`, header included, is what was written.
@@ -73,7 +84,7 @@ impl BatchHeader {
 
     /// Bytes of header and region.
     pub(crate) fn stored_bytes(&self) -> usize {
-        BATCH_HEADER + self.region_bytes as usize
+        BATCH_HEADER + self.stored_region as usize
     }
 
     pub(crate) fn end_offset(&self) -> u64 {

@@ -131,7 +131,7 @@ impl Recovery {
             })?;
             let (mut batches, mut undo, mut made) = (Vec::new(), Vec::new(), Vec::new());
             for change in commits.iter().flat_map(|(_, changes)| changes) {
-                undo.push(self.catalog.apply(change).map_err(|misfit| damaged(misfit.0))?);
+                undo.push(self.catalog.apply(change, placed.frame.time).map_err(|misfit| damaged(misfit.0))?);
                 match change {
                     Change::Segment { tp, base_offset, .. } => made.push((*tp, *base_offset)),
                     Change::Append { tp, position, length, crc, .. } => batches.push(Batch {
@@ -156,6 +156,7 @@ impl Recovery {
                 break;
             }
             self.group = placed.frame.group;
+            self.last_time = self.last_time.max(placed.frame.time);
             self.seq = commits.last().map_or(self.seq, |(seq, _)| *seq);
             accepted.push(batches);
         }

@@ -27,7 +27,8 @@ pub(super) fn sync_root(disk: &dyn Disk, root: &Path) -> Result<(), Error> {
 
 /// A folder with other people's files is not made into a data directory.
 pub(super) fn check_ours(disk: &dyn Disk, dir: &Directory) -> Result<(), Error> {
-    const OURS: [&str; 8] = ["LOCK", "FORMAT", "FORMAT.new", "commits", "snapshots", "topics", "cache", "sock"];
+    const OURS: [&str; 9] =
+        ["LOCK", "FORMAT", "FORMAT.new", "commits", "snapshots", "topics", "cache", "sock", "reserve"];
     let names = disk.list(&dir.root).map_err(|error| Error::io("list", &dir.root, error))?;
     let stranger = names.iter().find(|name| !OURS.contains(&name.as_str()));
     match stranger.filter(|_| !names.iter().any(|name| name == "FORMAT")) {

@@ -16,6 +16,7 @@ use crate::frame::FRAME_HEADER;
 use crate::options::Planted;
 use crate::segment::{create_file, segment_header};
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
+use crate::upkeep::Removal;
 
 impl Recovery {
     /// Whether batches that only their segments hold are on the device.
@@ -111,13 +112,20 @@ impl Recovery {
                 if placed.frame.whole {
                     let bytes = &part.bytes[carried..carried + batch.length as usize];
                     carried += batch.length as usize;
-                    self.rewrite(batch, bytes)?;
-                } else if placed.frame.group > durable_through && !trusting {
+                    // A later group may have let go of the segment.
+                    if self.salt(batch.tp, batch.segment).is_some() {
+                        self.rewrite(batch, bytes)?;
+                    }
+                } else if placed.frame.group > durable_through
+                    && !trusting
+                    && self.salt(batch.tp, batch.segment).is_some()
+                {
                     self.rewrite_as_read(batch)?;
                 }
             }
         }
-        let ends: Vec<_> = self.catalog.segments.iter().flat_map(|(tp, row)| row.iter().map(|s| (*tp, *s))).collect();
+        let partitions = self.catalog.partitions.iter();
+        let ends: Vec<_> = partitions.flat_map(|(tp, info)| info.segments.iter().map(|s| (*tp, *s))).collect();
         let mut touched_topics = BTreeSet::new();
         for (tp, info) in ends {
             let touched = self.files.contains_key(&(tp, info.base_offset));
@@ -212,8 +220,9 @@ impl Recovery {
         Ok(())
     }
 
-    /// Removes segments that no accepted commit made, at or behind the end of their partition.
-    pub(super) fn remove_strangers(&self) -> Result<(), Error> {
+    /// Removes segments that no accepted commit made, at or behind the end of their partition; notes those that accepted commits
+    /// let go of.
+    pub(super) fn remove_strangers(&mut self) -> Result<(), Error> {
         for topic in self.catalog.topics.values() {
             let dir = self.dir.topic(topic.id);
             let names = self.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
@@ -221,10 +230,21 @@ impl Recovery {
                 let partition = name.split('-').next().and_then(|text| text.parse().ok());
                 let (Some(partition), Some(base)) = (partition, number(name, ".segment")) else { continue };
                 let tp = TopicPartition { topic: topic.id, partition };
-                if self.salt(tp, base).is_none() && base >= self.catalog.next_offset(tp) {
-                    let path = dir.join(name);
-                    self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
+                let path = dir.join(name);
+                if self.salt(tp, base).is_some() {
+                    continue;
                 }
+                if base >= self.catalog.next_offset(tp) {
+                    self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
+                } else if base < self.catalog.low_mark(tp) {
+                    self.superfluous.push(Removal::Segment(path));
+                }
+            }
+        }
+        for id in (1..self.catalog.counters.topic).filter(|id| !self.catalog.topics.contains_key(id)) {
+            let dir = self.dir.topic(id);
+            if !self.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?.is_empty() {
+                self.superfluous.push(Removal::Topic(id));
             }
         }
         Ok(())

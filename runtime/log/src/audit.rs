@@ -1,0 +1,235 @@
+//! What became of every event that pipelines read, from the commit log alone.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sluice_env::Disk;
+
+use crate::catalog::Catalog;
+use crate::change::{Change, Input, Step, TopicPartition, decode_commits};
+use crate::directory::{Directory, number};
+use crate::error::Error;
+use crate::file_header::{FILE_HEADER, FileHeader, Kind, read_whole};
+use crate::frame::{FRAME_HEADER, Frame};
+use crate::snapshot::Snapshot;
+
+/// What became of the events that one pipeline read from one partition since the audit begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The topic's name, or its id when it was deleted.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// Where the cursor stood when the audit begins.
+    pub from: u64,
+    /// Where it stands.
+    pub to: u64,
+    /// Events that the cursor moved over.
+    pub read: u64,
+    /// Of these, events with outputs that are committed.
+    pub committed: u64,
+    /// Of these, events without any output.
+    pub filtered: u64,
+    /// Of these, events dead-lettered.
+    pub dead: u64,
+    /// Of these, events skipped.
+    pub skipped: u64,
+    /// Of these, events claimed whose outcome never came: lost or, while an attempt is under way, in hand.
+    pub lost: u64,
+    /// Offsets that were claimed without an outcome, as half-open ranges.
+    pub lost_ranges: Vec<(u64, u64)>,
+    /// How often the cursor was set anew.
+    pub rewinds: u64,
+    /// What does not add up: it should be empty, always.
+    pub errors: Vec<String>,
+}
+
+impl Account {
+    /// Whether every event is accounted for.
+    pub fn balances(&self) -> bool {
+        self.read == self.committed + self.filtered + self.dead + self.skipped + self.lost && self.errors.is_empty()
+    }
+}
+
+/// What the commit log tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// It reaches back to the commit behind this one; 0 for the very first.
+    pub since_seq: u64,
+    /// When that was, ms since the epoch; `None` for the very beginning.
+    pub since: Option<i64>,
+    /// The last commit it tells of.
+    pub last_seq: u64,
+    /// Per pipeline and partition, by pipeline.
+    pub accounts: Vec<Account>,
+}
+
+/// Claims of one account that are not settled.
+#[derive(Default)]
+struct Claims {
+    ranges: Vec<(u64, u64)>,
+    /// Events that were claimed before the audit begins; their outcomes are no part of it.
+    earlier: u64,
+}
+
+enum Settled {
+    Claim,
+    Earlier,
+    Unclaimed,
+}
+
+impl Claims {
+    /// Takes a settled range out of the claims.
+    fn settle(&mut self, from: u64, to: u64) -> Settled {
+        if let Some(at) = self.ranges.iter().rposition(|claim| claim.0 <= from && to <= claim.1) {
+            let claim = self.ranges.remove(at);
+            let rest = [(claim.0, from), (to, claim.1)].into_iter().filter(|(from, to)| from < to);
+            self.ranges.splice(at..at, rest);
+            return Settled::Claim;
+        }
+        match self.earlier.checked_sub(to - from) {
+            Some(left) => {
+                self.earlier = left;
+                Settled::Earlier
+            }
+            None => Settled::Unclaimed,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Auditor {
+    catalog: Catalog,
+    accounts: BTreeMap<(u32, TopicPartition), (Account, Claims)>,
+}
+
+impl Auditor {
+    fn change(&mut self, change: &Change, time: i64) -> Result<(), String> {
+        match change {
+            Change::Input(input) => {
+                let begin = || (Account { from: input.from, to: input.from, ..Account::default() }, Claims::default());
+                let (account, open) = self.accounts.entry((input.pipeline, input.source())).or_insert_with(begin);
+                account.take(input, open);
+            }
+            Change::Moved { pipeline, cursors, .. } => {
+                for (tp, _, to) in cursors {
+                    if let Some((account, _)) = self.accounts.get_mut(&(*pipeline, *tp)) {
+                        account.to = *to;
+                        account.rewinds += 1;
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.catalog.apply(change, time).map(drop).map_err(|misfit| misfit.0.to_owned())
+    }
+}
+
+impl Account {
+    fn take(&mut self, input: &Input, open: &mut Claims) {
+        let events = input.to.saturating_sub(input.from);
+        if input.step != Step::Outcome {
+            if input.from != self.to {
+                self.errors.push(format!("the cursor jumps from {} to {}", self.to, input.from));
+            }
+            (self.read, self.to) = (self.read + events, input.to);
+        }
+        match input.step {
+            Step::Claim => return open.ranges.push((input.from, input.to)),
+            // Outputs ahead of the cursor: they count when it moves.
+            Step::Outcome if input.to > self.to => return,
+            Step::Outcome => match open.settle(input.from, input.to) {
+                Settled::Claim => {}
+                Settled::Earlier => return,
+                Settled::Unclaimed => {
+                    self.errors.push(format!("{}..{} came out without a claim", input.from, input.to));
+                }
+            },
+            Step::Done => {}
+        }
+        let told = input.committed + input.filtered + input.dead + input.skipped;
+        if told != events {
+            self.errors.push(format!("{told} of the {events} events from {} on are told of", input.from));
+        }
+        self.committed += input.committed;
+        self.filtered += input.filtered;
+        self.dead += input.dead;
+        self.skipped += input.skipped;
+    }
+}
+
+/// Reads the commit log from the oldest snapshot on, up to commit `last_seq`.
+pub(crate) fn audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Audit, Error> {
+    const TRIES: usize = 3;
+    for _ in 1..TRIES {
+        match try_audit(disk, root, last_seq) {
+            // A snapshot was taken meanwhile, and what was to be read is gone: it begins later now.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+    }
+    try_audit(disk, root, last_seq)
+}
+
+fn try_audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Audit, Error> {
+    let dir = Directory::new(root);
+    let mut told = Audit::default();
+    let mut auditor = Auditor::default();
+    let snapshots = Snapshot::list(disk, &dir)?;
+    let mut next = 1;
+    if let Some(oldest) = snapshots.first() {
+        let snapshot = Snapshot::read(disk, &dir, None, *oldest)?;
+        (told.since_seq, told.since, told.last_seq) = (snapshot.seq, Some(snapshot.time), snapshot.seq);
+        next = snapshot.group + 1;
+        for pipeline in snapshot.catalog.pipelines.values() {
+            for (tp, cursor) in &pipeline.cursors {
+                let account = Account { from: cursor.next, to: cursor.next, ..Account::default() };
+                let open = Claims { earlier: cursor.unsettled, ..Claims::default() };
+                auditor.accounts.insert((pipeline.id, *tp), (account, open));
+            }
+        }
+        auditor.catalog = snapshot.catalog;
+    }
+    for first in firsts(disk, &dir)?.into_iter().filter(|first| *first >= next) {
+        let path = dir.commit_file(first);
+        let file = disk.open(&path, sluice_env::Open::Read).map_err(|error| Error::io("read", &path, error))?;
+        let bytes = read_whole(&*file, &path)?;
+        let header = FileHeader::parse(&bytes, Kind::CommitLog, &path)?;
+        let Some(header) = header else { return Err(Error::damaged(&path, 0, "not a file header")) };
+        let mut position = FILE_HEADER as usize;
+        while let Some(frame) = bytes.get(position..).and_then(|bytes| Frame::parse(bytes, header.salt, true)) {
+            let records = &bytes[position + FRAME_HEADER..][..frame.record_bytes];
+            let damaged = |what: &str| Error::damaged(&path, position as u64, what);
+            for (seq, changes) in decode_commits(records).map_err(|_| damaged("malformed records"))? {
+                if seq > last_seq {
+                    break;
+                }
+                told.last_seq = seq;
+                for change in &changes {
+                    auditor.change(change, frame.time).map_err(|what| damaged(&what))?;
+                }
+            }
+            position += frame.length().next_multiple_of(8);
+        }
+    }
+    let Auditor { catalog, accounts } = auditor;
+    for ((pipeline, tp), (mut account, open)) in accounts {
+        // A deleted pipeline took its account along.
+        let Some(pipeline) = catalog.pipelines.get(&pipeline) else { continue };
+        let topic = catalog.topics.get(&tp.topic).map(|topic| topic.name.clone());
+        account.pipeline.clone_from(&pipeline.name);
+        (account.topic, account.partition) = (topic.unwrap_or_else(|| format!("id {}", tp.topic)), tp.partition);
+        account.lost = open.ranges.iter().map(|(from, to)| to - from).sum();
+        account.lost_ranges = open.ranges;
+        told.accounts.push(account);
+    }
+    told.accounts.sort_by(|a, b| (&a.pipeline, &a.topic, a.partition).cmp(&(&b.pipeline, &b.topic, b.partition)));
+    Ok(told)
+}
+
+fn firsts(disk: &dyn Disk, dir: &Directory) -> Result<Vec<u64>, Error> {
+    let names = disk.list(&dir.commits()).map_err(|error| Error::io("list", &dir.commits(), error))?;
+    Ok(names.iter().filter_map(|name| number(name, ".commits")).collect())
+}

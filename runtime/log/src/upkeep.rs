@@ -1,0 +1,274 @@
+//! What the committing thread does besides committing: snapshots, retention, syncs at an interval, removing files.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sluice_env::Open;
+
+use crate::commit_log::CommitLog;
+use crate::committer::Committer;
+use crate::directory::number;
+use crate::error::Error;
+use crate::options::{Durability, Planted};
+use crate::retention;
+use crate::snapshot::{KEPT, Snapshot};
+
+/// Milliseconds until a snapshot is tried again that failed for lack of space.
+const SNAPSHOT_RETRY_MS: i64 = 10_000;
+/// After this long without commits, the last group is covered.
+const IDLE: Duration = Duration::from_millis(100);
+/// How often the log looks for events that may go.
+const RETENTION_EVERY: Duration = Duration::from_secs(1);
+/// How often it looks for producers that may be forgotten.
+const PRODUCERS_EVERY: Duration = Duration::from_secs(60);
+/// Under `os`, files that may go wait at most this long for a snapshot.
+const REMOVALS_WAIT: Duration = Duration::from_secs(30);
+
+/// A file that is superfluous once the group that says so is sure to survive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// A segment, with its index.
+    Segment(PathBuf),
+    /// Everything of a topic.
+    Topic(u32),
+}
+
+/// When what is due.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    pub(crate) snapshot_time: i64,
+    /// After one that failed for lack of space, when to try again.
+    snapshot_not_before: i64,
+    retention_at: Duration,
+    producers_at: Duration,
+    synced_at: Duration,
+    removals_at: Duration,
+    /// After a failure for lack of space, when to cover again.
+    cover_at: Duration,
+    /// By the group whose durability they wait for.
+    pub(crate) removals: VecDeque<(u64, Removal)>,
+    has_reserve: bool,
+    reserve_at: Duration,
+}
+
+impl Upkeep {
+    pub(crate) fn new(snapshot_time: i64, removals: VecDeque<(u64, Removal)>) -> Self {
+        Self { snapshot_time, removals, snapshot_not_before: i64::MIN, ..Self::default() }
+    }
+}
+
+impl Committer {
+    /// How long the thread may wait for commits before it calls [`idle`](Self::idle).
+    pub(crate) fn idle_for(&self) -> Option<Duration> {
+        if self.poisoned.is_some() {
+            return None;
+        }
+        let now = self.clock.elapsed();
+        let cover = self.is_uncovered().then(|| self.upkeep.cover_at.saturating_sub(now).max(IDLE));
+        let sync = match self.options.durability {
+            Durability::Interval(every) if self.durable_through < self.group => {
+                Some((self.upkeep.synced_at + every).saturating_sub(now))
+            }
+            _ => None,
+        };
+        let bounded = self.catalog.topics.values().any(|topic| topic.settings.is_bounded());
+        let retention = bounded.then(|| self.upkeep.retention_at.saturating_sub(now));
+        let producers = (!self.catalog.producers.is_empty()).then(|| self.upkeep.producers_at.saturating_sub(now));
+        let removals = (!self.upkeep.removals.is_empty()).then_some(REMOVALS_WAIT);
+        [cover, sync, retention, producers, removals].into_iter().flatten().min()
+    }
+
+    /// What is to be done when there was nothing to commit for a while.
+    pub(crate) fn idle(&mut self) {
+        if self.is_uncovered()
+            && self.clock.elapsed() >= self.upkeep.cover_at
+            && let Err(error) = self.cover()
+        {
+            tracing::warn!(%error, "the last group is not covered yet");
+            self.upkeep.cover_at = self.clock.elapsed() + 100 * IDLE;
+        }
+        let now = self.now();
+        self.keep_up(now);
+    }
+
+    /// The last thing before the log is closed.
+    pub(crate) fn end(&mut self) {
+        if matches!(self.options.durability, Durability::Interval(_)) && self.poisoned.is_none() {
+            let _ = self.sync_all();
+        }
+        let _ = self.cover();
+        self.remove_files();
+    }
+
+    /// Does what is due.
+    pub(crate) fn keep_up(&mut self, now: i64) {
+        if self.poisoned.is_some() {
+            return;
+        }
+        self.snapshot_if_due(now);
+        let elapsed = self.clock.elapsed();
+        if let Durability::Interval(every) = self.options.durability
+            && self.durable_through < self.group
+            && elapsed >= self.upkeep.synced_at + every
+        {
+            // A failure has poisoned the log.
+            let _ = self.sync_all();
+        }
+        if elapsed >= self.upkeep.retention_at {
+            self.upkeep.retention_at = elapsed + RETENTION_EVERY;
+            self.retain(now);
+        }
+        self.remove_files();
+        if !self.upkeep.has_reserve && elapsed >= self.upkeep.reserve_at {
+            self.upkeep.reserve_at = elapsed + RETENTION_EVERY;
+            self.make_reserve();
+        }
+    }
+
+    /// Lets go what may go.
+    fn retain(&mut self, now: i64) {
+        let (mut changes, holds) = retention::due(&self.catalog, now);
+        self.shared.set_holds(holds);
+        let elapsed = self.clock.elapsed();
+        if elapsed >= self.upkeep.producers_at {
+            self.upkeep.producers_at = elapsed + PRODUCERS_EVERY;
+            changes.extend(retention::silent_producers(&self.catalog, now));
+        }
+        if changes.is_empty() || self.poisoned.is_some() {
+            return;
+        }
+        if let Err(error) = self.commit_changes(changes, now) {
+            tracing::warn!(%error, "retention could not be committed; trying again");
+        }
+    }
+
+    /// Removes the files whose end is sure to survive a crash.
+    fn remove_files(&mut self) {
+        let waiting = !self.upkeep.removals.is_empty();
+        let elapsed = self.clock.elapsed();
+        if waiting && self.options.durability == Durability::Os && elapsed >= self.upkeep.removals_at {
+            // Nothing else would ever make it sure.
+            self.upkeep.removals_at = elapsed + REMOVALS_WAIT;
+            let now = self.now();
+            self.try_snapshot(now);
+        }
+        while let Some((group, removal)) = self.upkeep.removals.front()
+            && (*group <= self.announced || self.options.has(Planted::RemoveTooEarly))
+        {
+            let removed = match removal {
+                Removal::Segment(path) => {
+                    self.disk.remove(path).and_then(|()| self.disk.remove(&path.with_extension("index")))
+                }
+                Removal::Topic(id) => {
+                    let dir = self.dir.topic(*id);
+                    let names = self.disk.list(&dir);
+                    let all = names.and_then(|names| names.iter().try_for_each(|name| self.disk.remove(&dir.join(name))));
+                    all.and_then(|()| self.disk.remove_dir(&dir))
+                }
+            };
+            if let Err(error) = removed {
+                // It is no part of the log any more; the next start removes it.
+                tracing::warn!(%error, ?removal, "a superfluous file was not removed");
+            }
+            self.upkeep.removals.pop_front();
+        }
+    }
+
+    /// Makes everything durable that was written.
+    pub(crate) fn sync_all(&mut self) -> Result<(), Error> {
+        self.sync_names()?;
+        let segments = std::mem::take(&mut self.unsynced).into_values();
+        self.sync(&segments.chain([self.commit_log.file.clone()]).collect::<Vec<_>>())?;
+        self.unsynced_bytes = 0;
+        self.durable_through = self.group;
+        self.upkeep.synced_at = self.clock.elapsed();
+        Ok(())
+    }
+
+    fn snapshot_if_due(&mut self, now: i64) {
+        let age = now.saturating_sub(self.upkeep.snapshot_time);
+        let due = self.commit_log.position >= self.options.snapshot_bytes
+            || self.unsynced_bytes >= self.options.unsynced_bytes
+            || age >= self.options.snapshot_age_ms;
+        if due && now >= self.upkeep.snapshot_not_before {
+            self.try_snapshot(now);
+        }
+    }
+
+    fn try_snapshot(&mut self, now: i64) {
+        self.upkeep.snapshot_time = now;
+        match self.snapshot(now) {
+            Ok(()) | Err(Error::Poisoned(_)) => {}
+            Err(error @ Error::NoSpace { .. }) => {
+                self.upkeep.snapshot_not_before = now.saturating_add(SNAPSHOT_RETRY_MS);
+                tracing::warn!(%error, "no snapshot was taken; trying again in a while");
+            }
+            Err(error) => drop(self.poison(&error)),
+        }
+    }
+
+    /// Syncs everything, begins a new part of the commit log, writes a snapshot, and removes what it makes superfluous.
+    pub(crate) fn snapshot(&mut self, now: i64) -> Result<(), Error> {
+        self.sync_all()?;
+        // The new part first: a snapshot promises that what follows it can be found.
+        let salt = self.rng.next_u64() as u32;
+        let sync_names = !self.options.has(Planted::ForgetDirectorySync);
+        let next = CommitLog::create(&*self.disk, &self.dir, self.directory, self.group + 1, salt, sync_names)?;
+        self.commit_log = next;
+        let snapshot = Snapshot { group: self.group, seq: self.seq, time: now, catalog: self.catalog.clone() };
+        snapshot.write(&*self.disk, &self.dir, self.directory, self.rng.next_u64() as u32)?;
+        self.announced = self.group;
+        self.remove_superfluous()
+    }
+
+    /// Removes all but the newest snapshots, and the parts of the commit log before the oldest kept.
+    fn remove_superfluous(&mut self) -> Result<(), Error> {
+        let snapshots = Snapshot::list(&*self.disk, &self.dir)?;
+        let Some(oldest) = snapshots.len().checked_sub(KEPT).and_then(|at| snapshots.get(at)) else { return Ok(()) };
+        let remove = |path: PathBuf| self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error));
+        let names = self.disk.list(&self.dir.commits());
+        let names = names.map_err(|error| Error::io("list", &self.dir.commits(), error))?;
+        let firsts: Vec<u64> = names.iter().filter_map(|name| number(name, ".commits")).collect();
+        // A part ends where the next begins.
+        for pair in firsts.windows(2).filter(|pair| pair[1] <= oldest + 1) {
+            remove(self.dir.commit_file(pair[0]))?;
+        }
+        for group in snapshots.iter().filter(|group| *group < oldest) {
+            remove(self.dir.snapshot(*group))?;
+        }
+        Ok(())
+    }
+
+    /// Sets some space aside, so that a full disk does not stop those who make room on it.
+    fn make_reserve(&mut self) {
+        if self.options.reserve_bytes == 0 {
+            return;
+        }
+        let path = self.dir.reserve();
+        let make = || -> std::io::Result<()> {
+            if let Ok(file) = self.disk.open(&path, Open::Read)
+                && file.len()? == self.options.reserve_bytes
+            {
+                return Ok(());
+            }
+            self.disk.remove(&path)?;
+            let file = self.disk.open(&path, Open::Create)?;
+            let zeros = vec![0; self.options.reserve_bytes as usize];
+            file.write_at(&[IoSlice::new(&zeros)], 0).and_then(|()| file.sync()).inspect_err(|_| {
+                // Half a reserve takes space and gives none.
+                let _ = self.disk.remove(&path);
+            })
+        };
+        self.upkeep.has_reserve = make().is_ok();
+    }
+
+    /// Frees the space set aside; false when there is none.
+    pub(crate) fn give_up_reserve(&mut self) -> bool {
+        let had = self.disk.open(&self.dir.reserve(), Open::Read).is_ok();
+        self.upkeep.has_reserve = false;
+        self.upkeep.reserve_at = self.clock.elapsed() + RETENTION_EVERY;
+        had && self.disk.remove(&self.dir.reserve()).is_ok()
+    }
+}
