@@ -32,7 +32,10 @@ impl<F: FnMut(&Event, &mut Outputs) -> Result> Runner for Handler<F> {
                 flat,
                 topic: view.topic_name,
                 partition: view.partition,
-                offset: view.base_offset + u64::from(input),
+                offset: match flat.origin().filter(|_| view.chained) {
+                    Some(origin) => origin.offset,
+                    None => view.base_offset + u64::from(input),
+                },
             };
             let mark = writer.mark();
             let mut out = Outputs { writer: &mut writer, input, timestamp: flat.timestamp() };

@@ -135,6 +135,7 @@ impl Tester {
             topic: 1,
             partition: 0,
             topic_name: "test",
+            chained: false,
         };
         let mut header = Vec::new();
         view.write(&mut header);

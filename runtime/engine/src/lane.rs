@@ -25,6 +25,8 @@ pub enum Next {
     },
     /// Nothing before a commit is answered.
     AwaitCommits,
+    /// Ask where the cursor is, for somebody else has moved it, and go on from there.
+    Resync,
     /// Nothing before there are new events.
     Idle,
     /// Nothing before the time has come to try again.
@@ -56,6 +58,7 @@ pub struct Lane {
     next_id: u64,
     max_in_flight: usize,
     backoff: bool,
+    resync: bool,
     halt: Option<Halt>,
     suspect: Option<Suspect>,
 }
@@ -79,6 +82,7 @@ impl Lane {
             next_id: 0,
             max_in_flight: max_in_flight.max(1),
             backoff: false,
+            resync: false,
             halt: None,
             suspect: None,
         }
@@ -103,6 +107,9 @@ impl Lane {
     pub fn next(&self, high_watermark: u64) -> Next {
         if self.in_flight.iter().any(|attempt| attempt.discarded) || self.in_flight.len() >= self.max_in_flight {
             return Next::AwaitCommits;
+        }
+        if self.resync {
+            return if self.is_settled() { Next::Resync } else { Next::AwaitCommits };
         }
         if self.halt.is_some() {
             return if self.is_settled() { Next::Halted } else { Next::AwaitCommits };
@@ -183,12 +190,29 @@ impl Lane {
             }
             // Those that fall with another one are fenced as a matter of course.
             Advice::Resync if !first => {}
-            Advice::Resync => self.halt = Some(Halt { offset: self.cursor, reason }),
+            Advice::Resync => self.resync = true,
             Advice::Fix | Advice::StopPartition | Advice::StopNode => {
                 self.halt.get_or_insert(Halt { offset: self.cursor, reason });
             }
         }
         first
+    }
+
+    /// Storage refuses for the moment: nothing is planned before [`retry`](Self::retry).
+    pub fn back_off(&mut self) {
+        self.backoff = true;
+    }
+
+    /// Somebody else has moved the cursor: all that is in flight falls, and nothing is planned before it is known where to go
+    /// on.
+    pub fn resync(&mut self) {
+        self.in_flight.iter_mut().for_each(|attempt| attempt.discarded = true);
+        (self.resync, self.halt, self.suspect) = (true, None, None);
+    }
+
+    /// Goes on from `cursor`. Nothing may be in flight.
+    pub fn go_on_from(&mut self, cursor: u64) {
+        *self = Self { next_id: self.next_id, ..Self::new(cursor, self.max_in_flight) };
     }
 
     /// The time has come to try again.

@@ -6,6 +6,8 @@
 //! in simulation as it runs in a node.
 
 mod batch_size;
+mod chain;
+mod delivery;
 mod lane;
 mod legible;
 mod partitioner;
@@ -17,9 +19,11 @@ mod runner;
 mod sim_tests;
 
 pub use batch_size::BatchSize;
+pub use chain::{StageConfig, StageError};
+pub use delivery::Delivery;
 pub use lane::{Halt, Lane, Next};
 pub use legible::legible;
 pub use partitioner::{PartitionBy, murmur2};
 pub use port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage};
-pub use router::{Router, Sink};
+pub use router::Sink;
 pub use runner::{LaneConfig, LaneRunner, LaneState, Step};

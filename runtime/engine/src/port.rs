@@ -1,6 +1,6 @@
 //! What delivery needs of the outside.
 
-use sluice_log::{Commit, Done, Error, ReadBatch};
+use sluice_log::{Commit, Done, Error, ReadBatch, TopicPartition};
 
 /// A consumer that can be called: one instance of a plugin.
 pub trait Consumer: Send {
@@ -74,6 +74,9 @@ pub trait Source: Send {
     /// # Errors
     /// When the partition is damaged.
     fn read(&mut self, from: u64, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error>;
+
+    /// Gives back the memory it reads into.
+    fn rest(&mut self) {}
 }
 
 /// Commits.
@@ -83,11 +86,18 @@ pub trait Source: Send {
 pub trait Storage: Send + Sync {
     /// Hands a commit over; may block while too many wait. `done` learns, once, what became of it.
     fn submit(&self, commit: Commit, done: Done);
+
+    /// The epoch of a pipeline and its cursor on a partition; `None` when it has none there any more.
+    fn position(&self, pipeline: u32, source: TopicPartition) -> Option<(u64, u64)>;
 }
 
 impl Storage for sluice_log::Log {
     fn submit(&self, commit: Commit, done: Done) {
         Self::submit(self, commit, done);
+    }
+
+    fn position(&self, pipeline: u32, source: TopicPartition) -> Option<(u64, u64)> {
+        self.cursor(pipeline, source)
     }
 }
 
@@ -99,5 +109,9 @@ impl Source for sluice_log::Reader {
     fn read(&mut self, from: u64, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error> {
         self.seek(from);
         Self::read(self, max_events, max_bytes, out)
+    }
+
+    fn rest(&mut self) {
+        Self::rest(self);
     }
 }

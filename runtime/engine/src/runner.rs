@@ -1,15 +1,20 @@
 //! Performs a lane's decisions.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sluice_env::Clock;
-use sluice_event::View;
-use sluice_log::{Advice, Commit, Committed, Error, Input, ReadBatch, TopicPartition};
+use sluice_log::{Advice, Commit, Committed, Error, Input, ReadBatch, Step as InputStep, TopicPartition};
 
 use crate::batch_size::BatchSize;
+use crate::chain::{Chain, StageConfig, StageError};
+use crate::delivery::{Claims, Counts, Delivery, Follower};
 use crate::lane::{Halt, Lane, Next};
-use crate::port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage};
-use crate::router::{Routed, Router, Sink};
+use crate::port::{CallErrorKind, Source, Storage};
+use crate::router::{Routed, Sink};
+
+/// How often in a row the cursor may turn out to be elsewhere before a lane gives up.
+const MOST_RESYNCS: u32 = 8;
 
 /// What a lane needs to know.
 pub struct LaneConfig {
@@ -19,18 +24,24 @@ pub struct LaneConfig {
     pub epoch: u64,
     /// Counts definitions and plugins.
     pub generation: u64,
+    /// How often an event's effects can come about.
+    pub delivery: Delivery,
     /// What is read.
     pub source: TopicPartition,
     /// Its topic's name.
     pub topic_name: String,
     /// Where it starts.
     pub cursor: u64,
+    /// What is called, one after the other; at least one.
+    pub stages: Vec<StageConfig>,
     /// Where outputs go.
     pub sinks: Vec<Sink>,
     /// Events per call, at most.
     pub max_events: u32,
     /// Bytes per call, at most, but for a single larger event.
     pub max_bytes: usize,
+    /// How long a batch that is not full may wait for more events.
+    pub linger: Duration,
     /// Attempts whose commits are not answered, at most.
     pub max_in_flight: usize,
 }
@@ -42,6 +53,8 @@ pub enum Step {
     Worked,
     /// Wait to be woken, by a commit's answer or by new events.
     Waiting,
+    /// The same, but not beyond this time (of [`Clock::elapsed`]).
+    WaitingUntil(Duration),
     /// Everything there is was dealt with and committed.
     Idle,
     /// Storage is full or busy: try again later, with [`LaneRunner::retry`].
@@ -55,7 +68,7 @@ pub enum Step {
 /// What can be seen of a lane from outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaneState {
-    /// All before it is committed.
+    /// All before it is dealt with; at-least-once, the committed cursor follows.
     pub cursor: u64,
     /// Why it stands still, if it does.
     pub halt: Option<Halt>,
@@ -65,8 +78,10 @@ pub struct LaneState {
     pub refusals: u32,
     /// Calls that did not return, or returned nonsense.
     pub failed_calls: u64,
-    /// No attempt is in flight.
+    /// No attempt is in flight, and the committed cursor is where it should be.
     pub settled: bool,
+    /// It holds instances and memory.
+    pub warm: bool,
 }
 
 type Answer = (u64, Result<Committed, Error>);
@@ -75,17 +90,24 @@ type Answer = (u64, Result<Committed, Error>);
 pub struct LaneRunner {
     lane: Lane,
     config: LaneConfig,
-    plugin: Arc<dyn Plugin>,
-    consumer: Option<Box<dyn Consumer>>,
+    chain: Chain,
+    /// At-least-once: the committed cursor, and what follows it.
+    follower: Follower,
+    committed: u64,
+    /// At-most-once.
+    claims: Claims,
     source: Box<dyn Source>,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
-    router: Router,
     batch_size: BatchSize,
     batch: ReadBatch,
-    header: Vec<u8>,
     answers: Arc<Mutex<Vec<Answer>>>,
     wake: Arc<dyn Fn() + Send + Sync>,
+    /// Numbers of commits other than attempts; they count down, so that the two never meet.
+    next_own_id: u64,
+    /// Since when a batch that is not full waits for more events.
+    lingering: Option<Duration>,
+    resyncs: u32,
     state: LaneState,
     fatal: Option<Error>,
 }
@@ -94,7 +116,6 @@ impl LaneRunner {
     /// A lane at its cursor. `wake` is called, from any thread, when a commit has been answered.
     pub fn new(
         config: LaneConfig,
-        plugin: Arc<dyn Plugin>,
         source: Box<dyn Source>,
         storage: Arc<dyn Storage>,
         clock: Arc<dyn Clock>,
@@ -102,19 +123,22 @@ impl LaneRunner {
     ) -> Self {
         Self {
             lane: Lane::new(config.cursor, config.max_in_flight),
-            router: Router::new(config.sinks.clone(), config.source),
+            chain: Chain::new(&config.stages, config.sinks.clone(), config.source, config.topic_name.clone()),
+            follower: Follower::default(),
+            committed: config.cursor,
+            claims: Claims::new(config.cursor),
             batch_size: BatchSize::new(config.max_events),
             state: LaneState { cursor: config.cursor, settled: true, ..LaneState::default() },
             config,
-            plugin,
-            consumer: None,
             source,
             storage,
             clock,
             batch: ReadBatch::default(),
-            header: Vec::new(),
             answers: Arc::default(),
             wake,
+            next_own_id: u64::MAX,
+            lingering: None,
+            resyncs: 0,
             fatal: None,
         }
     }
@@ -135,6 +159,19 @@ impl LaneRunner {
         self.state.waits_for = None;
     }
 
+    /// Has it look where the cursor is, for somebody else has moved it. What is under way falls.
+    pub fn resync(&mut self) {
+        self.lane.resync();
+    }
+
+    /// Drops instances and memory until there is something to do. Nothing of what counts is in them.
+    pub fn rest(&mut self) {
+        self.chain.rest();
+        self.source.rest();
+        self.batch = ReadBatch::default();
+        self.state.warm = false;
+    }
+
     /// Takes the answers that have come, then makes at most one attempt. While `draining`, it makes none.
     pub fn step(&mut self, draining: bool) -> Step {
         self.take_answers();
@@ -142,9 +179,12 @@ impl LaneRunner {
             Some(error) => Step::StopNode(error),
             None => self.decide(draining),
         };
+        let step = self.follow(step, draining);
         self.state.cursor = self.lane.cursor();
         self.state.halt = self.lane.halt().cloned();
-        self.state.settled = self.lane.is_settled();
+        self.state.settled =
+            self.lane.is_settled() && self.follower.is_settled(self.committed) && !self.claims.is_claiming();
+        self.state.warm = self.chain.is_warm();
         step
     }
 
@@ -152,45 +192,147 @@ impl LaneRunner {
         match self.lane.next(self.source.high_watermark()) {
             Next::Call { .. } if draining && self.lane.is_settled() => Step::Idle,
             Next::Call { .. } if draining => Step::Waiting,
-            Next::Call { from, at_most } => self.attempt(from, at_most),
+            Next::Call { from, at_most } => self.linger(from).unwrap_or_else(|| self.attempt(from, at_most)),
             Next::AwaitCommits => Step::Waiting,
             Next::Idle => Step::Idle,
             Next::Backoff => Step::Backoff(self.state.waits_for.clone().unwrap_or_default()),
             Next::Halted => self.lane.halt().cloned().map_or(Step::Waiting, Step::Halted),
+            Next::Resync => self.find_cursor(),
+        }
+    }
+
+    /// Waits for a batch to fill, if it may.
+    fn linger(&mut self, from: u64) -> Option<Step> {
+        if self.config.linger.is_zero() {
+            return None;
+        }
+        let now = self.clock.elapsed();
+        let until = *self.lingering.get_or_insert(now) + self.config.linger;
+        let full = self.source.high_watermark() - from >= u64::from(self.batch_size.events());
+        if full || now >= until {
+            self.lingering = None;
+            return None;
+        }
+        Some(Step::WaitingUntil(until))
+    }
+
+    /// At-least-once: moves the cursor over what was delivered, when that is due.
+    fn follow(&mut self, step: Step, draining: bool) -> Step {
+        let Delivery::AtLeastOnce { every } = self.config.delivery else { return step };
+        if matches!(step, Step::StopNode(_) | Step::Backoff(_)) {
+            return step;
+        }
+        let (now, id) = (self.clock.elapsed(), self.next_own_id);
+        let at_once = draining || matches!(step, Step::Halted(_));
+        if let Some(input) = self.follower.due(id, self.committed, now, every, at_once) {
+            self.next_own_id -= 1;
+            let input = self.input(input);
+            self.submit(id, Commit { input: Some(input), ..Commit::default() });
+            return if matches!(step, Step::Worked) { step } else { Step::Waiting };
+        }
+        match (step, self.follower.next_at(self.committed, every)) {
+            (Step::Idle | Step::Waiting, Some(at)) => Step::WaitingUntil(at),
+            (Step::Idle, None) if !self.follower.is_settled(self.committed) => Step::Waiting,
+            (step, _) => step,
         }
     }
 
     fn take_answers(&mut self) {
         let answers = std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner));
         for (id, answer) in answers {
+            let ok = answer.is_ok();
+            let is_claim = self.claims.answered(id, ok);
+            let moved = self.follower.moved(id, ok);
+            if let Some(Some(cursor)) = moved {
+                self.committed = cursor;
+            }
             match answer {
                 Ok(_) => {
-                    self.lane.committed(id);
-                    self.state.refusals = 0;
-                }
-                Err(error) => {
-                    let advice = error.advice();
-                    if self.lane.commit_failed(id, advice, error.to_string()) {
-                        // The instance has seen what never happened.
-                        self.consumer = None;
-                        tracing::warn!(%error, source = %self.config.source, "a commit failed; its attempts are discarded");
+                    if self.lane.committed(id) {
+                        self.follower.committed(id);
                     }
-                    match advice {
-                        Advice::Retry => {
-                            self.state.waits_for = Some(error.to_string());
-                            self.state.refusals += 1;
-                        }
-                        Advice::StopNode => self.fatal = Some(error),
-                        _ => {}
-                    }
+                    (self.state.refusals, self.resyncs) = (0, 0);
                 }
+                Err(error) => self.refused(id, error, is_claim || moved.is_some()),
             }
         }
     }
 
+    /// A commit was refused: an attempt's, or one of the lane's own.
+    fn refused(&mut self, id: u64, error: Error, own: bool) {
+        let advice = error.advice();
+        if own {
+            match advice {
+                Advice::Retry => self.lane.back_off(),
+                Advice::Resync => self.lane.resync(),
+                _ => self.lane.halt_at(self.lane.cursor(), error.to_string()),
+            }
+        } else {
+            self.follower.failed(id);
+            if self.lane.commit_failed(id, advice, error.to_string()) {
+                // The instances have seen what never happened.
+                self.chain.drop_instances();
+                tracing::warn!(%error, source = %self.config.source, "a commit failed; its attempts are discarded");
+            }
+        }
+        match advice {
+            Advice::Retry => {
+                self.state.waits_for = Some(error.to_string());
+                self.state.refusals += 1;
+            }
+            Advice::StopNode => self.fatal = Some(error),
+            _ => {}
+        }
+    }
+
+    /// Goes on from where the log says that the cursor is.
+    fn find_cursor(&mut self) -> Step {
+        if self.claims.is_claiming() || self.follower.is_moving() {
+            return Step::Waiting;
+        }
+        self.chain.drop_instances();
+        self.resyncs += 1;
+        match self.storage.position(self.config.pipeline, self.config.source) {
+            Some((epoch, cursor)) if self.resyncs <= MOST_RESYNCS => {
+                tracing::info!(source = %self.config.source, epoch, cursor, "goes on from the committed cursor");
+                self.config.epoch = epoch;
+                self.lane.go_on_from(cursor);
+                (self.follower, self.claims, self.committed) = (Follower::default(), Claims::new(cursor), cursor);
+                Step::Worked
+            }
+            Some(_) => {
+                self.lane.go_on_from(self.lane.cursor());
+                self.lane.halt_at(self.lane.cursor(), "somebody else keeps moving the cursor".to_owned());
+                Step::Worked
+            }
+            None => {
+                self.lane.go_on_from(self.lane.cursor());
+                self.lane.halt_at(self.lane.cursor(), "the pipeline was deleted".to_owned());
+                Step::Worked
+            }
+        }
+    }
+
+    /// At-most-once: claims events ahead of the next call. `None` while there is nothing to call the consumer with.
+    fn claim(&mut self, from: u64) -> Option<u32> {
+        if let Some((from, to)) = self.claims.due(from, self.batch_size.events(), self.source.high_watermark()) {
+            let id = self.next_own_id;
+            self.next_own_id -= 1;
+            self.claims.claiming(id, to);
+            let input = self.input(Input { step: InputStep::Claim, from, to, ..Input::default() });
+            self.submit(id, Commit { input: Some(input), ..Commit::default() });
+        }
+        let claimed = self.claims.claimed().saturating_sub(from);
+        (claimed > 0).then(|| u32::try_from(claimed).unwrap_or(u32::MAX))
+    }
+
     /// Reads, calls, routes, and hands the commit over without waiting for it.
     fn attempt(&mut self, from: u64, at_most: Option<u32>) -> Step {
-        let max_events = at_most.unwrap_or(u32::MAX).min(self.batch_size.events());
+        let mut max_events = at_most.unwrap_or(u32::MAX).min(self.batch_size.events());
+        if self.config.delivery == Delivery::AtMostOnce {
+            let Some(claimed) = self.claim(from) else { return Step::Waiting };
+            max_events = max_events.min(claimed);
+        }
         if let Err(error) = self.source.read(from, max_events, self.config.max_bytes, &mut self.batch) {
             if error.advice() == Advice::StopNode {
                 return Step::StopNode(error);
@@ -198,97 +340,100 @@ impl LaneRunner {
             self.lane.halt_at(from, error.to_string());
             return Step::Worked;
         }
+        if self.batch.base_offset > from {
+            return self.pass_over(from);
+        }
         if self.batch.count == 0 {
             return Step::Idle;
         }
-        match self.call() {
-            Ok(routed) => self.submit(&routed),
+        let before = self.clock.elapsed();
+        match self.chain.call(&self.batch) {
+            Ok(routed) => {
+                self.batch_size.learn(self.batch.count, self.clock.elapsed().saturating_sub(before));
+                self.commit(from, &routed);
+            }
             Err(error) => self.call_failed(&error),
         }
         Step::Worked
     }
 
-    fn call(&mut self) -> Result<Routed, CallError> {
-        let mut consumer = match self.consumer.take() {
-            Some(consumer) => consumer,
-            None => self.plugin.instantiate()?,
-        };
-        let (batch, router) = (&self.batch, &mut self.router);
-        let source = self.config.source;
-        let view = View {
-            count: batch.count,
-            base_offset: batch.base_offset,
-            watermark: None,
-            seed: (u64::from(source.topic) << 32) | u64::from(source.partition),
-            topic: source.topic,
-            partition: source.partition,
-            topic_name: &self.config.topic_name,
-        };
-        self.header.clear();
-        view.write(&mut self.header);
-        let mut routed = None;
-        let before = self.clock.elapsed();
-        consumer.call(&self.header, &batch.bytes, &mut |outcome| {
-            routed = Some(router.route(outcome, batch.base_offset, batch.count));
-        })?;
-        self.batch_size.learn(batch.count, self.clock.elapsed().saturating_sub(before));
-        let nothing =
-            || CallError { kind: CallErrorKind::BadOutcome, message: "it returned nothing".into(), in_hand: None };
-        let routed = routed.unwrap_or_else(|| Err(nothing()))?;
-        // Only an instance that behaved is used again.
-        self.consumer = Some(consumer);
-        Ok(routed)
+    /// Events before the batch that was read are gone: they are passed over in a commit of their own.
+    fn pass_over(&mut self, from: u64) -> Step {
+        let gone = self.batch.base_offset;
+        // Behind what is claimed, the next claim finds them.
+        let to = if self.config.delivery == Delivery::AtMostOnce { gone.min(self.claims.claimed()) } else { gone };
+        tracing::warn!(source = %self.config.source, from, to, "passes over events that are gone");
+        let routed = Routed::default();
+        self.commit_range(from, to, &routed, to - from);
+        Step::Worked
     }
 
-    fn submit(&mut self, routed: &Routed) {
-        let from = self.batch.base_offset;
+    fn commit(&mut self, from: u64, routed: &Routed) {
         let to = from + u64::from(routed.processed);
         if to > from {
-            let commit = Commit {
-                appends: self.router.take_appends(),
-                input: Some(Input {
-                    pipeline: self.config.pipeline,
-                    epoch: self.config.epoch,
-                    generation: self.config.generation,
-                    topic: self.config.source.topic,
-                    partition: self.config.source.partition,
-                    from,
-                    to,
-                    filtered: routed.filtered,
-                    ..Input::default()
-                }),
-                ..Commit::default()
-            };
-            let id = self.lane.submitted(to);
-            let (answers, wake) = (self.answers.clone(), self.wake.clone());
-            self.storage.submit(
-                commit,
-                Box::new(move |answer| {
-                    answers.lock().unwrap_or_else(PoisonError::into_inner).push((id, answer));
-                    wake();
-                }),
-            );
+            self.commit_range(from, to, routed, 0);
         }
         if let Some((_, reason)) = &routed.failed {
-            self.consumer = None;
+            self.chain.drop_instances();
             self.state.failed_calls += 1;
             self.lane.halt_at(to, format!("{}: {reason}", CallErrorKind::Failed));
         }
     }
 
-    fn call_failed(&mut self, error: &CallError) {
-        self.consumer = None;
+    fn commit_range(&mut self, from: u64, to: u64, routed: &Routed, skipped: u64) {
+        let counts = Counts { committed: routed.committed, filtered: routed.filtered, skipped };
+        let appends = if skipped > 0 { Vec::new() } else { self.chain.take_appends() };
+        let id = self.lane.submitted(to);
+        let step = match self.config.delivery {
+            Delivery::ExactlyOnce => InputStep::Done,
+            Delivery::AtLeastOnce { .. } | Delivery::AtMostOnce => InputStep::Outcome,
+        };
+        let mut input = self.input(Input { step, from, to, ..Input::default() });
+        if matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
+            // They count when the cursor moves.
+            let bytes = appends.iter().map(|append| append.batch.bytes().len()).sum();
+            self.follower.submitted(id, to, counts, u32::try_from(to - from).unwrap_or(u32::MAX), bytes);
+        } else {
+            counts.tell(&mut input);
+        }
+        self.submit(id, Commit { appends, input: Some(input), ..Commit::default() });
+    }
+
+    fn input(&self, input: Input) -> Input {
+        Input {
+            pipeline: self.config.pipeline,
+            epoch: self.config.epoch,
+            generation: self.config.generation,
+            topic: self.config.source.topic,
+            partition: self.config.source.partition,
+            ..input
+        }
+    }
+
+    fn submit(&self, id: u64, commit: Commit) {
+        let (answers, wake) = (self.answers.clone(), self.wake.clone());
+        self.storage.submit(
+            commit,
+            Box::new(move |answer| {
+                answers.lock().unwrap_or_else(PoisonError::into_inner).push((id, answer));
+                wake();
+            }),
+        );
+    }
+
+    fn call_failed(&mut self, error: &StageError) {
+        self.chain.drop_instances();
         self.state.failed_calls += 1;
         let (from, to) = (self.batch.base_offset, self.batch.base_offset + u64::from(self.batch.count));
         tracing::warn!(source = %self.config.source, from, to, %error, "a call failed");
-        match error.kind {
+        match error.error.kind {
             // No event is to blame.
             CallErrorKind::Instantiate => self.lane.halt_at(from, error.to_string()),
             kind => {
                 if matches!(kind, CallErrorKind::Timeout | CallErrorKind::Limit) {
                     self.batch_size.shrink();
                 }
-                self.lane.call_failed(from, to, error.in_hand, error.to_string());
+                self.lane.call_failed(from, to, error.error.in_hand, error.to_string());
             }
         }
     }

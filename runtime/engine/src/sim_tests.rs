@@ -1,22 +1,31 @@
 //! Delivery with commits that fail at random and guests that trap, many attempts in flight.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use sluice_env::{ManualClock, Rng};
 use sluice_event::{Batch, NewEvent, OutcomeWriter, Region, Source as From_, TooLarge, View};
-use sluice_log::{Commit, Committed, Done, Error, ReadBatch, TopicPartition};
+use sluice_log::{Commit, Committed, Done, Error, Input, ReadBatch, Step as InputStep, TopicPartition};
 
 use crate::*;
 
 const SOURCE: TopicPartition = TopicPartition { topic: 1, partition: 0 };
 
-/// A log of one input and one output, which answers late and sometimes with a failure.
+/// A log of one input and one output, which answers late and sometimes with a failure, and checks what it is told.
 #[derive(Default)]
 struct Model {
     waiting: VecDeque<(Commit, Done)>,
     cursor: u64,
-    outputs: Vec<Vec<u8>>,
+    epoch: u64,
+    /// How often each number came out since the cursor was last set anew.
+    outputs: BTreeMap<u64, u32>,
+    /// All before it is claimed.
+    claimed: u64,
+    /// Where the last outcome ended.
+    outcome: u64,
+    /// The first thing that was wrong.
+    wrong: Option<String>,
     /// Commits that do not start at the cursor are taken all the same: a planted defect.
     no_fence: bool,
 }
@@ -28,6 +37,54 @@ impl Storage for ModelStorage {
     fn submit(&self, commit: Commit, done: Done) {
         self.0.lock().unwrap().waiting.push_back((commit, done));
     }
+
+    fn position(&self, _: u32, _: TopicPartition) -> Option<(u64, u64)> {
+        let model = self.0.lock().unwrap();
+        Some((model.epoch, model.cursor))
+    }
+}
+
+impl Model {
+    /// What is wrong with a commit, if anything.
+    fn take(&mut self, commit: &Commit, input: &Input) -> Result<(), String> {
+        let values = commit.appends.iter().flat_map(|append| {
+            let events: Vec<_> = append.batch.region().events().map(|event| event.unwrap().value().to_vec()).collect();
+            events
+        });
+        let numbers: Vec<u64> = values.map(|value| String::from_utf8(value).unwrap().parse().unwrap()).collect();
+        let range: Vec<u64> = (input.from..input.to).collect();
+        numbers.iter().for_each(|number| *self.outputs.entry(*number).or_default() += 1);
+        if input.step == InputStep::Outcome {
+            self.outcome = input.to;
+        }
+        let told = input.committed + input.filtered + input.dead + input.skipped;
+        match input.step {
+            InputStep::Claim => {
+                (self.cursor, self.claimed) = (input.to, input.to);
+                return Ok(());
+            }
+            InputStep::Outcome if input.to <= self.claimed => {
+                if range.iter().any(|number| self.outputs[number] > 1) {
+                    return Err(format!("{input:?} came out twice"));
+                }
+            }
+            InputStep::Outcome => return if numbers == range { Ok(()) } else { Err(format!("{input:?} with {numbers:?}")) },
+            InputStep::Done if commit.appends.is_empty() => {
+                self.cursor = input.to;
+                if !range.iter().all(|number| self.outputs.contains_key(number)) {
+                    return Err(format!("the cursor moves over {range:?}, of which something never came out"));
+                }
+            }
+            InputStep::Done => self.cursor = input.to,
+        }
+        if told != input.to - input.from {
+            return Err(format!("{told} events told of: {input:?}"));
+        }
+        if !numbers.is_empty() && numbers != range {
+            return Err(format!("{input:?} with {numbers:?}"));
+        }
+        Ok(())
+    }
 }
 
 impl ModelStorage {
@@ -35,22 +92,28 @@ impl ModelStorage {
     fn answer(&self, fail: bool) {
         let mut model = self.0.lock().unwrap();
         let Some((commit, done)) = model.waiting.pop_front() else { return };
-        let input = commit.input.unwrap();
-        let fenced = input.from != model.cursor && !model.no_fence;
+        let input = commit.input.clone().unwrap();
+        let from = if input.step == InputStep::Outcome { model.outcome } else { model.cursor };
+        let fenced = input.epoch != model.epoch || input.from != from;
         let answer = if fail {
             Err(Error::NoSpace { path: "/data".into(), source: Arc::new(std::io::ErrorKind::StorageFull.into()) })
-        } else if fenced {
+        } else if fenced && !model.no_fence {
             Err(Error::Fenced { pipeline: 1, input: SOURCE, from: input.from, committed: model.cursor })
         } else {
-            model.cursor = input.to;
-            for append in &commit.appends {
-                let values = append.batch.region().events().map(|event| event.unwrap().value().to_vec());
-                model.outputs.extend(values);
+            if let Err(wrong) = model.take(&commit, &input) {
+                model.wrong.get_or_insert(wrong);
             }
             Ok(Committed::default())
         };
         drop(model);
         done(answer);
+    }
+
+    /// Sets the cursor anew, as an operator does.
+    fn rewind(&self, to: u64) {
+        let mut model = self.0.lock().unwrap();
+        (model.cursor, model.epoch, model.claimed, model.outcome) = (to, model.epoch + 1, to, to);
+        model.outputs.clear();
     }
 }
 
@@ -122,72 +185,165 @@ impl Plugin for EchoPlugin {
     }
 }
 
-/// Runs 200 events with about five attempts in flight and one commit in eight failing. What was wrong, if anything.
-fn run(seed: u64, poison: Option<u64>, no_fence: bool) -> Result<(), String> {
-    let storage = ModelStorage::default();
-    storage.0.lock().unwrap().no_fence = no_fence;
-    let mut rng = Rng::from_seed(seed);
-    let plugin = EchoPlugin { poison, names_it: rng.one_in(2), rng: Arc::new(Mutex::new(Rng::from_seed(seed))) };
-    let sinks = vec![Sink { name: "out".into(), topic: 2, partitions: 1, partition_by: PartitionBy::Source }];
+/// What a run does.
+#[derive(Clone, Copy)]
+struct Plan {
+    delivery: Delivery,
+    stages: usize,
+    poison: Option<u64>,
+    no_fence: bool,
+    /// Whether the runner dies and starts anew now and then.
+    crashes: bool,
+    /// Whether an operator sets the cursor anew now and then.
+    rewinds: bool,
+}
+
+const EXACTLY_ONCE: Plan = Plan {
+    delivery: Delivery::ExactlyOnce,
+    stages: 1,
+    poison: None,
+    no_fence: false,
+    crashes: false,
+    rewinds: false,
+};
+
+fn runner(plan: Plan, storage: &ModelStorage, rng: &mut Rng, clock: &Arc<ManualClock>) -> LaneRunner {
+    let stage = |index: usize, rng: &mut Rng| {
+        // The last stage is the one that traps.
+        let poison = plan.poison.filter(|_| index + 1 == plan.stages);
+        let rng_of_guest = Arc::new(Mutex::new(Rng::from_seed(rng.next_u64())));
+        let plugin = EchoPlugin { poison, names_it: rng.one_in(2), rng: rng_of_guest };
+        StageConfig { name: format!("echo-{index}"), plugin: Arc::new(plugin), keys_unchanged: index == 0 }
+    };
+    let (epoch, cursor) = storage.position(1, SOURCE).unwrap();
     let config = LaneConfig {
         pipeline: 1,
-        epoch: 1,
+        epoch,
         generation: 1,
+        delivery: plan.delivery,
         source: SOURCE,
         topic_name: "in".into(),
-        cursor: 0,
-        sinks,
+        cursor,
+        stages: (0..plan.stages).map(|index| stage(index, rng)).collect(),
+        sinks: vec![Sink { name: "out".into(), topic: 2, partitions: 1, partition_by: PartitionBy::Source }],
         max_events: 7,
         max_bytes: 1 << 20,
+        linger: Duration::ZERO,
         max_in_flight: 5,
     };
-    let mut runner = LaneRunner::new(
-        config,
-        Arc::new(plugin),
-        Box::new(Numbers { count: 200 }),
-        Arc::new(storage.clone()),
-        Arc::new(ManualClock::default()),
-        Arc::new(|| {}),
-    );
-    for _ in 0..10_000 {
+    let source = Box::new(Numbers { count: 200 });
+    LaneRunner::new(config, source, Arc::new(storage.clone()), clock.clone(), Arc::new(|| {}))
+}
+
+/// Runs 200 events with about five attempts in flight and one commit in eight failing. What was wrong, if anything.
+fn run(seed: u64, plan: Plan) -> Result<(), String> {
+    let storage = ModelStorage::default();
+    storage.0.lock().unwrap().no_fence = plan.no_fence;
+    let mut rng = Rng::from_seed(seed);
+    let clock = Arc::new(ManualClock::default());
+    let mut lane = runner(plan, &storage, &mut rng, &clock);
+    let mut troubles = 0;
+    for round in 0..20_000 {
+        clock.set(round * 10);
         if rng.one_in(3) {
             storage.answer(rng.one_in(8));
         }
-        match runner.step(false) {
-            Step::Backoff(_) => runner.retry(),
+        if plan.crashes && troubles < 5 && rng.one_in(60) {
+            troubles += 1;
+            // What was handed over may still be committed, or be lost.
+            while rng.one_in(2) {
+                storage.answer(false);
+            }
+            {
+                let mut model = storage.0.lock().unwrap();
+                model.waiting.clear();
+                model.outcome = model.cursor;
+            }
+            lane = runner(plan, &storage, &mut rng, &clock);
+        }
+        if plan.rewinds && troubles < 5 && rng.one_in(60) {
+            troubles += 1;
+            let cursor = storage.0.lock().unwrap().cursor;
+            storage.rewind(rng.below(cursor + 1));
+            lane.resync();
+        }
+        match lane.step(false) {
+            Step::Backoff(_) => lane.retry(),
             Step::Waiting => storage.answer(rng.one_in(8)),
             Step::Idle | Step::Halted(_) => break,
-            Step::Worked => {}
+            Step::Worked | Step::WaitingUntil(_) => {}
             Step::StopNode(error) => return Err(error.to_string()),
         }
     }
-    let model = storage.0.lock().unwrap();
-    let expected = poison.unwrap_or(200);
-    let numbers: Vec<Vec<u8>> = (0..expected).map(|number| number.to_string().into_bytes()).collect();
-    if model.outputs != numbers {
-        return Err(format!("seed {seed}: {} outputs, not {expected} in order", model.outputs.len()));
+    let expected = plan.poison.unwrap_or(200);
+    let context = |what: String| format!("seed {seed}: {what}");
+    {
+        let model = storage.0.lock().unwrap();
+        if let Some(wrong) = &model.wrong {
+            return Err(context(wrong.clone()));
+        }
+        let lost = (0..expected).find(|number| !model.outputs.contains_key(number));
+        let may_lose = plan.delivery == Delivery::AtMostOnce && plan.crashes || plan.rewinds;
+        if let (Some(lost), false) = (lost, may_lose) {
+            return Err(context(format!("{lost} never came out")));
+        }
+        let again = model.outputs.iter().find(|(_, times)| **times > 1);
+        let may_repeat = matches!(plan.delivery, Delivery::AtLeastOnce { .. }) && (plan.crashes || plan.rewinds);
+        if let (Some(again), false) = (again, may_repeat) {
+            return Err(context(format!("{} came out {} times", again.0, again.1)));
+        }
+        if plan.poison.is_none() && model.cursor != expected {
+            return Err(context(format!("the cursor is at {}, not {expected}", model.cursor)));
+        }
     }
-    if runner.state().cursor != expected || model.cursor != expected {
-        return Err(format!("seed {seed}: the cursor is at {}, not {expected}", runner.state().cursor));
+    if lane.state().cursor != expected {
+        return Err(context(format!("it came to {}, not {expected}", lane.state().cursor)));
     }
-    match (&runner.state().halt, poison) {
+    match (&lane.state().halt, plan.poison) {
         (None, None) => Ok(()),
         (Some(halt), Some(poison)) if halt.offset == poison => Ok(()),
-        (halt, _) => Err(format!("seed {seed}: halt is {halt:?}")),
+        (halt, _) => Err(context(format!("halt is {halt:?}"))),
     }
+}
+
+const DELIVERIES: [Delivery; 3] =
+    [Delivery::ExactlyOnce, Delivery::AtLeastOnce { every: Duration::from_millis(150) }, Delivery::AtMostOnce];
+
+fn plans() -> impl Iterator<Item = Plan> {
+    DELIVERIES.into_iter().flat_map(|delivery| [1, 2].map(|stages| Plan { delivery, stages, ..EXACTLY_ONCE }))
 }
 
 #[test]
 fn failing_commits_with_five_attempts_in_flight_double_and_lose_nothing() {
-    (0..2000).try_for_each(|seed| run(seed, None, false)).unwrap();
+    for plan in plans() {
+        (0..700).try_for_each(|seed| run(seed, plan)).unwrap();
+    }
+}
+
+#[test]
+fn after_a_crash_each_delivery_keeps_its_promise() {
+    for plan in plans() {
+        (0..500).try_for_each(|seed| run(seed, Plan { crashes: true, ..plan })).unwrap();
+    }
+}
+
+#[test]
+fn a_rewind_fences_what_is_under_way_and_goes_on_from_there() {
+    for plan in plans() {
+        (0..500).try_for_each(|seed| run(seed, Plan { rewinds: true, ..plan })).unwrap();
+    }
 }
 
 #[test]
 fn a_poisoned_event_halts_at_its_own_offset_and_all_before_it_are_committed() {
-    (0..1000).try_for_each(|seed| run(seed, Some(seed % 200), false)).unwrap();
+    for plan in plans() {
+        (0..300).try_for_each(|seed| run(seed, Plan { poison: Some(seed % 200), ..plan })).unwrap();
+    }
 }
 
 #[test]
 fn storage_that_does_not_fence_is_noticed() {
-    assert!((0..50).any(|seed| run(seed, None, true).is_err()));
+    for plan in [EXACTLY_ONCE, Plan { delivery: Delivery::AtMostOnce, rewinds: true, ..EXACTLY_ONCE }] {
+        assert!((0..50).any(|seed| run(seed, Plan { no_fence: true, ..plan }).is_err()));
+    }
 }

@@ -18,7 +18,7 @@ const FIXED: usize = 64;
 ///  8  u32  number of events         48  u32  topic id
 /// 12  u32  number of due timers     52  u32  partition
 /// 16  u32  bytes of due timers      56  u32  length of the topic's name
-/// 20  u32  0                        60  u32  0
+/// 20  u32  flags: 1 chained         60  u32  0
 /// 64  the topic's name, zeros to a multiple of 8, then the due timers (see guest-sdk/wit)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,9 @@ pub struct View<'a> {
     pub partition: u32,
     /// Name of the source topic.
     pub topic_name: &'a str,
+    /// The events are outputs of an earlier stage of a chain: the offset of each is that of the source event it comes from,
+    /// which its origin tells, and not counted from `base_offset`.
+    pub chained: bool,
 }
 
 impl<'a> View<'a> {
@@ -48,7 +51,8 @@ impl<'a> View<'a> {
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&(FIXED as u16).to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
-        out.extend_from_slice(&[0; 12]);
+        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&u32::from(self.chained).to_le_bytes());
         out.extend_from_slice(&self.base_offset.to_le_bytes());
         out.extend_from_slice(&self.watermark.unwrap_or(i64::MIN).to_le_bytes());
         out.extend_from_slice(&self.seed.to_le_bytes());
@@ -78,6 +82,8 @@ impl<'a> View<'a> {
             seed: u64_at(bytes, 40)?,
             topic: u32_at(bytes, 48)?,
             partition: u32_at(bytes, 52)?,
+            // A flag that is not known changes nothing of what is read here.
+            chained: u32_at(bytes, 20)? & 1 != 0,
             topic_name: core::str::from_utf8(name).map_err(|_| Malformed("a topic's name is not UTF-8"))?,
         })
     }

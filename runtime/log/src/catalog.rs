@@ -23,6 +23,7 @@ pub(crate) enum Undo {
     Cursor(u32, TopicPartition, Option<Cursor>),
     Producer((String, u32), Option<ProducerInfo>),
     Counters(Counters),
+    Outcome((u32, TopicPartition), Option<u64>),
     Several(Vec<Undo>),
 }
 
@@ -35,6 +36,9 @@ pub(crate) struct Catalog {
     pub(crate) pipelines: BTreeMap<u32, PipelineInfo>,
     /// By the producer's name and the topic's id.
     pub(crate) producers: BTreeMap<(String, u32), ProducerInfo>,
+    /// Where the last outcome of a pipeline on a partition ended: the next one begins there. An outcome moves no cursor that would
+    /// fence those planned on one that failed, so this does. Only of this process: a start begins anew.
+    pub(crate) outcomes: HashMap<(u32, TopicPartition), u64>,
 }
 
 impl Catalog {
@@ -44,6 +48,14 @@ impl Catalog {
 
     pub(crate) fn pipeline_named(&self, name: &str) -> Option<&PipelineInfo> {
         self.pipelines.values().find(|pipeline| pipeline.name == name)
+    }
+
+    /// Begins anew with outcomes: the next one of each pipeline begins at its cursor.
+    pub(crate) fn begin_outcomes(&mut self) {
+        let cursors = self.pipelines.values().flat_map(|pipeline| {
+            pipeline.cursors.iter().map(|(tp, cursor)| ((pipeline.id, *tp), cursor.next))
+        });
+        self.outcomes = cursors.collect();
     }
 
     /// The offset the partition's next event gets.
@@ -179,13 +191,19 @@ impl Catalog {
                 if !cursors.iter().all(fits) {
                     return Err(Misfit("cursors are moved from where they are not"));
                 }
-                self.change_pipeline(*pipeline, |info| {
+                let outcomes = cursors.iter().map(|(tp, _, to)| {
+                    let key = (*pipeline, *tp);
+                    Undo::Outcome(key, self.outcomes.insert(key, *to))
+                });
+                let outcomes = Undo::Several(outcomes.collect());
+                let moved = self.change_pipeline(*pipeline, |info| {
                     info.epoch = *epoch;
                     info.before = cursors.iter().map(|(tp, from, _)| (*tp, *from)).collect();
                     for (tp, _, to) in cursors {
                         info.cursors.entry(*tp).or_default().next = *to;
                     }
-                })
+                })?;
+                Ok(Undo::Several(vec![outcomes, moved]))
             }
             Change::Input(input) => {
                 let tp = input.source();
@@ -193,7 +211,14 @@ impl Catalog {
                 // The first commit of all sets the cursor wherever the pipeline starts.
                 let mut cursor = cursor.copied().unwrap_or(Cursor { next: input.from, ..Cursor::default() });
                 cursor.take(input)?;
-                self.set_cursor(input.pipeline, tp, cursor)
+                let moved = self.set_cursor(input.pipeline, tp, cursor)?;
+                let key = (input.pipeline, tp);
+                let outcome = match (input.step, self.outcomes.get(&key)) {
+                    (Step::Outcome, _) => input.to,
+                    (_, None) => input.from,
+                    (_, Some(_)) => return Ok(moved),
+                };
+                Ok(Undo::Several(vec![moved, Undo::Outcome(key, self.outcomes.insert(key, outcome))]))
             }
             Change::Cursor { pipeline, tp, cursor } => self.set_cursor(*pipeline, *tp, *cursor),
             _ => Err(Misfit("no change of a pipeline")),
@@ -299,6 +324,10 @@ impl Catalog {
             Undo::Producer(key, before) => {
                 self.producers.remove(&key);
                 self.producers.extend(before.map(|before| (key, before)));
+            }
+            Undo::Outcome(key, before) => {
+                self.outcomes.remove(&key);
+                self.outcomes.extend(before.map(|before| (key, before)));
             }
             Undo::Counters(before) => self.counters = before,
             Undo::Several(undos) => self.undo_all(undos),

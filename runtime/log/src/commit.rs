@@ -142,8 +142,14 @@ impl Commit {
             let pipeline = catalog.pipelines.get(&input.pipeline);
             let cursor = pipeline.and_then(|pipeline| pipeline.cursors.get(&input.source()));
             let committed = cursor.map_or(0, |cursor| cursor.next);
-            // An outcome moves no cursor: it is of its epoch or it is not.
-            let fits = input.step == Step::Outcome || committed == input.from;
+            let fits = match input.step {
+                Step::Done | Step::Claim => committed == input.from,
+                // It moves no cursor, but it follows the outcome before.
+                Step::Outcome => {
+                    let before = catalog.outcomes.get(&(input.pipeline, input.source()));
+                    before == Some(&input.from)
+                }
+            };
             if pipeline.is_none_or(|pipeline| pipeline.epoch != input.epoch) || cursor.is_none() || !fits {
                 return Err(Error::Fenced {
                     pipeline: input.pipeline,

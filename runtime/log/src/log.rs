@@ -320,6 +320,13 @@ impl Log {
         read(&self.shared.pipelines).values().find(|pipeline| pipeline.name == name).cloned()
     }
 
+    /// The epoch of a pipeline and its cursor on a partition.
+    pub fn cursor(&self, pipeline: u32, source: TopicPartition) -> Option<(u64, u64)> {
+        let pipelines = read(&self.shared.pipelines);
+        let pipeline = pipelines.get(&pipeline)?;
+        Some((pipeline.epoch, pipeline.cursors.get(&source)?.next))
+    }
+
     /// All pipelines that have committed something, by id.
     pub fn pipelines(&self) -> Vec<PipelineInfo> {
         read(&self.shared.pipelines).values().cloned().collect()

@@ -163,6 +163,7 @@ impl Recovery {
 
     /// Step 5.
     fn into_committer(mut self, clock: Arc<dyn Clock>, rng: Rng, commit_log: CommitLog) -> (Committer, Report) {
+        self.catalog.begin_outcomes();
         let shared = Arc::new(Shared::default());
         shared.publish_all(&self.catalog);
         shared.set_seq(self.seq);

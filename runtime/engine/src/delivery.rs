@@ -1,0 +1,181 @@
+//! How often an event's effects can come about, and what that means for cursors.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use sluice_log::{Input, Step};
+
+/// How often an event's effects can come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Delivery {
+    /// The cursor moves in one commit with the outputs.
+    #[default]
+    ExactlyOnce,
+    /// Outputs are committed as they come, the cursor this often.
+    AtLeastOnce {
+        /// `commit-every`.
+        every: Duration,
+    },
+    /// The cursor moves, durably, before the consumer is called.
+    AtMostOnce,
+}
+
+/// What became of some events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) committed: u64,
+    pub(crate) filtered: u64,
+    pub(crate) skipped: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.committed += other.committed;
+        self.filtered += other.filtered;
+        self.skipped += other.skipped;
+    }
+
+    pub(crate) fn tell(&self, input: &mut Input) {
+        (input.committed, input.filtered, input.skipped) = (self.committed, self.filtered, self.skipped);
+    }
+}
+
+/// At-least-once: the cursor follows what has been delivered, in steps of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Follower {
+    /// Attempts whose outputs are handed over, oldest first: end, counts, events, bytes of outputs.
+    attempts: VecDeque<(u64, u64, Counts, u32, usize)>,
+    /// What was delivered and the cursor has not passed.
+    delivered: Delivered,
+    /// When the cursor last moved.
+    moved_at: Duration,
+    /// The commit that moves it: its number and what it says.
+    moving: Option<(u64, Delivered)>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Delivered {
+    to: u64,
+    counts: Counts,
+    calls: Vec<u32>,
+    bytes: usize,
+}
+
+/// The cursor moves sooner when so many bytes of outputs would come again after a crash.
+const MOST_BYTES: usize = 16 << 20;
+/// The cursor moves sooner when a record of so many calls would be written.
+const MOST_CALLS: usize = 4096;
+
+impl Follower {
+    /// The outputs of events up to `to` were handed over under this number.
+    pub(crate) fn submitted(&mut self, id: u64, to: u64, counts: Counts, events: u32, bytes: usize) {
+        self.attempts.push_back((id, to, counts, events, bytes));
+    }
+
+    /// They are committed.
+    pub(crate) fn committed(&mut self, id: u64) {
+        if let Some(at) = self.attempts.iter().position(|attempt| attempt.0 == id) {
+            let Some((_, to, counts, events, bytes)) = self.attempts.remove(at) else { return };
+            self.delivered.to = to;
+            self.delivered.counts.add(&counts);
+            self.delivered.calls.push(events);
+            self.delivered.bytes += bytes;
+        }
+    }
+
+    /// They are not, and neither is what was planned on them.
+    pub(crate) fn failed(&mut self, id: u64) {
+        self.attempts.retain(|attempt| attempt.0 < id);
+    }
+
+    /// What the commit of this number is to say, if it is time to move the cursor from where it is.
+    pub(crate) fn due(&mut self, id: u64, cursor: u64, now: Duration, every: Duration, at_once: bool) -> Option<Input> {
+        let due = at_once
+            || now >= self.moved_at + every
+            || self.delivered.bytes >= MOST_BYTES
+            || self.delivered.calls.len() >= MOST_CALLS;
+        if !due || self.moving.is_some() || self.delivered.to <= cursor {
+            return None;
+        }
+        let delivered = std::mem::take(&mut self.delivered);
+        let (to, calls) = (delivered.to, delivered.calls.clone());
+        let mut input = Input { step: Step::Done, from: cursor, to, calls, ..Input::default() };
+        delivered.counts.tell(&mut input);
+        self.moved_at = now;
+        self.moving = Some((id, delivered));
+        Some(input)
+    }
+
+    /// Takes the answer, if it is that of the commit that moves the cursor: where the cursor is then.
+    pub(crate) fn moved(&mut self, id: u64, ok: bool) -> Option<Option<u64>> {
+        let (_, mut delivered) = self.moving.take_if(|(moving, _)| *moving == id)?;
+        if ok {
+            return Some(Some(delivered.to));
+        }
+        let since = std::mem::take(&mut self.delivered);
+        delivered.to = delivered.to.max(since.to);
+        delivered.counts.add(&since.counts);
+        delivered.calls.extend(since.calls);
+        delivered.bytes += since.bytes;
+        self.delivered = delivered;
+        Some(None)
+    }
+
+    /// Whether the cursor is where it should be.
+    pub(crate) fn is_settled(&self, cursor: u64) -> bool {
+        self.moving.is_none() && self.delivered.to <= cursor
+    }
+
+    /// Whether a commit that moves the cursor is under way.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.moving.is_some()
+    }
+
+    /// When the cursor is to move next, if it is to move at all.
+    pub(crate) fn next_at(&self, cursor: u64, every: Duration) -> Option<Duration> {
+        (self.moving.is_none() && self.delivered.to > cursor).then_some(self.moved_at + every)
+    }
+}
+
+/// At-most-once: events are claimed before they are given to the consumer.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    /// All before it is claimed, durably.
+    claimed: u64,
+    /// Number of the commit that claims more, and up to where.
+    claiming: Option<(u64, u64)>,
+}
+
+impl Claims {
+    pub(crate) fn new(cursor: u64) -> Self {
+        Self { claimed: cursor, claiming: None }
+    }
+
+    /// All before it may be given to the consumer.
+    pub(crate) fn claimed(&self) -> u64 {
+        self.claimed
+    }
+
+    /// The range to claim next, so that one call's worth of events is claimed ahead of the call that begins at `from`.
+    pub(crate) fn due(&self, from: u64, events: u32, high_watermark: u64) -> Option<(u64, u64)> {
+        let to = from.saturating_add(2 * u64::from(events)).min(high_watermark);
+        (self.claiming.is_none() && to > self.claimed).then_some((self.claimed, to))
+    }
+
+    pub(crate) fn claiming(&mut self, id: u64, to: u64) {
+        self.claiming = Some((id, to));
+    }
+
+    pub(crate) fn is_claiming(&self) -> bool {
+        self.claiming.is_some()
+    }
+
+    /// Takes the answer, if it is that of a claim.
+    pub(crate) fn answered(&mut self, id: u64, ok: bool) -> bool {
+        let Some((_, to)) = self.claiming.take_if(|(claiming, _)| *claiming == id) else { return false };
+        if ok {
+            self.claimed = to;
+        }
+        true
+    }
+}
