@@ -35,11 +35,12 @@ pub enum Error {
     /// The bytes are not WebAssembly.
     #[error("not a WebAssembly file: it does not begin with `\\0asm`")]
     NotWasm,
-    /// A core module, which is no component yet.
-    #[error(
-        "a core module, not a component: build it with `sluice plugin build`, or with `wasm-component-ld` as the linker"
-    )]
-    CoreModule,
+    /// A core module that does not fit the world it exports.
+    #[error("a core module that does not keep to the canonical ABI of its world: {reason}")]
+    Module {
+        /// What does not fit.
+        reason: String,
+    },
     /// Larger than plugins may be.
     #[error("{size} bytes of WebAssembly; the limit is {limit}")]
     TooLarge {
@@ -81,12 +82,6 @@ pub enum Error {
         /// What would grant it.
         capability: &'static str,
     },
-    /// A later version will do it.
-    #[error("{what} are not available yet in this version")]
-    NotYet {
-        /// What is not there.
-        what: &'static str,
-    },
     /// The host's own fault.
     #[error("cannot {what}: {reason}")]
     Host {
@@ -108,6 +103,8 @@ pub struct Code {
     pub world: World,
     /// Bytes of the .wasm file.
     pub size: usize,
+    /// Whether it was a core module, of which the host made a component.
+    pub core_module: bool,
     /// Whether it came from the cache of compiled code.
     pub cached: bool,
 }
@@ -124,12 +121,12 @@ impl Code {
     }
 }
 
-/// What the first bytes of a file say it is.
-pub(crate) fn check_kind(bytes: &[u8]) -> Result<(), Error> {
+/// What the first bytes of a file say it is: whether it is a core module.
+pub(crate) fn is_core_module(bytes: &[u8]) -> Result<bool, Error> {
     // A core module has version 1 in layer 0, a component version 13 in layer 1.
     match bytes.get(..8) {
-        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => Err(Error::CoreModule),
-        Some([0, b'a', b's', b'm', ..]) => Ok(()),
+        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => Ok(true),
+        Some([0, b'a', b's', b'm', ..]) => Ok(false),
         _ => Err(Error::NotWasm),
     }
 }

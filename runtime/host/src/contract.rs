@@ -18,12 +18,15 @@ pub(crate) fn interface(name: &str) -> String {
 pub enum World {
     /// Flat bytes: exports `batch`.
     BatchConsumer,
+    /// Typed records: exports `handler`.
+    Consumer,
 }
 
 impl std::fmt::Display for World {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::BatchConsumer => f.write_str("batch-consumer"),
+            Self::Consumer => f.write_str("consumer"),
         }
     }
 }
@@ -60,7 +63,7 @@ impl Surface {
         if exports("batch") {
             Ok(World::BatchConsumer)
         } else if exports("handler") {
-            Err(Error::NotYet { what: "plugins of the typed world `consumer`" })
+            Ok(World::Consumer)
         } else {
             Err(Error::World { exports: self.exports.clone() })
         }

@@ -1,15 +1,18 @@
 //! The engine that all plugins of a node share.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_env::Clock;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine};
 
 use crate::cache::Cache;
-use crate::code::{Code, Digest, Error, check_kind};
+use crate::code::{Code, Digest, Error, is_core_module};
+use crate::componentize::componentize;
 use crate::contract::Surface;
 use crate::instance::{self, Data};
 use crate::ticker::Ticker;
@@ -24,6 +27,8 @@ pub struct Host {
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clock: Arc<dyn Clock>,
     cache: Option<Cache>,
+    /// Many pipelines may use one plugin: it is loaded once.
+    loaded: Mutex<HashMap<Digest, Code>>,
 }
 
 impl Host {
@@ -38,7 +43,7 @@ impl Host {
         let ticker = Ticker::start(engine.clone()).map_err(|error| failed("start a thread")(error.to_string()))?;
         let cache = cache.map(Cache::open).transpose();
         let cache = cache.map_err(|error| failed("open the cache of compiled code")(error.to_string()))?;
-        Ok(Arc::new(Self { engine, linker, ticker, clock, cache }))
+        Ok(Arc::new(Self { engine, linker, ticker, clock, cache, loaded: Mutex::default() }))
     }
 
     /// Compiles a plugin, or takes it from the cache, and checks it against the contract.
@@ -46,18 +51,23 @@ impl Host {
     /// # Errors
     /// Why it is no plugin that can be run.
     pub fn load(&self, bytes: &[u8]) -> Result<Code, Error> {
-        check_kind(bytes)?;
+        let core_module = is_core_module(bytes)?;
         if bytes.len() > MAX_WASM_BYTES {
             return Err(Error::TooLarge { size: bytes.len(), limit: MAX_WASM_BYTES });
         }
         let digest = Digest::of(bytes);
-        let (component, cached) = self.compiled(bytes, digest)?;
+        if let Some(loaded) = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(&digest) {
+            return Ok(loaded.clone());
+        }
+        let (component, cached) = self.compiled(bytes, digest, core_module)?;
         let surface = Surface::of(&component.component_type(), &self.engine);
         let world = surface.check()?;
-        Ok(Code { component, surface, digest, world, size: bytes.len(), cached })
+        let code = Code { component, surface, digest, world, size: bytes.len(), core_module, cached };
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, code.clone());
+        Ok(code)
     }
 
-    fn compiled(&self, bytes: &[u8], digest: Digest) -> Result<(Component, bool), Error> {
+    fn compiled(&self, bytes: &[u8], digest: Digest, core_module: bool) -> Result<(Component, bool), Error> {
         let mut settings = DefaultHasher::new();
         self.engine.precompile_compatibility_hash().hash(&mut settings);
         let name = format!("{digest}-{:016x}", settings.finish());
@@ -66,7 +76,8 @@ impl Host {
         {
             return Ok((component, true));
         }
-        let compiled = self.engine.precompile_component(bytes);
+        let bytes = if core_module { Cow::Owned(componentize(bytes)?) } else { Cow::Borrowed(bytes) };
+        let compiled = self.engine.precompile_component(&bytes);
         let compiled = compiled.map_err(|error| Error::Invalid(format!("{error:#}")))?;
         if let Some(cache) = &self.cache {
             cache.put(&name, &compiled);

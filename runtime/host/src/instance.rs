@@ -12,6 +12,7 @@ use crate::contract::interface;
 use crate::host::Host;
 use crate::limits::{Limiter, Limits, OverLimit};
 use crate::ticker::Ticker;
+use crate::typed;
 
 /// Bytes a plugin may write to the log in a second.
 const LOG_BYTES_PER_SECOND: u64 = 64 << 10;
@@ -120,9 +121,18 @@ fn write_line(level: Level, plugin: &str, message: &str) {
 pub(crate) struct Instance {
     host: Arc<Host>,
     store: Store<Data>,
-    process: Func,
+    process: Process,
     limits: Limits,
 }
+
+/// The guest's `process`, of one world or the other.
+#[derive(Clone, Copy)]
+enum Process {
+    Flat(Func),
+    Typed(Func),
+}
+
+type Flat<'a> = (&'a [u8], &'a [u8]);
 
 impl Instance {
     /// Instantiates a component and calls its `init`. The guest runs already while it is instantiated, so it is watched.
@@ -159,7 +169,7 @@ impl Instance {
         }
     }
 
-    fn make(store: &mut Store<Data>, code: &InstancePre<Data>, config: &str) -> wasmtime::Result<Result<Func, String>> {
+    fn make(store: &mut Store<Data>, code: &InstancePre<Data>, config: &str) -> wasmtime::Result<Result<Process, String>> {
         let instance = code.instantiate(&mut *store)?;
         let mut function = |interface_name: &str, name: &str| {
             let outer = instance.get_export_index(&mut *store, None, &interface(interface_name))?;
@@ -167,9 +177,17 @@ impl Instance {
             instance.get_func(&mut *store, inner)
         };
         let init = function("lifecycle", "init");
-        let process = function("batch", "process");
-        let process = process.ok_or_else(|| wasmtime::format_err!("the component does not export batch.process"))?;
-        process.typed::<(&[u8], &[u8]), (Vec<u8>,)>(&*store)?;
+        let process = match (function("batch", "process"), function("handler", "process")) {
+            (Some(process), _) => {
+                process.typed::<Flat<'_>, (Vec<u8>,)>(&*store)?;
+                Process::Flat(process)
+            }
+            (None, Some(process)) => {
+                process.typed::<typed::Parameters<'_>, (typed::Outcome,)>(&*store)?;
+                Process::Typed(process)
+            }
+            (None, None) => return Err(wasmtime::format_err!("the component exports no `process`")),
+        };
         match init {
             Some(init) => {
                 let init = init.typed::<(&str,), (Result<(), String>,)>(&*store)?;
@@ -180,9 +198,22 @@ impl Instance {
         }
     }
 
-    fn try_call(&mut self, header: &[u8], events: &[u8]) -> wasmtime::Result<Vec<u8>> {
-        let process = self.process.typed::<(&[u8], &[u8]), (Vec<u8>,)>(&self.store)?;
-        Ok(process.call(&mut self.store, (header, events))?.0)
+    fn try_call(&mut self, header: &[u8], events: &[u8]) -> wasmtime::Result<Result<Vec<u8>, String>> {
+        match self.process {
+            Process::Flat(process) => {
+                let process = process.typed::<Flat<'_>, (Vec<u8>,)>(&self.store)?;
+                Ok(Ok(process.call(&mut self.store, (header, events))?.0))
+            }
+            Process::Typed(process) => {
+                let process = process.typed::<typed::Parameters<'_>, (typed::Outcome,)>(&self.store)?;
+                let records = match typed::events(header, events) {
+                    Ok(records) => records,
+                    Err(malformed) => return Ok(Err(malformed.to_string())),
+                };
+                let outcome = process.call(&mut self.store, (&records, &[]))?.0;
+                Ok(typed::flat(&outcome, &records))
+            }
+        }
     }
 }
 
@@ -198,10 +229,11 @@ impl Consumer for Instance {
         let result = self.try_call(header, events);
         drop(running);
         match result {
-            Ok(outcome) => {
+            Ok(Ok(outcome)) => {
                 receive(&outcome);
                 Ok(())
             }
+            Ok(Err(message)) => Err(CallError { kind: CallErrorKind::BadOutcome, message, in_hand: None }),
             Err(error) => Err(explain(&mut self.store, &error, &self.limits)),
         }
     }

@@ -6,12 +6,14 @@
 
 mod cache;
 mod code;
+mod componentize;
 mod contract;
 mod host;
 mod instance;
 mod limits;
 mod stage;
 mod ticker;
+mod typed;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,60 @@
+//! Makes a component of a core module: what languages without component tools can build.
+
+use wasmparser::{Parser, Payload, Validator};
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+use crate::code::Error;
+use crate::contract::interface;
+
+/// The contract, built in: a core module that does not carry it is given it.
+const WIT: &str = include_str!("../../../guest-sdk/wit/sluicegate.wit");
+
+/// The component of a core module, which exports the functions of a world under their names in the canonical ABI, such as
+/// `sluicegate:plugin/batch@1.0.0#process`, with `memory` and `cabi_realloc`.
+pub(crate) fn componentize(module: &[u8]) -> Result<Vec<u8>, Error> {
+    let invalid = |error: &dyn std::fmt::Display| Error::Invalid(format!("{error:#}"));
+    Validator::new().validate_all(module).map_err(|error| invalid(&error))?;
+    let (exports, has_contract) = look(module).map_err(|error| invalid(&error))?;
+    let mut module = module.to_vec();
+    if !has_contract {
+        let resolved = resolve(&exports)?;
+        embed_component_metadata(&mut module, &resolved.0, resolved.1, StringEncoding::UTF8)
+            .map_err(|error| Error::Host { what: "embed the contract", reason: format!("{error:#}") })?;
+    }
+    let encoded = ComponentEncoder::default().validate(false).module(&module).and_then(|mut encoder| encoder.encode());
+    encoded.map_err(|error| Error::Module { reason: format!("{error:#}") })
+}
+
+/// The names a module exports, and whether it carries a contract of its own.
+fn look(module: &[u8]) -> wasmparser::Result<(Vec<String>, bool)> {
+    let (mut exports, mut has_contract) = (Vec::new(), false);
+    for payload in Parser::new(0).parse_all(module) {
+        match payload? {
+            Payload::ExportSection(section) => {
+                for export in section {
+                    exports.push(export?.name.to_owned());
+                }
+            }
+            Payload::CustomSection(section) => has_contract |= section.name().starts_with("component-type"),
+            _ => {}
+        }
+    }
+    Ok((exports, has_contract))
+}
+
+/// The world that a module with these exports is of.
+fn resolve(exports: &[String]) -> Result<(Resolve, wit_parser::WorldId), Error> {
+    let has = |name: &str, function: &str| exports.contains(&format!("{}#{function}", interface(name)));
+    let world = match (has("batch", "process"), has("handler", "process"), has("lifecycle", "init")) {
+        (true, ..) => "batch-consumer",
+        (false, true, true) => "configured-consumer",
+        (false, true, false) => "consumer",
+        (false, false, _) => return Err(Error::World { exports: exports.to_vec() }),
+    };
+    let failed = |error: &dyn std::fmt::Display| Error::Host { what: "read the contract", reason: format!("{error:#}") };
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("sluicegate.wit", WIT).map_err(|error| failed(&error))?;
+    let world = resolve.select_world(&[package], Some(world)).map_err(|error| failed(&error))?;
+    Ok((resolve, world))
+}

@@ -1,0 +1,166 @@
+//! The typed world: events as records, for guests whose tools speak WIT. What a guest returns becomes an outcome in the flat
+//! format, so that everything behind it knows one format only.
+
+use sluice_event::{FailureKind, NewEvent, OutcomeWriter, Region, Source, TooLarge, View};
+use wasmtime::component::{ComponentType, Lift, Lower};
+
+/// The types are those of `guest-sdk/wit`; wasmtime compares them with the component's.
+#[derive(ComponentType, Lower, Debug, Clone, Copy)]
+#[component(record)]
+pub(crate) struct Header<'a> {
+    name: &'a str,
+    value: &'a [u8],
+}
+
+#[derive(ComponentType, Lower, Debug, Clone)]
+#[component(record)]
+pub(crate) struct Event<'a> {
+    topic: &'a str,
+    partition: u32,
+    offset: u64,
+    timestamp: i64,
+    key: Option<&'a [u8]>,
+    value: &'a [u8],
+    headers: Vec<Header<'a>>,
+}
+
+#[derive(ComponentType, Lower, Debug, Clone, Copy)]
+#[component(enum)]
+#[repr(u8)]
+#[expect(dead_code, reason = "no timer is ever due in this version")]
+pub(crate) enum Clock {
+    #[component(name = "event-time")]
+    EventTime,
+    #[component(name = "wall-clock")]
+    WallClock,
+}
+
+#[derive(ComponentType, Lower, Debug, Clone, Copy)]
+#[component(record)]
+pub(crate) struct Timer<'a> {
+    before: u32,
+    time: i64,
+    clock: Clock,
+    key: &'a [u8],
+    tag: &'a [u8],
+}
+
+#[derive(ComponentType, Lift, Debug, Clone, Copy)]
+#[component(variant)]
+pub(crate) enum Origin {
+    #[component(name = "input")]
+    Input(u32),
+    #[component(name = "timer")]
+    Timer(u32),
+}
+
+impl Origin {
+    fn flat(self) -> (Source, u32) {
+        match self {
+            Self::Input(index) => (Source::Input, index),
+            Self::Timer(index) => (Source::Timer, index),
+        }
+    }
+}
+
+#[derive(ComponentType, Lift, Debug, Clone)]
+#[component(record)]
+pub(crate) struct OwnedHeader {
+    name: String,
+    value: Vec<u8>,
+}
+
+#[derive(ComponentType, Lift, Debug, Clone)]
+#[component(record)]
+pub(crate) struct Output {
+    origin: Origin,
+    sink: Option<String>,
+    timestamp: Option<i64>,
+    key: Option<Vec<u8>>,
+    value: Vec<u8>,
+    headers: Vec<OwnedHeader>,
+}
+
+#[derive(ComponentType, Lift, Debug, Clone, Copy)]
+#[component(enum)]
+#[repr(u8)]
+#[expect(dead_code, reason = "lifted from what guests say, never constructed here")]
+pub(crate) enum Kind {
+    #[component(name = "transient")]
+    Transient,
+    #[component(name = "permanent")]
+    Permanent,
+}
+
+#[derive(ComponentType, Lift, Debug, Clone)]
+#[component(record)]
+pub(crate) struct Failure {
+    origin: Origin,
+    kind: Kind,
+    reason: String,
+}
+
+#[derive(ComponentType, Lift, Debug, Clone)]
+#[component(record)]
+pub(crate) struct Outcome {
+    processed: u32,
+    fired: u32,
+    outputs: Vec<Output>,
+    failures: Vec<Failure>,
+}
+
+/// What a call gets and returns.
+pub(crate) type Parameters<'a> = (&'a [Event<'a>], &'a [Timer<'a>]);
+
+/// The events of a batch as records.
+pub(crate) fn events<'a>(header: &'a [u8], events: &'a [u8]) -> Result<Vec<Event<'a>>, sluice_event::Malformed> {
+    let view = View::parse(header)?;
+    let record = |(index, event): (u64, Result<sluice_event::Event<'a>, _>)| {
+        let event = event?;
+        let origin = event.origin().filter(|_| view.chained);
+        Ok(Event {
+            topic: view.topic_name,
+            partition: view.partition,
+            offset: origin.map_or(view.base_offset + index, |origin| origin.offset),
+            timestamp: event.timestamp(),
+            key: event.key(),
+            value: event.value(),
+            headers: event.headers().map(|(name, value)| Header { name, value }).collect(),
+        })
+    };
+    (0..).zip(Region::new(events, view.count).events()).map(record).collect()
+}
+
+/// What a guest returned, in the flat format.
+pub(crate) fn flat(outcome: &Outcome, events: &[Event<'_>]) -> Result<Vec<u8>, String> {
+    if outcome.fired != 0 {
+        return Err("it says that timers fired, but none was due".to_owned());
+    }
+    let bytes = outcome.outputs.iter().map(|output| output.value.len() + 64).sum();
+    let mut writer = OutcomeWriter::with_capacity(bytes);
+    for output in &outcome.outputs {
+        let (source, index) = output.origin.flat();
+        let own = || events.get(index as usize).map_or(0, |event| event.timestamp);
+        let headers: Vec<_> = output.headers.iter().map(|h| (h.name.as_str(), &h.value[..])).collect();
+        let sink = writer.sink(output.sink.as_deref());
+        let event = NewEvent {
+            timestamp: output.timestamp.unwrap_or_else(own),
+            key: output.key.as_deref(),
+            headers: &headers,
+            ..NewEvent::default()
+        };
+        let written = writer.output((source, index), sink, event, |out| {
+            out.extend_from_slice(&output.value);
+            Ok::<_, TooLarge>(())
+        });
+        written.map_err(|error| error.to_string())?;
+    }
+    for failure in &outcome.failures {
+        let kind = match failure.kind {
+            Kind::Transient => FailureKind::Transient,
+            Kind::Permanent => FailureKind::Permanent,
+        };
+        writer.fail(failure.origin.flat(), kind, &failure.reason);
+    }
+    Ok(writer.finish(outcome.processed))
+}
