@@ -64,8 +64,17 @@ pub(crate) struct SinkKeys {
 pub(crate) struct TopicKeys {
     pub(crate) name: Text,
     pub(crate) partitions: Option<Spanned<u32>>,
-    pub(crate) retention: Option<Spanned<Table>>,
+    pub(crate) retention: Option<RetentionKeys>,
     pub(crate) compression: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct RetentionKeys {
+    pub(crate) age: Option<Text>,
+    pub(crate) size: Option<Text>,
+    /// Not among the design's keys: "unless the topic says so".
+    pub(crate) past_cursors: Option<bool>,
 }
 
 #[derive(Deserialize)]

@@ -4,8 +4,10 @@
 //! the data directory or the plugin can tell (a missing topic, a forbidden import) is found elsewhere and reported at the
 //! right line through [`Pipeline::diagnose`].
 
+mod checker;
 mod definition;
 mod diagnostic;
+mod json;
 mod pipeline;
 mod together;
 mod units;
@@ -14,6 +16,6 @@ mod units;
 mod tests;
 
 pub use diagnostic::Diagnostic;
-pub use pipeline::{At, Batch, Delivery, Limits, PartitionBy, Pipeline, Sink, Stage, Start, Topic};
+pub use pipeline::{At, Batch, Delivery, Limits, PartitionBy, Pipeline, Retention, Sink, Stage, Start, Topic};
 pub use together::check_together;
 pub use units::{parse_duration, parse_size};

@@ -13,8 +13,9 @@ const GOOD: &str =
 #[test]
 fn the_smallest_definition_is_enough() {
     let pipeline = Pipeline::parse(Path::new("pipelines/late.toml"), GOOD).unwrap();
-    assert_eq!(pipeline.stage.plugin, Path::new("pipelines/../plugins/late-flights"));
-    assert_eq!((pipeline.stage.name.as_str(), pipeline.stage.config.as_str()), ("late-flights", "{}"));
+    let stage = &pipeline.stages[0];
+    assert_eq!(stage.plugin, Path::new("pipelines/../plugins/late-flights"));
+    assert_eq!((stage.name.as_str(), stage.config.as_str()), ("late-flights", "{}"));
 }
 
 #[test]
@@ -83,15 +84,109 @@ fn everything_wrong_is_reported_at_once() {
 
 #[test]
 fn what_is_not_available_yet_is_refused_by_name() {
-    insta::assert_snapshot!(rendered(&format!("delivery = \"at-least-once\"\n{GOOD}")), @r#"
-    error: not available yet in this version: delivery at-least-once
-     --> pipelines/late.toml:1:12
+    insta::assert_snapshot!(rendered(&format!("{GOOD}[errors]\non-error = \"skip\"\n")), @r#"
+    error: not available yet in this version: on-error skip
+     --> pipelines/late.toml:7:12
       |
-    1 | delivery = "at-least-once"
-      |            ^^^^^^^^^^^^^^^
+    7 | on-error = "skip"
+      |            ^^^^^^
       |
-      = help: leave `delivery` out, or write "exactly-once"
+      = help: a failing event halts its partition; leave this out, or write on-error = "halt"
     "#);
+}
+
+#[test]
+fn everything_of_the_design_that_is_there_is_read() {
+    let text = r#"
+name = "all"
+delivery = "at-least-once"
+[source]
+topics = ["a", "b"]
+start = "2026-01-31T12:00:00Z"
+[[stage]]
+plugin = "one.wasm"
+keys = "unchanged"
+[[stage]]
+plugin = "two.wasm"
+[[sink]]
+topic = "c"
+partition-by = "round-robin"
+[[topic]]
+name = "c"
+partitions = 4
+retention = { age = "7d", size = "10GiB", past-cursors = true }
+compression = "zstd"
+[batch]
+max-events = 100
+linger = "5ms"
+commit-every = "2s"
+"#;
+    let pipeline = Pipeline::parse(Path::new("all.toml"), text).unwrap();
+    assert_eq!(pipeline.start, crate::Start::Time(1_769_860_800_000));
+    assert_eq!((pipeline.sources.len(), pipeline.stages.len()), (2, 2));
+    assert!(pipeline.stages[0].keys_unchanged && !pipeline.stages[1].keys_unchanged);
+    assert_eq!((pipeline.batch.linger.as_millis(), pipeline.batch.commit_every.as_secs()), (5, 2));
+    assert_eq!(pipeline.topics[0].retention.size, Some(10 << 30));
+}
+
+#[test]
+fn a_chain_is_checked() {
+    let text = format!(
+        "{GOOD}[[stage]]\nplugin = \"../plugins/late-flights\"\ncapabilities = [\"state\"]\nkeys = \"kept\"\n[batch]\ncommit-every = \"1s\"\n"
+    );
+    insta::assert_snapshot!(rendered(&text), @r#"
+    error: state on a later stage, but stage "late-flights" may change keys
+     --> pipelines/late.toml:8:16
+      |
+    8 | capabilities = ["state"]
+      |                ^^^^^^^^^
+      |
+      = help: write `keys = "unchanged"` in every earlier stage; or re-key through a topic: a sink with partition-by = "key", and a second pipeline
+
+    error: not available yet in this version: capabilities
+     --> pipelines/late.toml:8:16
+      |
+    8 | capabilities = ["state"]
+      |                ^^^^^^^^^
+      |
+      = help: leave them out: plugins without state or timers need none
+
+    error: unknown promise: "kept"
+     --> pipelines/late.toml:9:8
+      |
+    9 | keys = "kept"
+      |        ^^^^^^
+      |
+      = help: write "unchanged", or leave it out
+
+    error: two stages of one name: "late-flights"
+     --> pipelines/late.toml:7:10
+      |
+    7 | plugin = "../plugins/late-flights"
+      |          ^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: give each its own `name`: it is the identity of a stage's state
+
+    error: commit-every means nothing with exactly-once
+      --> pipelines/late.toml:11:16
+       |
+    11 | commit-every = "1s"
+       |                ^^^^
+       |
+       = help: leave it out: the cursor moves with each batch
+    "#);
+}
+
+#[test]
+fn topics_that_are_declared_otherwise_elsewhere_are_refused() {
+    let parse = |name: &str, size: &str| {
+        let text = GOOD.replace("\"late\"", &format!("{name:?}"));
+        let text = format!("{text}[[topic]]\nname = \"t\"\nretention = {{ size = {size:?} }}\n");
+        Pipeline::parse(Path::new(name), &text).unwrap()
+    };
+    assert!(check_together(&[parse("one", "1GiB"), parse("two", "1GiB")]).is_ok());
+    let found = check_together(&[parse("one", "1GiB"), parse("two", "2GiB")]).unwrap_err();
+    assert!(found[0].message.contains("declared otherwise"), "{}", found[0].message);
 }
 
 #[test]

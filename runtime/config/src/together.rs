@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostic::Diagnostic;
-use crate::pipeline::{At, Pipeline};
+use crate::pipeline::{At, Pipeline, Topic};
 
 /// Checks that pipelines have names of their own, agree on topics, and do not feed each other in a circle.
 ///
@@ -12,7 +12,7 @@ use crate::pipeline::{At, Pipeline};
 pub fn check_together(pipelines: &[Pipeline]) -> Result<(), Vec<Diagnostic>> {
     let mut found = Vec::new();
     let mut names: BTreeMap<&str, &Pipeline> = BTreeMap::new();
-    let mut partitions: BTreeMap<&str, (u32, &Pipeline)> = BTreeMap::new();
+    let mut topics: BTreeMap<&str, (&Topic, &Pipeline)> = BTreeMap::new();
     for pipeline in pipelines {
         if let Some(other) = names.insert(&pipeline.name, pipeline) {
             let message = format!("two pipelines of one name: {:?}, also in {}", pipeline.name, other.file.display());
@@ -23,10 +23,14 @@ pub fn check_together(pipelines: &[Pipeline]) -> Result<(), Vec<Diagnostic>> {
             ));
         }
         for (at, topic) in pipeline.topics.iter().enumerate() {
-            let (count, other) = *partitions.entry(&topic.name).or_insert((topic.partitions, pipeline));
-            if count != topic.partitions {
-                let message = format!("topic {:?} has {count} partitions in {}", topic.name, other.file.display());
-                found.push(pipeline.diagnose(At::Topic(at), message, Some("say the same in both".into())));
+            let (first, other) = *topics.entry(&topic.name).or_insert((topic, pipeline));
+            if first != topic {
+                let message = format!("topic {:?} is declared otherwise in {}", topic.name, other.file.display());
+                found.push(pipeline.diagnose(
+                    At::Topic(at),
+                    message,
+                    Some("declare it once, or the same in both".into()),
+                ));
             }
         }
     }
@@ -42,12 +46,12 @@ fn cycle(start: &Pipeline, pipelines: &[Pipeline]) -> Option<Diagnostic> {
             let before = reached.len();
             let next: Vec<_> = pipelines
                 .iter()
-                .filter(|pipeline| reached.contains(pipeline.source.as_str()))
+                .filter(|pipeline| pipeline.sources.iter().any(|source| reached.contains(source.as_str())))
                 .flat_map(|pipeline| pipeline.sinks.iter().map(|sink| sink.topic.as_str()))
                 .collect();
             reached.extend(next);
-            if reached.contains(start.source.as_str()) {
-                let message = format!("a cycle: what is written to {:?} comes back to {:?}", sink.topic, start.source);
+            if let Some(source) = start.sources.iter().find(|source| reached.contains(source.as_str())) {
+                let message = format!("a cycle: what is written to {:?} comes back to {source:?}", sink.topic);
                 let help = "break the circle: events in it would never end".to_owned();
                 return Some(start.diagnose(At::Sink(at), message, Some(help)));
             }

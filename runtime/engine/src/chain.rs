@@ -47,12 +47,7 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    pub(crate) fn new(
-        stages: &[StageConfig],
-        sinks: Vec<Sink>,
-        source: TopicPartition,
-        topic_name: String,
-    ) -> Self {
+    pub(crate) fn new(stages: &[StageConfig], sinks: Vec<Sink>, source: TopicPartition, topic_name: String) -> Self {
         let stage = |config: &StageConfig| Stage { config: config.clone(), consumer: None };
         Self {
             stages: stages.iter().map(stage).collect(),
@@ -128,7 +123,8 @@ impl Chain {
 
     /// An error whose event is named by its index in what a stage was given, named by that of its source event.
     fn at_source(&self, stage: usize, error: CallError) -> CallError {
-        let source = |input: u32| if stage == 0 { Some(input) } else { self.given.sources.get(input as usize).copied() };
+        let source =
+            |input: u32| if stage == 0 { Some(input) } else { self.given.sources.get(input as usize).copied() };
         CallError { in_hand: error.in_hand.and_then(source), ..error }
     }
 

@@ -240,7 +240,8 @@ impl Keys<'_> {
         if self.at.is_none_or(|(_, input)| input.key() == output.event.key()) {
             return Ok(());
         }
-        let message = "an output has another key than its event, but the stage promises `keys = \"unchanged\"`".to_owned();
+        let message =
+            "an output has another key than its event, but the stage promises `keys = \"unchanged\"`".to_owned();
         Err(CallError { kind: CallErrorKind::BadOutcome, message, in_hand: Some(output.input) })
     }
 }

@@ -68,7 +68,9 @@ impl Model {
                     return Err(format!("{input:?} came out twice"));
                 }
             }
-            InputStep::Outcome => return if numbers == range { Ok(()) } else { Err(format!("{input:?} with {numbers:?}")) },
+            InputStep::Outcome => {
+                return if numbers == range { Ok(()) } else { Err(format!("{input:?} with {numbers:?}")) };
+            }
             InputStep::Done if commit.appends.is_empty() => {
                 self.cursor = input.to;
                 if !range.iter().all(|number| self.outputs.contains_key(number)) {
@@ -198,14 +200,8 @@ struct Plan {
     rewinds: bool,
 }
 
-const EXACTLY_ONCE: Plan = Plan {
-    delivery: Delivery::ExactlyOnce,
-    stages: 1,
-    poison: None,
-    no_fence: false,
-    crashes: false,
-    rewinds: false,
-};
+const EXACTLY_ONCE: Plan =
+    Plan { delivery: Delivery::ExactlyOnce, stages: 1, poison: None, no_fence: false, crashes: false, rewinds: false };
 
 fn runner(plan: Plan, storage: &ModelStorage, rng: &mut Rng, clock: &Arc<ManualClock>) -> LaneRunner {
     let stage = |index: usize, rng: &mut Rng| {

@@ -170,8 +170,16 @@ fn outputs_out_of_order_are_refused() {
 
 #[test]
 fn a_view_is_read_as_written() {
-    let view =
-        View { count: 3, base_offset: 40, watermark: Some(-1), seed: 9, topic: 2, partition: 1, topic_name: "flights", chained: true };
+    let view = View {
+        count: 3,
+        base_offset: 40,
+        watermark: Some(-1),
+        seed: 9,
+        topic: 2,
+        partition: 1,
+        topic_name: "flights",
+        chained: true,
+    };
     let mut bytes = Vec::new();
     view.write(&mut bytes);
     assert_eq!(View::parse(&bytes), Ok(view));

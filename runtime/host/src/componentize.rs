@@ -52,7 +52,8 @@ fn resolve(exports: &[String]) -> Result<(Resolve, wit_parser::WorldId), Error> 
         (false, true, false) => "consumer",
         (false, false, _) => return Err(Error::World { exports: exports.to_vec() }),
     };
-    let failed = |error: &dyn std::fmt::Display| Error::Host { what: "read the contract", reason: format!("{error:#}") };
+    let failed =
+        |error: &dyn std::fmt::Display| Error::Host { what: "read the contract", reason: format!("{error:#}") };
     let mut resolve = Resolve::default();
     let package = resolve.push_str("sluicegate.wit", WIT).map_err(|error| failed(&error))?;
     let world = resolve.select_world(&[package], Some(world)).map_err(|error| failed(&error))?;

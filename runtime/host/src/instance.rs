@@ -169,7 +169,11 @@ impl Instance {
         }
     }
 
-    fn make(store: &mut Store<Data>, code: &InstancePre<Data>, config: &str) -> wasmtime::Result<Result<Process, String>> {
+    fn make(
+        store: &mut Store<Data>,
+        code: &InstancePre<Data>,
+        config: &str,
+    ) -> wasmtime::Result<Result<Process, String>> {
         let instance = code.instantiate(&mut *store)?;
         let mut function = |interface_name: &str, name: &str| {
             let outer = instance.get_export_index(&mut *store, None, &interface(interface_name))?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sluice_engine::{CallError, CallErrorKind, Plugin};
 use sluice_env::SystemClock;
+use sluice_event::{Batch, FailureKind, NewEvent, Outcome, View};
 
 use crate::{Code, Error, Host, Limits, Stage, World};
 
@@ -146,6 +147,58 @@ fn what_is_no_plugin_is_refused_with_the_reason() {
     assert!(matches!(refused(&cut_short), Error::Invalid(_)));
     let later = r#"(component (import "sluicegate:plugin/log@2.0.0" (instance (export "x" (func)))))"#;
     assert!(matches!(refused(&wat::parse_str(later).unwrap()), Error::Version { .. }));
+}
+
+/// The guests that no SDK built, of `tests/guests`.
+const ECHO: &str = include_str!("../../../tests/guests/echo.wat");
+const UPPER: &[u8] = include_bytes!("../../../tests/guests/upper.wasm");
+
+/// Calls a typed guest with these events, and hands its outcome on.
+fn call_typed(wasm: &[u8], events: &[NewEvent<'_>], with: impl FnOnce(&Outcome<'_>)) {
+    let (host, code) = load(wasm).unwrap();
+    assert_eq!((code.world, code.core_module), (World::Consumer, true));
+    let stage = Stage::new(&host, &code, "test", limits(), "{}".into()).unwrap();
+    let mut batch = Batch::default();
+    events.iter().for_each(|event| batch.push(event).unwrap());
+    let (topic_name, count) = ("words", batch.count());
+    let view =
+        View { count, base_offset: 40, watermark: None, seed: 1, topic: 1, partition: 2, topic_name, chained: false };
+    let mut header = Vec::new();
+    view.write(&mut header);
+    let mut returned = Vec::new();
+    let mut instance = stage.instantiate().unwrap();
+    for _ in 0..2 {
+        instance.call(&header, batch.bytes(), &mut |outcome| returned = outcome.to_vec()).unwrap();
+    }
+    with(&Outcome::parse(&returned, count).unwrap());
+}
+
+#[test]
+fn a_typed_guest_in_wat_gets_every_field_and_hands_it_back() {
+    let headers: [(&str, &[u8]); 2] = [("a", b"1"), ("b", b"")];
+    let full = NewEvent { timestamp: 7, key: Some(b"key"), value: b"value", headers: &headers, origin: None };
+    let bare = NewEvent { timestamp: -1, ..NewEvent::default() };
+    call_typed(&wat::parse_str(ECHO).unwrap(), &[full, bare], |outcome| {
+        let outputs: Vec<_> = outcome.outputs().map(Result::unwrap).collect();
+        let event = outputs[0].event;
+        assert_eq!((event.timestamp(), event.key(), event.value()), (7, Some(&b"key"[..]), &b"value"[..]));
+        assert_eq!(event.headers().collect::<Vec<_>>(), headers);
+        let event = outputs[1].event;
+        assert_eq!((event.timestamp(), event.key(), event.value().len(), outputs[1].input), (-1, None, 0, 1));
+        assert_eq!((outputs.len(), outcome.processed()), (2, 2));
+    });
+}
+
+#[test]
+fn a_typed_guest_in_c_returns_outputs_and_failures() {
+    let event = |value: &'static str| NewEvent { value: value.as_bytes(), ..NewEvent::default() };
+    call_typed(UPPER, &[event("one"), event("!"), event("two")], |outcome| {
+        let outputs: Vec<_> = outcome.outputs().map(|output| output.unwrap().event.value().to_vec()).collect();
+        assert_eq!(outputs, [b"ONE", b"TWO"]);
+        let failures: Vec<_> = outcome.failures().map(|failure| failure.unwrap()).collect();
+        assert_eq!((failures.len(), failures[0].input, failures[0].kind), (1, 1, FailureKind::Permanent));
+        assert!(failures[0].reason.contains("exclamation mark"));
+    });
 }
 
 #[test]

@@ -4,8 +4,8 @@ mod entities;
 
 use std::collections::{BTreeMap, HashMap};
 
-pub use self::entities::{Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
 pub(crate) use self::entities::{Counters, PartitionInfo, ProducerInfo, SegmentInfo, Times};
+pub use self::entities::{Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
 use crate::change::{Change, Input, Step, TopicPartition};
 use crate::file_header::FILE_HEADER;
 
@@ -52,9 +52,10 @@ impl Catalog {
 
     /// Begins anew with outcomes: the next one of each pipeline begins at its cursor.
     pub(crate) fn begin_outcomes(&mut self) {
-        let cursors = self.pipelines.values().flat_map(|pipeline| {
-            pipeline.cursors.iter().map(|(tp, cursor)| ((pipeline.id, *tp), cursor.next))
-        });
+        let cursors = self
+            .pipelines
+            .values()
+            .flat_map(|pipeline| pipeline.cursors.iter().map(|(tp, cursor)| ((pipeline.id, *tp), cursor.next)));
         self.outcomes = cursors.collect();
     }
 
@@ -179,9 +180,7 @@ impl Catalog {
                 let before = self.pipelines.remove(pipeline).ok_or(Misfit("an unknown pipeline is deleted"))?;
                 Ok(Undo::Pipeline(*pipeline, Some(Box::new(before))))
             }
-            Change::Desired { pipeline, desired } => {
-                self.change_pipeline(*pipeline, |info| info.desired = *desired)
-            }
+            Change::Desired { pipeline, desired } => self.change_pipeline(*pipeline, |info| info.desired = *desired),
             Change::Before { pipeline, cursors } => {
                 self.change_pipeline(*pipeline, |info| info.before.clone_from(cursors))
             }

@@ -265,7 +265,19 @@ impl Change {
                 let committed = to.checked_sub(from)?.checked_sub(filtered)?.checked_sub(dead)?.checked_sub(skipped)?;
                 let step = Step::Done;
                 Self::Input(Input {
-                    step, pipeline, epoch, generation, topic, partition, from, to, committed, filtered, dead, skipped, calls,
+                    step,
+                    pipeline,
+                    epoch,
+                    generation,
+                    topic,
+                    partition,
+                    from,
+                    to,
+                    committed,
+                    filtered,
+                    dead,
+                    skipped,
+                    calls,
                 })
             }
             9 => Self::Input(Input {

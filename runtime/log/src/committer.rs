@@ -154,9 +154,7 @@ impl Committer {
     /// Writes a group; an urgent one may use up the reserve of space.
     fn write_planned(&mut self, planned: &[&Planned], first_seq: u64, now: i64, urgent: bool) -> Result<(), Error> {
         match self.write_group(planned, first_seq, now) {
-            Err(Error::NoSpace { .. }) if urgent && self.give_up_reserve() => {
-                self.write_group(planned, first_seq, now)
-            }
+            Err(Error::NoSpace { .. }) if urgent && self.give_up_reserve() => self.write_group(planned, first_seq, now),
             result => result,
         }
     }

@@ -12,9 +12,9 @@ use sluice_env::{Clock, Disk};
 use crate::audit::{self, Audit};
 use crate::catalog::{Catalog, PipelineInfo, TopicInfo};
 use crate::change::{Change, TopicPartition};
-use crate::compression::Compression;
 use crate::commit::{Commit, Committed};
 use crate::committer::Committer;
+use crate::compression::Compression;
 use crate::error::Error;
 use crate::options::Options;
 use crate::partition::Partition;
@@ -266,7 +266,8 @@ impl Log {
     pub fn submit(&self, mut commit: Commit, done: Done) {
         for append in &mut commit.appends {
             let topics = read(&self.shared.topics);
-            let compression = topics.get(&append.to.topic).map_or(Compression::None, |topic| topic.settings.compression);
+            let compression =
+                topics.get(&append.to.topic).map_or(Compression::None, |topic| topic.settings.compression);
             drop(topics);
             append.pack(compression);
         }

@@ -96,8 +96,7 @@ impl Reader {
 
     /// Gives back the memory it reads into, until it reads again.
     pub fn rest(&mut self) {
-        (self.buffer, self.plain, self.segment, self.left, self.left_events) =
-            (Vec::new(), Vec::new(), None, 0..0, 0);
+        (self.buffer, self.plain, self.segment, self.left, self.left_events) = (Vec::new(), Vec::new(), None, 0..0, 0);
     }
 
     /// Puts the next events into `out`, in place of what it held: at most `max_events` of them and `max_bytes`, but for one
@@ -224,12 +223,11 @@ impl Reader {
     fn enter_segment(&mut self) -> Result<Arc<Segment>, Error> {
         let segment = self.partition.segment_of(self.next);
         let segment = segment.ok_or_else(|| Error::Invalid(format!("offset {} does not exist", self.next)))?;
-        (self.batch_offset, self.position) =
-            if self.next == segment.base_offset {
-                (self.next, FILE_HEADER)
-            } else {
-                segment.seek(self.next, &self.partition.holes())?
-            };
+        (self.batch_offset, self.position) = if self.next == segment.base_offset {
+            (self.next, FILE_HEADER)
+        } else {
+            segment.seek(self.next, &self.partition.holes())?
+        };
         self.filled = 0;
         Ok(segment)
     }

@@ -181,7 +181,8 @@ impl Recovery {
                 let damage = self.damaged.remove(&tp);
                 let (low_mark, high_watermark) = (self.catalog.low_mark(tp), self.catalog.next_offset(tp));
                 let partition = Partition::new(tp, segments, low_mark, high_watermark);
-                partition.set_holes(self.catalog.partitions.get(&tp).map(|info| info.holes.clone()).unwrap_or_default());
+                partition
+                    .set_holes(self.catalog.partitions.get(&tp).map(|info| info.holes.clone()).unwrap_or_default());
                 damage.map(|damage| partition.noting(damage));
                 shared.add_partition(partition);
             }

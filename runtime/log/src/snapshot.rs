@@ -101,7 +101,10 @@ impl Snapshot {
         let header = FileHeader::parse(&bytes, Kind::Snapshot, &path)?.ok_or_else(|| damaged("not a file header"))?;
         let body = &bytes[FILE_HEADER as usize..];
         let frame = Frame::parse(body, header.salt, true).ok_or_else(|| damaged("wrong CRC"))?;
-        if directory.is_some_and(|directory| directory != header.directory) || header.first != group || frame.group != group {
+        if directory.is_some_and(|directory| directory != header.directory)
+            || header.first != group
+            || frame.group != group
+        {
             return Err(damaged("a snapshot of another directory or group"));
         }
         let records = &body[crate::frame::FRAME_HEADER..][..frame.record_bytes];

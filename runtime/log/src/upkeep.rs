@@ -164,7 +164,8 @@ impl Committer {
                 Removal::Topic(id) => {
                     let dir = self.dir.topic(*id);
                     let names = self.disk.list(&dir);
-                    let all = names.and_then(|names| names.iter().try_for_each(|name| self.disk.remove(&dir.join(name))));
+                    let all =
+                        names.and_then(|names| names.iter().try_for_each(|name| self.disk.remove(&dir.join(name))));
                     all.and_then(|()| self.disk.remove_dir(&dir))
                 }
             };
