@@ -11,12 +11,13 @@ use serde::de::DeserializeOwned;
 use sluice_event::Batch;
 use sluice_log::ReadBatch;
 use sluice_node::Status;
-use sluice_node::topics::TopicDescription;
+use sluice_node::operate::{Rewind, Target};
+use sluice_node::topics::{Place, TopicDescription};
 use tokio::runtime::Runtime;
 
 use crate::problem::Problem;
 use crate::socket;
-use crate::wire::{NewTopic, NextSequence, Produced, decode_read};
+use crate::wire::{AuditTold, Located, NewTopic, NextSequence, Produced, RewindRequest, Want, decode_read};
 
 /// A connection to a running node. Calls block.
 pub struct Client {
@@ -99,6 +100,60 @@ impl Client {
     pub fn create(&mut self, topic: &NewTopic) -> Result<TopicDescription, Problem> {
         let body = serde_json::to_vec(topic).map_err(Problem::connection)?;
         self.json("POST", "/topics", body)
+    }
+
+    /// Deletes a topic and its events.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn delete_topic(&mut self, topic: &str) -> Result<(), Problem> {
+        self.json("DELETE", &format!("/topics/{}", escaped(topic)), Body::empty())
+    }
+
+    /// The offset that a place means in a partition.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn locate(&mut self, topic: &str, partition: u32, place: Place) -> Result<u64, Problem> {
+        let at = escaped(&place.to_string());
+        let path = format!("/topics/{}/partitions/{partition}/offset?at={at}", escaped(topic));
+        let located: Located = self.json("GET", &path, Body::empty())?;
+        Ok(located.offset)
+    }
+
+    /// Has a pipeline pause, resume or drain.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn want(&mut self, pipeline: &str, want: Want) -> Result<(), Problem> {
+        let body = serde_json::to_vec(&want).map_err(Problem::connection)?;
+        self.json("PUT", &format!("/pipelines/{}/desired", escaped(pipeline)), body)
+    }
+
+    /// Stops a pipeline and forgets its cursors.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn delete_pipeline(&mut self, pipeline: &str) -> Result<(), Problem> {
+        self.json("DELETE", &format!("/pipelines/{}", escaped(pipeline)), Body::empty())
+    }
+
+    /// Sets a pipeline's cursors anew, or says what that would do.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn rewind(&mut self, pipeline: &str, target: &Target, really: bool) -> Result<Rewind, Problem> {
+        let request = RewindRequest { to: target.to_string(), really };
+        let body = serde_json::to_vec(&request).map_err(Problem::connection)?;
+        self.json("POST", &format!("/pipelines/{}/rewind", escaped(pipeline)), body)
+    }
+
+    /// What the commit log tells of pipelines.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn audit(&mut self) -> Result<AuditTold, Problem> {
+        self.json("GET", "/audit", Body::empty())
     }
 
     /// Sends events.

@@ -13,4 +13,4 @@ pub use client::Client;
 pub use problem::Problem;
 pub use server::serve;
 pub use socket::{bind, is_answering};
-pub use wire::{NewTopic, Produced};
+pub use wire::{AccountTold, AuditTold, NewTopic, Produced, Want};

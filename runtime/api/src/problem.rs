@@ -40,7 +40,7 @@ impl Problem {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let status = match (&error, error.advice()) {
-            (Error::UnknownTopic(_) | Error::UnknownPartition { .. }, _) => 404,
+            (Error::UnknownTopic(_) | Error::UnknownPartition { .. } | Error::UnknownPipeline(_), _) => 404,
             (Error::TopicExists(_) | Error::SequenceGap { .. } | Error::Fenced { .. }, _) => 409,
             (Error::TooLarge { .. }, _) => 413,
             (Error::NoSpace { .. }, _) => 507,

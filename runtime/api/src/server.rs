@@ -7,16 +7,18 @@ use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use sluice_event::Region;
-use sluice_node::topics::{self, Production, TopicDescription};
+use sluice_node::operate::{Rewind, Target};
+use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Node, Status};
 use tokio::sync::{oneshot, watch};
 
 use crate::problem::Problem;
 use crate::wire::{
-    MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence, ProduceQuery, Produced, ReadQuery, encode_read,
+    AuditTold, LocateQuery, Located, MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence, ProduceQuery, Produced,
+    ReadQuery, RewindRequest, Want, encode_read,
 };
 
 #[derive(Clone)]
@@ -42,9 +44,14 @@ pub async fn serve(
     let router = Router::new()
         .route("/status", get(status))
         .route("/topics", get(list).post(create))
-        .route("/topics/{topic}", get(describe))
+        .route("/topics/{topic}", get(describe).delete(delete_topic))
+        .route("/topics/{topic}/partitions/{partition}/offset", get(locate))
         .route("/topics/{topic}/events", post(produce).get(read))
         .route("/topics/{topic}/producers/{producer}", get(next_sequence))
+        .route("/pipelines/{pipeline}", delete(delete_pipeline))
+        .route("/pipelines/{pipeline}/desired", put(want))
+        .route("/pipelines/{pipeline}/rewind", post(rewind))
+        .route("/audit", get(audit))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Api { node, appended });
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -74,7 +81,7 @@ async fn create(
 ) -> Result<(StatusCode, Json<TopicDescription>), Problem> {
     let Json(topic) = topic.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let made = blocking(move || {
-        topics::create(api.node.log(), &topic.name, topic.partitions)?;
+        topics::create(api.node.log(), topic.to_log()?)?;
         Ok(topics::describe(api.node.log(), &topic.name)?)
     });
     Ok((StatusCode::CREATED, Json(made.await?)))
@@ -137,4 +144,46 @@ async fn next_sequence(
 ) -> Answer<NextSequence> {
     let topic = api.node.log().topic(&topic)?;
     Ok(Json(NextSequence { next: api.node.log().next_sequence(&producer, topic.id) }))
+}
+
+async fn delete_topic(State(api): State<Api>, Path(topic): Path<String>) -> Answer<()> {
+    blocking(move || Ok(api.node.delete_topic(&topic)?)).await.map(Json)
+}
+
+async fn locate(
+    State(api): State<Api>,
+    Path((topic, partition)): Path<(String, u32)>,
+    query: Result<Query<LocateQuery>, QueryRejection>,
+) -> Answer<Located> {
+    let Query(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let place: Place = query.at.parse().map_err(|what: String| Problem::bad_request(what))?;
+    let offset = blocking(move || Ok(topics::locate(api.node.log(), &topic, partition, place)?)).await?;
+    Ok(Json(Located { offset }))
+}
+
+async fn delete_pipeline(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<()> {
+    blocking(move || Ok(api.node.delete_pipeline(&pipeline)?)).await.map(Json)
+}
+
+async fn want(
+    State(api): State<Api>,
+    Path(pipeline): Path<String>,
+    want: Result<Json<Want>, JsonRejection>,
+) -> Answer<()> {
+    let Json(want) = want.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    blocking(move || Ok(api.node.want(&pipeline, want.into())?)).await.map(Json)
+}
+
+async fn rewind(
+    State(api): State<Api>,
+    Path(pipeline): Path<String>,
+    request: Result<Json<RewindRequest>, JsonRejection>,
+) -> Answer<Rewind> {
+    let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let target: Target = request.to.parse().map_err(|what: String| Problem::bad_request(what))?;
+    blocking(move || Ok(api.node.rewind(&pipeline, &target, request.really)?)).await.map(Json)
+}
+
+async fn audit(State(api): State<Api>) -> Answer<AuditTold> {
+    blocking(move || Ok(api.node.log().audit()?.into())).await.map(Json)
 }

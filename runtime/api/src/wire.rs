@@ -1,7 +1,7 @@
 //! What travels besides events.
 
 use serde::{Deserialize, Serialize};
-use sluice_log::{Committed, ReadBatch};
+use sluice_log::{Account, Audit, Committed, Compression, Desired, ReadBatch, TopicSettings};
 
 use crate::problem::Problem;
 
@@ -13,13 +13,168 @@ pub(crate) const MAX_READ: usize = 4 << 20;
 pub(crate) const MAX_WAIT_MS: u64 = 30_000;
 
 /// A topic to make.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NewTopic {
     /// Its name.
     pub name: String,
     /// At least 1.
     pub partitions: u32,
+    /// How long events are kept, in milliseconds; none for ever.
+    #[serde(default)]
+    pub retention_age_ms: Option<i64>,
+    /// How many bytes of each partition are kept; none for all.
+    #[serde(default)]
+    pub retention_bytes: Option<u64>,
+    /// Whether events go even when a pipeline has not read them.
+    #[serde(default)]
+    pub past_cursors: bool,
+    /// `none`, `lz4` or `zstd`; none by default.
+    #[serde(default)]
+    pub compression: Option<String>,
+}
+
+impl NewTopic {
+    /// As the log takes it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn to_log(&self) -> Result<sluice_log::NewTopic, Problem> {
+        let compression = self.compression.as_deref().map(str::parse::<Compression>).transpose();
+        let compression = compression.map_err(Problem::bad_request)?.unwrap_or_default();
+        if self.retention_age_ms.is_some_and(|age| age < 0) {
+            return Err(Problem::bad_request("a retention age is not negative"));
+        }
+        let settings = TopicSettings {
+            retention_age_ms: self.retention_age_ms,
+            retention_bytes: self.retention_bytes,
+            past_cursors: self.past_cursors,
+            compression,
+        };
+        Ok(sluice_log::NewTopic { name: self.name.clone(), partitions: self.partitions, settings })
+    }
+}
+
+/// Where a place is in a partition.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Located {
+    pub(crate) offset: u64,
+}
+
+/// A place that is looked for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LocateQuery {
+    pub(crate) at: String,
+}
+
+/// What a pipeline is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Want {
+    /// Finish what is in hand, and stand still.
+    Pause,
+    /// Run.
+    Resume,
+    /// Deal with everything there is, then stand still.
+    Drain,
+}
+
+impl From<Want> for Desired {
+    fn from(want: Want) -> Self {
+        match want {
+            Want::Pause => Self::Pause,
+            Want::Resume => Self::Run,
+            Want::Drain => Self::Drain,
+        }
+    }
+}
+
+/// Where cursors are to go.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RewindRequest {
+    pub(crate) to: String,
+    /// Whether to do it, or only to say what it would do.
+    pub(crate) really: bool,
+}
+
+/// What became of the events that a pipeline read from a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AccountTold {
+    /// The pipeline.
+    pub pipeline: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// Where the cursor stood when the audit begins.
+    pub from: u64,
+    /// Where it stands.
+    pub to: u64,
+    /// Events read.
+    pub read: u64,
+    /// Of these, events with outputs that are committed.
+    pub committed: u64,
+    /// Of these, events without any output.
+    pub filtered: u64,
+    /// Of these, events dead-lettered.
+    pub dead: u64,
+    /// Of these, events skipped.
+    pub skipped: u64,
+    /// Of these, events claimed without an outcome (at-most-once).
+    pub lost: u64,
+    /// The offsets of these, as half-open ranges.
+    pub lost_ranges: Vec<(u64, u64)>,
+    /// How often the cursor was set anew.
+    pub rewinds: u64,
+    /// Whether every event is accounted for.
+    pub balances: bool,
+    /// What does not add up.
+    pub errors: Vec<String>,
+}
+
+/// What the commit log tells of pipelines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AuditTold {
+    /// It reaches back to the commit behind this one.
+    pub since_seq: u64,
+    /// When that was, ms since the epoch; none for the very beginning.
+    pub since: Option<i64>,
+    /// The last commit it tells of.
+    pub last_seq: u64,
+    /// Per pipeline and partition.
+    pub accounts: Vec<AccountTold>,
+}
+
+impl From<Audit> for AuditTold {
+    fn from(audit: Audit) -> Self {
+        let account = |account: Account| AccountTold {
+            balances: account.balances(),
+            pipeline: account.pipeline,
+            topic: account.topic,
+            partition: account.partition,
+            from: account.from,
+            to: account.to,
+            read: account.read,
+            committed: account.committed,
+            filtered: account.filtered,
+            dead: account.dead,
+            skipped: account.skipped,
+            lost: account.lost,
+            lost_ranges: account.lost_ranges,
+            rewinds: account.rewinds,
+            errors: account.errors,
+        };
+        Self {
+            since_seq: audit.since_seq,
+            since: audit.since,
+            last_seq: audit.last_seq,
+            accounts: audit.accounts.into_iter().map(account).collect(),
+        }
+    }
 }
 
 /// What became of events that were sent.

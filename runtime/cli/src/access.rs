@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use sluice_api::{Client, NewTopic, Problem, Produced};
+use sluice_api::{AuditTold, Client, NewTopic, Problem, Produced, Want};
 use sluice_event::Batch;
-use sluice_log::{Durability, Error, Log, ReadBatch};
-use sluice_node::topics::{self, Production, TopicDescription};
+use sluice_log::{Commit, Durability, Error, Log, Order, ReadBatch};
+use sluice_node::operate::{self, Rewind, Target};
+use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{NodeError, NodeOptions, Status, open_log, status_of};
 
 use crate::args::Global;
@@ -89,13 +90,56 @@ impl Access {
         }
     }
 
-    pub(crate) fn create(&mut self, name: &str, partitions: u32) -> Result<TopicDescription, Failure> {
+    pub(crate) fn create(&mut self, topic: &NewTopic) -> Result<TopicDescription, Failure> {
         match self {
-            Self::Node(client) => Ok(client.create(&NewTopic { name: name.to_owned(), partitions })?),
+            Self::Node(client) => Ok(client.create(topic)?),
             Self::Directory(log) => {
-                topics::create(log, name, partitions)?;
-                Ok(topics::describe(log, name)?)
+                topics::create(log, topic.to_log()?)?;
+                Ok(topics::describe(log, &topic.name)?)
             }
+        }
+    }
+
+    pub(crate) fn delete_topic(&mut self, topic: &str) -> Result<(), Failure> {
+        match self {
+            Self::Node(client) => Ok(client.delete_topic(topic)?),
+            Self::Directory(log) => order(log, Order::DeleteTopic(topic.to_owned())),
+        }
+    }
+
+    /// The offset that a place means in a partition.
+    pub(crate) fn locate(&mut self, topic: &str, partition: u32, place: Place) -> Result<u64, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.locate(topic, partition, place)?),
+            Self::Directory(log) => Ok(topics::locate(log, topic, partition, place)?),
+        }
+    }
+
+    pub(crate) fn want(&mut self, pipeline: &str, want: Want) -> Result<(), Failure> {
+        match self {
+            Self::Node(client) => Ok(client.want(pipeline, want)?),
+            Self::Directory(log) => order(log, Order::Want(pipeline.to_owned(), want.into())),
+        }
+    }
+
+    pub(crate) fn delete_pipeline(&mut self, pipeline: &str) -> Result<(), Failure> {
+        match self {
+            Self::Node(client) => Ok(client.delete_pipeline(pipeline)?),
+            Self::Directory(log) => order(log, Order::DeletePipeline(pipeline.to_owned())),
+        }
+    }
+
+    pub(crate) fn rewind(&mut self, pipeline: &str, target: &Target, really: bool) -> Result<Rewind, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.rewind(pipeline, target, really)?),
+            Self::Directory(log) => Ok(operate::rewind(log, pipeline, target, really)?),
+        }
+    }
+
+    pub(crate) fn audit(&mut self) -> Result<AuditTold, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.audit()?),
+            Self::Directory(log) => Ok(log.audit()?.into()),
         }
     }
 
@@ -144,4 +188,9 @@ impl Access {
             Self::Directory(log) => Ok(status_of(log)),
         }
     }
+}
+
+fn order(log: &Log, order: Order) -> Result<(), Failure> {
+    log.commit(Commit::order(order))?;
+    Ok(())
 }

@@ -1,9 +1,13 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as Arguments, Parser, Subcommand};
-use sluice_log::Durability;
+use sluice_config::{parse_duration, parse_size};
+use sluice_log::{Compression, Durability};
+use sluice_node::operate::Target;
+use sluice_node::topics::Place;
 
 /// Stream processing with sandboxed WebAssembly consumers, on a durable log of its own.
 #[derive(Debug, Parser)]
@@ -40,6 +44,19 @@ pub(crate) enum Verb {
     Consume(Consume),
     /// Show how pipelines stand
     Status,
+    /// Pause, resume, drain or delete a pipeline
+    #[command(subcommand)]
+    Pipeline(Pipeline),
+    /// Move a pipeline's cursors back, or forth; shows what it would do, and with --yes does it
+    Rewind(Rewind),
+    /// Tell what became of every event that pipelines read, from the commit log alone
+    Audit(Audit),
+    /// Check every byte of a data directory, and explain what is damaged; no node may run on it
+    Fsck(Fsck),
+    /// Look for what could go wrong on this machine and in this data directory
+    Doctor,
+    /// Run fixtures: given these events, are these the outputs and failures?
+    Test(Test),
     /// Build and look at plugins
     #[command(subcommand)]
     Plugin(Plugin),
@@ -53,7 +70,8 @@ pub(crate) struct Run {
     /// Stop when all input has been dealt with and committed
     #[arg(long)]
     pub(crate) until_idle: bool,
-    /// When a commit counts as durable: fsync (survives a power cut) or os (survives the death of the process)
+    /// When a commit counts as durable: fsync (survives a power cut), interval:100ms (a power cut may lose the last 100 ms), or
+    /// os (survives the death of the process)
     #[arg(long, value_name = "D", default_value = "fsync")]
     pub(crate) durability: Durability,
 }
@@ -74,6 +92,18 @@ pub(crate) enum Topic {
         /// Fixed for ever
         #[arg(long, default_value_t = 1)]
         partitions: u32,
+        /// Let events go that were appended longer ago, such as 7d [default: keep all]
+        #[arg(long, value_name = "AGE", value_parser = parse_duration)]
+        retention_age: Option<Duration>,
+        /// Let the oldest events of a partition go beyond this size, such as 10GiB [default: keep all]
+        #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+        retention_size: Option<u64>,
+        /// Let them go even when a pipeline has not read them
+        #[arg(long)]
+        past_cursors: bool,
+        /// none, lz4 or zstd
+        #[arg(long, value_name = "C", default_value = "none")]
+        compression: Compression,
     },
     /// List topics
     List,
@@ -82,6 +112,71 @@ pub(crate) enum Topic {
         /// The topic
         name: String,
     },
+    /// Delete a topic and all its events; refused while a pipeline reads it
+    Delete {
+        /// The topic
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pipeline {
+    /// Let it finish what is in hand, then stand still, also after a restart
+    Pause {
+        /// The pipeline
+        name: String,
+    },
+    /// Let it run again
+    Resume {
+        /// The pipeline
+        name: String,
+    },
+    /// Let it deal with everything there is, then stand still
+    Drain {
+        /// The pipeline
+        name: String,
+    },
+    /// Stop it and forget its cursors; what it has written stays
+    Delete {
+        /// The pipeline
+        name: String,
+    },
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Rewind {
+    /// The pipeline
+    pub(crate) pipeline: String,
+    /// earliest, latest, an RFC 3339 time (when events were appended), event-time:TIME, OFFSET, PARTITION:OFFSET or
+    /// TOPIC/PARTITION:OFFSET
+    #[arg(long, value_name = "WHERE", conflicts_with = "undo")]
+    pub(crate) to: Option<Target>,
+    /// Back to where the cursors were before the last rewind
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// Do it
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Audit {
+    /// Of this pipeline only
+    pub(crate) pipeline: Option<String>,
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Fsck {
+    /// Give up what is damaged: readers are told of the hole that it leaves
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Test {
+    /// Fixtures (*.test.toml), or folders that hold some
+    #[arg(value_name = "FILE|DIR", default_value = ".")]
+    pub(crate) paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Arguments)]
@@ -119,9 +214,10 @@ fn parse_rate(text: &str) -> Result<u32, String> {
 pub(crate) struct Consume {
     /// The topic
     pub(crate) topic: String,
-    /// Where to begin, in each partition: earliest, latest, or an offset
-    #[arg(long, value_name = "WHERE", default_value = "earliest", value_parser = parse_from)]
-    pub(crate) from: From,
+    /// Where to begin, in each partition: earliest, latest, an offset, an RFC 3339 time (when events were appended), or
+    /// event-time:TIME
+    #[arg(long, value_name = "WHERE", default_value = "earliest")]
+    pub(crate) from: Place,
     /// Read this partition only [default: all]
     #[arg(long, value_name = "N")]
     pub(crate) partition: Option<u32>,
@@ -131,25 +227,6 @@ pub(crate) struct Consume {
     /// Go on as new events come
     #[arg(long)]
     pub(crate) follow: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum From {
-    Earliest,
-    Latest,
-    Offset(u64),
-}
-
-fn parse_from(text: &str) -> Result<From, String> {
-    match text {
-        "earliest" => Ok(From::Earliest),
-        "latest" => Ok(From::Latest),
-        _ => text.parse().map(From::Offset).map_err(|_| {
-            let time = text.contains(':') || text.contains('-');
-            let not_yet = if time { "times are not available yet in this version; " } else { "" };
-            format!("{not_yet}use earliest, latest or an offset")
-        }),
-    }
 }
 
 #[derive(Debug, Subcommand)]

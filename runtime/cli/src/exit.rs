@@ -90,10 +90,11 @@ impl From<Error> for Failure {
             Error::UnknownTopic(topic) => {
                 Some(format!("`sluice topic list` shows them; `sluice topic create {topic}` makes it"))
             }
+            Error::UnknownPipeline(_) => Some("`sluice status` shows them".to_owned()),
             Error::InUse(_) => Some("stop the other process, or name another directory with --data".to_owned()),
             Error::NoSpace { .. } => Some("free some space and try again; nothing was written".to_owned()),
             Error::Damaged { .. } => Some(
-                "nothing was changed; restore the file from a copy, or move the directory away to begin anew"
+                "nothing was changed; `sluice fsck` explains it; restore the file from a copy, or let `sluice fsck --repair` give up what is damaged"
                     .to_owned(),
             ),
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -112,8 +113,9 @@ impl From<Problem> for Failure {
             () if problem.is_usage() => 2,
             () => 1,
         };
+        let pipeline = problem.detail.starts_with("unknown pipeline: ").then(|| "`sluice status` shows them".to_owned());
         let help = problem.detail.strip_prefix("unknown topic: ");
-        let help = help.map(|topic| format!("`sluice topic list` shows them; `sluice topic create {topic}` makes it"));
+        let help = pipeline.or_else(|| help.map(|topic| format!("`sluice topic list` shows them; `sluice topic create {topic}` makes it")));
         Self { code, message: problem.detail, help, diagnostics: Vec::new() }
     }
 }

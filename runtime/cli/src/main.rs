@@ -23,6 +23,12 @@ fn main() -> std::process::ExitCode {
         Verb::Produce(verb) => verbs::produce::produce(&args.global, verb),
         Verb::Consume(verb) => verbs::consume::consume(&args.global, verb),
         Verb::Status => verbs::status::status(&args.global),
+        Verb::Pipeline(verb) => verbs::pipeline::pipeline(&args.global, verb),
+        Verb::Rewind(verb) => verbs::rewind::rewind(&args.global, verb),
+        Verb::Audit(verb) => verbs::audit::audit(&args.global, verb),
+        Verb::Fsck(verb) => verbs::fsck::fsck(&args.global, verb),
+        Verb::Doctor => verbs::doctor::doctor(&args.global),
+        Verb::Test(verb) => verbs::test::test(&args.global, verb),
         Verb::Plugin(verb) => verbs::plugin::plugin(&args.global, verb),
     };
     result.unwrap_or_else(|failure: Failure| failure.report(args.global.json))

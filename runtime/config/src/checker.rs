@@ -23,8 +23,7 @@ pub(crate) fn check(file: &Path, text: &str) -> Result<Pipeline, Vec<Diagnostic>
     let definition: Definition = match toml::from_str(text) {
         Ok(definition) => definition,
         Err(error) => {
-            checker.syntax(&error);
-            return Err(checker.found);
+            return Err(vec![Diagnostic::of_toml(file, text, &error)]);
         }
     };
     let pipeline = checker.pipeline(definition);
@@ -55,16 +54,6 @@ impl Checker<'_> {
 
     fn not_yet(&mut self, span: Range<usize>, what: &str, help: &str) {
         self.report(span, format!("not available yet in this version: {what}"), Some(help.to_owned()));
-    }
-
-    fn syntax(&mut self, error: &toml::de::Error) {
-        let message = error.message().trim().to_owned();
-        let help = suggestion(&message);
-        let message = message.split(", expected").next().unwrap_or_default().to_owned();
-        let span = error.span().unwrap_or(0..0);
-        // A missing key has no place of its own: the table it is missing from may be the whole file.
-        let span = if span.len() > 200 { span.start..span.start + 1 } else { span };
-        self.report(span, message, help);
     }
 
     fn pipeline(&mut self, definition: Definition) -> Option<Pipeline> {
@@ -382,20 +371,5 @@ impl Checker<'_> {
             Err(error) => self.report(text.span(), error, None),
         }
         None
-    }
-}
-
-/// What toml says it expected, as help; with the nearest name first when something was misspelt.
-fn suggestion(message: &str) -> Option<String> {
-    let (what, expected) = message.split_once(", expected")?;
-    let names: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-    let wrong = what.split('`').nth(1).unwrap_or_default();
-    let nearest = names.iter().min_by_key(|name| strsim::damerau_levenshtein(wrong, name));
-    match nearest {
-        Some(name) if strsim::damerau_levenshtein(wrong, name) <= 1 + name.len() / 4 => {
-            Some(format!("did you mean `{name}`?"))
-        }
-        _ if what.starts_with("unknown field") => Some(format!("known keys: {}", names.join(", "))),
-        _ => Some(format!("expected{expected}")),
     }
 }

@@ -26,6 +26,17 @@ impl Diagnostic {
         Self { file: file.to_owned(), source: String::new(), span: None, message: message.into(), help }
     }
 
+    /// What the TOML reader says.
+    pub fn of_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
+        let message = error.message().trim().to_owned();
+        let help = suggestion(&message);
+        let message = message.split(", expected").next().unwrap_or_default().to_owned();
+        let span = error.span().unwrap_or(0..0);
+        // A missing key has no place of its own: the table it is missing from may be the whole file.
+        let span = if span.len() > 200 { span.start..span.start + 1 } else { span };
+        Self { file: file.to_owned(), source: text.to_owned(), span: Some(span), message, help }
+    }
+
     /// Line and column, counted from 1.
     pub fn position(&self) -> Option<(usize, usize)> {
         let start = self.span.as_ref()?.start.min(self.source.len());
@@ -52,5 +63,20 @@ impl Diagnostic {
             group = group.element(Level::HELP.message(help.as_str()));
         }
         renderer.render(&[group])
+    }
+}
+
+/// What toml says it expected, as help; with the nearest name first when something was misspelt.
+fn suggestion(message: &str) -> Option<String> {
+    let (what, expected) = message.split_once(", expected")?;
+    let names: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
+    let wrong = what.split('`').nth(1).unwrap_or_default();
+    let nearest = names.iter().min_by_key(|name| strsim::damerau_levenshtein(wrong, name));
+    match nearest {
+        Some(name) if strsim::damerau_levenshtein(wrong, name) <= 1 + name.len() / 4 => {
+            Some(format!("did you mean `{name}`?"))
+        }
+        _ if what.starts_with("unknown field") => Some(format!("known keys: {}", names.join(", "))),
+        _ => Some(format!("expected{expected}")),
     }
 }

@@ -15,7 +15,8 @@ pub(crate) fn json_of_table(table: toml::Table) -> serde_json::Value {
     serde_json::Value::Object(table.into_iter().map(|(key, value)| (key, json(value))).collect())
 }
 
-fn json(value: toml::Value) -> serde_json::Value {
+/// A value of TOML as JSON; times become strings.
+pub fn json(value: toml::Value) -> serde_json::Value {
     match value {
         toml::Value::String(text) => text.into(),
         toml::Value::Integer(number) => number.into(),

@@ -220,7 +220,11 @@ impl Committer {
         append.check(&self.catalog)?;
         self.shared.partition(to).map_or(Ok(()), |partition| partition.check())?;
         let settings = self.catalog.topics.get(&to.topic).map(|topic| topic.settings).unwrap_or_default();
-        let room = |segment: &&SegmentInfo| retention::has_room(segment, &settings, self.options.segment_bytes, now);
+        let info = self.catalog.partitions.get(&to);
+        let gave_up_end = |segment: &SegmentInfo| info.is_some_and(|info| info.gave_up_end(segment));
+        let room = |segment: &&SegmentInfo| {
+            retention::has_room(segment, &settings, self.options.segment_bytes, now) && !gave_up_end(segment)
+        };
         let segment = match self.catalog.last_segment(to).filter(room) {
             Some(segment) => *segment,
             None => {

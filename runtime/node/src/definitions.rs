@@ -2,8 +2,10 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sluice_config::{At, Diagnostic, Pipeline, check_together};
+use sluice_engine::{Plugin, StageConfig};
 use sluice_host::{Code, Error, Host, MAX_WASM_BYTES, Stage};
 
 /// Reads and checks all definitions in these files and folders. A folder means the `.toml` files in it.
@@ -42,7 +44,9 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
         let before = files.len();
         for entry in std::fs::read_dir(path).map_err(cannot)? {
             let file = entry.map_err(cannot)?.path();
-            if file.extension().is_some_and(|extension| extension == "toml") {
+            // Fixtures of `sluice test` lie beside the definitions.
+            let is_fixture = file.to_string_lossy().ends_with(".test.toml");
+            if file.extension().is_some_and(|extension| extension == "toml") && !is_fixture {
                 files.push(file);
             }
         }
@@ -76,18 +80,18 @@ pub fn read_wasm(file: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads, compiles and checks the plugin of a pipeline's stage.
+/// Reads, compiles and checks the plugin of a stage, by its position.
 ///
 /// # Errors
 /// What is wrong with it, at its place in the definition.
-pub fn load_plugin(host: &Host, pipeline: &Pipeline) -> Result<Code, Diagnostic> {
-    let plugin = &pipeline.stage.plugin;
+pub fn load_plugin(host: &Host, pipeline: &Pipeline, at: usize) -> Result<Code, Diagnostic> {
+    let plugin = &pipeline.stages[at].plugin;
     let file = wasm_file(plugin);
     let bytes = read_wasm(&file).map_err(|error| {
         let message = format!("cannot read the plugin: {}: {error}", tidy(&file).display());
         let folder = if plugin.is_dir() { plugin.as_path() } else { Path::new("DIR") };
         let help = format!("a .wasm file, or a plugin's folder after `sluice plugin build {}`", tidy(folder).display());
-        pipeline.diagnose(At::Plugin, message, Some(help))
+        pipeline.diagnose(At::Plugin(at), message, Some(help))
     })?;
     host.load(&bytes).map_err(|error| {
         let help = match &error {
@@ -95,28 +99,49 @@ pub fn load_plugin(host: &Host, pipeline: &Pipeline) -> Result<Code, Diagnostic>
             Error::World { .. } => Some("export a consumer: with the Rust SDK, `consumer!(my_function);`".to_owned()),
             _ => None,
         };
-        pipeline.diagnose(At::Plugin, format!("{}: {error}", tidy(&file).display()), help)
+        pipeline.diagnose(At::Plugin(at), format!("{}: {error}", tidy(&file).display()), help)
     })
 }
 
-/// Links a plugin with a pipeline's limits and configuration, and makes one instance to see that it starts.
+/// Links a plugin with its stage's limits and configuration, and makes one instance to see that it starts.
 ///
 /// # Errors
 /// What is wrong with it, at its place in the definition.
-pub fn link(host: &std::sync::Arc<Host>, code: &Code, pipeline: &Pipeline) -> Result<Stage, Diagnostic> {
-    let defaults = sluice_host::Limits::default();
-    let limits = &pipeline.stage.limits;
+pub fn link(host: &Arc<Host>, code: &Code, pipeline: &Pipeline, at: usize) -> Result<Stage, Diagnostic> {
+    let stage = &pipeline.stages[at];
+    let (defaults, limits) = (sluice_host::Limits::default(), &stage.limits);
     let limits = sluice_host::Limits {
         memory: limits.memory.map_or(defaults.memory, |bytes| bytes as usize),
         call_timeout: limits.call_timeout.unwrap_or(defaults.call_timeout),
         output_bytes: limits.output_bytes.map_or(defaults.output_bytes, |bytes| bytes as usize),
     };
-    let name = format!("{}/{}", pipeline.name, pipeline.stage.name);
-    let stage = Stage::new(host, code, &name, limits, pipeline.stage.config.clone());
-    let stage = stage.map_err(|error| pipeline.diagnose(At::Plugin, error.to_string(), None))?;
-    let trial = sluice_engine::Plugin::instantiate(&stage);
-    trial.map_err(|error| pipeline.diagnose(At::Config, error.message, None))?;
-    Ok(stage)
+    let name = format!("{}/{}", pipeline.name, stage.name);
+    let linked = Stage::new(host, code, &name, limits, stage.config.clone());
+    let linked = linked.map_err(|error| pipeline.diagnose(At::Plugin(at), error.to_string(), None))?;
+    let trial = sluice_engine::Plugin::instantiate(&linked);
+    trial.map_err(|error| pipeline.diagnose(At::Config(at), error.message, None))?;
+    Ok(linked)
+}
+
+/// All stages of a pipeline, loaded and linked, with the code of each.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn load_stages(host: &Arc<Host>, pipeline: &Pipeline) -> Result<Vec<(Code, StageConfig)>, Vec<Diagnostic>> {
+    let (mut stages, mut found) = (Vec::new(), Vec::new());
+    for (at, stage) in pipeline.stages.iter().enumerate() {
+        let loaded = load_plugin(host, pipeline, at)
+            .and_then(|code| link(host, &code, pipeline, at).map(|linked| (code, linked)));
+        match loaded {
+            Ok((code, linked)) => {
+                let plugin: Arc<dyn Plugin> = Arc::new(linked);
+                let (name, keys_unchanged) = (stage.name.clone(), stage.keys_unchanged);
+                stages.push((code, StageConfig { name, plugin, keys_unchanged }));
+            }
+            Err(diagnostic) => found.push(diagnostic),
+        }
+    }
+    if found.is_empty() { Ok(stages) } else { Err(found) }
 }
 
 /// A path without `a/../`, for messages.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use sluice_config::{At, Diagnostic, PartitionBy, Pipeline, Start};
-use sluice_engine::{LaneConfig, LaneRunner, Plugin, Sink};
+use sluice_config::{At, Diagnostic, PartitionBy, Pipeline, Start, Topic};
+use sluice_engine::{Delivery, LaneConfig, LaneRunner, Sink, StageConfig};
 use sluice_env::Clock;
-use sluice_host::Digest;
-use sluice_log::{Commit, Error, Log, NewTopic, PipelineInfo, PipelineStart, TopicInfo, TopicPartition};
+use sluice_log::{
+    Commit, Compression, Desired, Error, Log, NewTopic, PipelineInfo, PipelineStart, TopicInfo, TopicPartition,
+    TopicSettings,
+};
 
 use crate::scheduler::Scheduler;
 
@@ -16,75 +18,162 @@ const MAX_IN_FLIGHT: usize = 8;
 /// One pipeline that runs.
 pub(crate) struct Running {
     pub(crate) name: String,
-    pub(crate) source: TopicInfo,
-    /// The scheduler's number of each partition's lane.
-    pub(crate) lanes: Vec<usize>,
+    pub(crate) delivery: sluice_config::Delivery,
+    /// Topics it writes to.
+    pub(crate) sinks: Vec<String>,
+    /// Each partition it reads, with the scheduler's number of its lane.
+    pub(crate) lanes: Vec<(TopicPartition, usize)>,
 }
 
-/// The topics that pipelines need and that are not there, with their partition counts. Diagnostics where one cannot be made.
-/// `existing` tells the partition count of a topic that is there.
-pub(crate) fn missing_topics(
-    existing: &dyn Fn(&str) -> Option<u32>,
-    pipelines: &[Pipeline],
-) -> Result<Vec<NewTopic>, Vec<Diagnostic>> {
-    let (mut missing, mut found) = (Vec::<NewTopic>::new(), Vec::new());
-    let exists = |missing: &[NewTopic], name: &str| {
-        let planned = missing.iter().find(|topic| topic.name == name).map(|topic| topic.partitions);
-        planned.or_else(|| existing(name))
+/// What a data directory holds, as far as definitions depend on it.
+#[derive(Debug, Clone, Default)]
+pub struct Existing {
+    /// Topics with their partition counts.
+    pub topics: Vec<(String, u32)>,
+    /// Pipelines with the topics they have cursors on.
+    pub reads: Vec<(String, String)>,
+}
+
+impl Existing {
+    /// Of an open log.
+    pub fn of(log: &Log) -> Self {
+        let topics = log.topics();
+        let name = |id| topics.iter().find(|topic| topic.id == id).map(|topic| topic.name.clone());
+        let reads = log.pipelines().into_iter().flat_map(|pipeline| {
+            let mut read: Vec<_> = pipeline.cursors.keys().filter_map(|tp| name(tp.topic)).collect();
+            read.dedup();
+            read.into_iter().map(move |topic| (pipeline.name.clone(), topic)).collect::<Vec<_>>()
+        });
+        Self { reads: reads.collect(), topics: topics.iter().map(|t| (t.name.clone(), t.partitions)).collect() }
+    }
+
+    fn partitions(&self, topic: &str) -> Option<u32> {
+        self.topics.iter().find(|(name, _)| name == topic).map(|(_, partitions)| *partitions)
+    }
+}
+
+/// The topics that definitions need.
+#[derive(Debug, Default)]
+pub(crate) struct Needed {
+    /// Those that are not there.
+    pub(crate) missing: Vec<NewTopic>,
+    /// How those are to be kept that definitions declare and that are there.
+    pub(crate) settings: Vec<(String, TopicSettings)>,
+}
+
+fn settings(topic: &Topic) -> TopicSettings {
+    TopicSettings {
+        retention_age_ms: topic.retention.age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
+        retention_bytes: topic.retention.size,
+        past_cursors: topic.retention.past_cursors,
+        // Checked with the definition.
+        compression: topic.compression.parse::<Compression>().unwrap_or_default(),
+    }
+}
+
+/// The topics that pipelines need, given those that exist. Diagnostics where one cannot be made, or would not do.
+pub(crate) fn needed_topics(existing: &Existing, pipelines: &[Pipeline]) -> Result<Needed, Vec<Diagnostic>> {
+    let (mut needed, mut found) = (Needed::default(), Vec::new());
+    let partitions = |needed: &Needed, name: &str| {
+        let planned = needed.missing.iter().find(|topic| topic.name == name).map(|topic| topic.partitions);
+        planned.or_else(|| existing.partitions(name))
     };
-    for pipeline in pipelines {
-        for (at, topic) in pipeline.topics.iter().enumerate() {
-            match exists(&missing, &topic.name) {
-                None => missing.push(NewTopic { name: topic.name.clone(), partitions: topic.partitions }),
-                Some(partitions) if partitions != topic.partitions => {
-                    let message = format!("topic {:?} exists with {partitions} partitions", topic.name);
-                    let help = "a topic's partition count is fixed when it is made: say the same here".to_owned();
-                    found.push(pipeline.diagnose(At::Topic(at), message, Some(help)));
-                }
-                Some(_) => {}
+    // A topic is made with the partition count it is declared with or, for a sink, that of the pipeline's sources, which may
+    // themselves be such sinks.
+    let declared = || pipelines.iter().flat_map(|pipeline| (0..).zip(&pipeline.topics).map(move |t| (pipeline, t)));
+    for (pipeline, (at, topic)) in declared() {
+        match (partitions(&needed, &topic.name), topic.partitions) {
+            (None, Some(count)) => {
+                let settings = settings(topic);
+                needed.missing.push(NewTopic { name: topic.name.clone(), partitions: count, settings });
             }
+            (Some(there), Some(count)) if there != count => {
+                let message = format!("topic {:?} exists with {there} partitions", topic.name);
+                let help = "a topic's partition count is fixed when it is made: say the same here".to_owned();
+                found.push(pipeline.diagnose(At::Topic(at), message, Some(help)));
+            }
+            _ => {}
         }
     }
-    // A sink's topic is made with the partition count of its pipeline's source, which may itself be such a sink.
     for _ in pipelines {
         for pipeline in pipelines {
-            let Some(partitions) = exists(&missing, &pipeline.source) else { continue };
+            let counts = pipeline.sources.iter().filter_map(|source| partitions(&needed, source));
+            let Some(count) = counts.max() else { continue };
             for sink in &pipeline.sinks {
-                if exists(&missing, &sink.topic).is_none() {
-                    missing.push(NewTopic { name: sink.topic.clone(), partitions });
+                if partitions(&needed, &sink.topic).is_none() {
+                    let declared = declared().find(|(_, (_, topic))| topic.name == sink.topic);
+                    let settings = declared.map(|(_, (_, topic))| settings(topic)).unwrap_or_default();
+                    needed.missing.push(NewTopic { name: sink.topic.clone(), partitions: count, settings });
                 }
             }
         }
     }
-    for pipeline in pipelines.iter().filter(|pipeline| exists(&missing, &pipeline.source).is_none()) {
-        let message = format!("unknown topic: {:?}", pipeline.source);
-        let help =
-            format!("make it: `sluice topic create {} --partitions 1`; or declare it in a [[topic]]", pipeline.source);
-        found.push(pipeline.diagnose(At::Source, message, Some(help)));
+    for (_, (_, topic)) in declared() {
+        if partitions(&needed, &topic.name).is_none() {
+            needed.missing.push(NewTopic { name: topic.name.clone(), partitions: 1, settings: settings(topic) });
+        } else if existing.partitions(&topic.name).is_some() {
+            needed.settings.push((topic.name.clone(), settings(topic)));
+        }
     }
-    if found.is_empty() { Ok(missing) } else { Err(found) }
+    for pipeline in pipelines {
+        for (at, source) in pipeline.sources.iter().enumerate() {
+            if partitions(&needed, source).is_none() {
+                let message = format!("unknown topic: {source:?}");
+                let help = format!("make it: `sluice topic create {source} --partitions 1`; or declare it in a [[topic]]");
+                found.push(pipeline.diagnose(At::Source(at), message, Some(help)));
+            }
+        }
+        let forsaken = existing.reads.iter().find(|(name, topic)| {
+            *name == pipeline.name && !pipeline.sources.contains(topic)
+        });
+        if let Some((name, topic)) = forsaken {
+            let message = format!("the definition in force reads topic {topic:?}, this one does not");
+            let help = format!(
+                "its cursor there would be lost: give the pipeline another name, or forget all its cursors with `sluice pipeline delete {name}`"
+            );
+            found.push(pipeline.diagnose(At::Source(0), message, Some(help)));
+        }
+    }
+    if found.is_empty() { Ok(needed) } else { Err(found) }
 }
 
-/// Says in the log that a pipeline starts, and where.
-pub(crate) fn start(log: &Log, pipeline: &Pipeline, digest: Digest) -> Result<(PipelineInfo, TopicInfo), Error> {
-    let source = log.topic(&pipeline.source)?;
-    let first = |partition| {
-        let found = log.partition(&source, partition)?;
-        let offset = match pipeline.start {
-            Start::Earliest => found.low_mark(),
-            Start::Latest => found.high_watermark(),
-        };
-        Ok((TopicPartition { topic: source.id, partition }, offset))
-    };
+/// Says in the log that a pipeline starts, and where. `digest` is that of its plugins.
+pub(crate) fn start(log: &Log, pipeline: &Pipeline, digest: Vec<u8>) -> Result<(PipelineInfo, Vec<TopicInfo>), Error> {
+    let sources = pipeline.sources.iter().map(|name| log.topic(name)).collect::<Result<Vec<_>, _>>()?;
+    let before = log.pipeline(&pipeline.name);
+    let mut first = Vec::new();
+    for source in &sources {
+        for partition in 0..source.partitions {
+            let tp = TopicPartition { topic: source.id, partition };
+            if before.as_ref().is_some_and(|before| before.cursors.contains_key(&tp)) {
+                continue;
+            }
+            let found = log.partition(source, partition)?;
+            let offset = match pipeline.start {
+                Start::Earliest => found.low_mark(),
+                Start::Latest => found.high_watermark(),
+                Start::Time(time) => found.offset_at(time)?,
+            };
+            first.push((tp, offset));
+        }
+    }
     let start = PipelineStart {
         name: pipeline.name.clone(),
-        digest: digest.0.to_vec(),
+        digest,
         definition: pipeline.text.clone(),
-        start: (0..source.partitions).map(first).collect::<Result<_, Error>>()?,
+        start: first,
     };
     log.commit(Commit { pipeline: Some(start), ..Commit::default() })?;
     let info = log.pipeline(&pipeline.name).ok_or(Error::Closed)?;
-    Ok((info, source))
+    if let Some(before) = before.filter(|before| before.generation != info.generation) {
+        let what = match (before.definition != info.definition, before.digest != info.digest) {
+            (true, true) => "definition and plugins",
+            (true, false) => "definition",
+            _ => "plugins",
+        };
+        tracing::info!(pipeline = info.name, generation = info.generation, "other {what} than before are in force now");
+    }
+    Ok((info, sources))
 }
 
 /// Makes a pipeline's lanes and lets them run.
@@ -93,41 +182,70 @@ pub(crate) fn run(
     clock: &Arc<dyn Clock>,
     scheduler: &Scheduler,
     pipeline: &Pipeline,
-    (info, source): (PipelineInfo, TopicInfo),
-    plugin: &Arc<dyn Plugin>,
+    (info, sources): (PipelineInfo, Vec<TopicInfo>),
+    stages: &[StageConfig],
 ) -> Result<Running, Error> {
-    let sink = |sink: &sluice_config::Sink| {
-        let topic = log.topic(&sink.topic)?;
-        let partition_by = match sink.partition_by {
-            PartitionBy::Key => sluice_engine::PartitionBy::Key,
-            PartitionBy::RoundRobin => sluice_engine::PartitionBy::RoundRobin,
-            PartitionBy::Source => sluice_engine::PartitionBy::Source,
-        };
-        Ok(Sink { name: sink.name.clone(), topic: topic.id, partitions: topic.partitions, partition_by })
-    };
-    let sinks = pipeline.sinks.iter().map(sink).collect::<Result<Vec<_>, Error>>()?;
+    let sinks = pipeline.sinks.iter().map(|sink| self::sink(log, sink)).collect::<Result<Vec<_>, Error>>()?;
+    let number = scheduler.add_pipeline();
+    let number = number.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
     let mut lanes = Vec::new();
-    for partition in 0..source.partitions {
-        let tp = TopicPartition { topic: source.id, partition };
-        let cursor = info.cursors.get(&tp).map_or(0, |cursor| cursor.next);
-        let config = LaneConfig {
-            pipeline: info.id,
-            epoch: info.epoch,
-            generation: info.generation,
-            source: tp,
-            topic_name: source.name.clone(),
-            cursor,
-            sinks: sinks.clone(),
-            max_events: pipeline.batch.max_events,
-            max_bytes: pipeline.batch.max_bytes as usize,
-            max_in_flight: MAX_IN_FLIGHT,
-        };
-        let reader = Box::new(log.reader(log.partition(&source, partition)?, cursor));
-        let lane = scheduler.add(tp, |waker| {
-            let wake = Arc::new(move || waker.wake());
-            LaneRunner::new(config, plugin.clone(), reader, log.clone(), clock.clone(), wake)
-        });
-        lanes.push(lane.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?);
+    for source in &sources {
+        for partition in 0..source.partitions {
+            let tp = TopicPartition { topic: source.id, partition };
+            let cursor = info.cursors.get(&tp).map_or(0, |cursor| cursor.next);
+            let config = LaneConfig {
+                pipeline: info.id,
+                epoch: info.epoch,
+                generation: info.generation,
+                delivery: match pipeline.delivery {
+                    sluice_config::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
+                    sluice_config::Delivery::AtLeastOnce => {
+                        Delivery::AtLeastOnce { every: pipeline.batch.commit_every }
+                    }
+                    sluice_config::Delivery::AtMostOnce => Delivery::AtMostOnce,
+                },
+                source: tp,
+                topic_name: source.name.clone(),
+                cursor,
+                stages: stages.to_vec(),
+                sinks: sinks.clone(),
+                max_events: pipeline.batch.max_events,
+                max_bytes: pipeline.batch.max_bytes as usize,
+                linger: pipeline.batch.linger,
+                max_in_flight: MAX_IN_FLIGHT,
+            };
+            let reader = Box::new(log.reader(log.partition(source, partition)?, cursor));
+            let lane = scheduler.add(number, tp, info.desired, |waker| {
+                let wake = Arc::new(move || waker.wake());
+                LaneRunner::new(config, reader, log.clone(), clock.clone(), wake)
+            });
+            lanes.push((tp, lane));
+        }
     }
-    Ok(Running { name: pipeline.name.clone(), source, lanes })
+    if info.desired != Desired::Run {
+        tracing::info!(pipeline = info.name, "stands still: `sluice pipeline resume {}` lets it run", info.name);
+    }
+    // As the log lists cursors.
+    lanes.sort_unstable();
+    let sinks = pipeline.sinks.iter().map(|sink| sink.topic.clone()).collect();
+    Ok(Running { name: pipeline.name.clone(), delivery: pipeline.delivery, sinks, lanes })
+}
+
+fn sink(log: &Log, sink: &sluice_config::Sink) -> Result<Sink, Error> {
+    let topic = log.topic(&sink.topic)?;
+    Ok(Sink {
+        name: sink.name.clone(),
+        topic: topic.id,
+        partitions: topic.partitions,
+        partition_by: partition_by(sink.partition_by),
+    })
+}
+
+/// The engine's word for how a sink spreads its events.
+pub(crate) fn partition_by(by: PartitionBy) -> sluice_engine::PartitionBy {
+    match by {
+        PartitionBy::Key => sluice_engine::PartitionBy::Key,
+        PartitionBy::RoundRobin => sluice_engine::PartitionBy::RoundRobin,
+        PartitionBy::Source => sluice_engine::PartitionBy::Source,
+    }
 }

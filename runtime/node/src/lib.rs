@@ -4,11 +4,14 @@
 //! node or without. Guest calls run on the scheduler's own threads, never on those of an async runtime.
 
 pub mod definitions;
+pub mod fixture;
 mod lanes;
 mod node;
+pub mod operate;
 mod scheduler;
 mod status;
 pub mod topics;
 
-pub use node::{Node, NodeError, NodeOptions, Outcome, check, open_log, status_of};
-pub use status::{Halted, LaneStatus, PipelineState, PipelineStatus, Status};
+pub use lanes::Existing;
+pub use node::{Node, NodeError, NodeOptions, Outcome, check, open_log};
+pub use status::{Halted, HoldStatus, LaneStatus, PipelineState, PipelineStatus, Status, of as status_of};

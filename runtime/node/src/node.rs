@@ -5,15 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluice_config::{Diagnostic, Pipeline};
-use sluice_engine::Plugin;
+use sluice_engine::StageConfig;
 use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Host};
-use sluice_log::{Commit, Durability, Error, Log, NewTopic, Options};
+use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, TopicPartition};
 
 use crate::definitions;
-use crate::lanes::{self, Running};
+use crate::lanes::{self, Existing, Needed, Running};
+use crate::operate::{self, Rewind, Target};
 use crate::scheduler::{Scheduler, Seen};
-use crate::status::{Halted, LaneStatus, PipelineState, PipelineStatus, Status};
+use crate::status::{self, Halted, LaneStatus, PipelineState, PipelineStatus, Status};
 
 /// How a node is opened.
 #[derive(Debug, Clone)]
@@ -82,7 +83,7 @@ impl Node {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let log = Arc::new(open_log(options)?);
         let host = Host::new(Some(&options.data.join("cache")), clock.clone())?;
-        let scheduler = Scheduler::new();
+        let scheduler = Scheduler::new(clock.clone());
         log.on_append(scheduler.on_append());
         Ok(Self { log, host, clock, scheduler, running: Mutex::default() })
     }
@@ -101,20 +102,77 @@ impl Node {
     /// # Errors
     /// Everything that is wrong.
     pub fn start(&self, pipelines: &[Pipeline]) -> Result<(), NodeError> {
-        let existing = |name: &str| self.log.topic(name).ok().map(|topic| topic.partitions);
-        let (stages, topics) = prepare(&self.host, &existing, pipelines)?;
-        if !topics.is_empty() {
-            self.log.commit(Commit { topics, ..Commit::default() })?;
+        let (stages, needed) = prepare(&self.host, &Existing::of(&self.log), pipelines)?;
+        if !needed.missing.is_empty() {
+            self.log.commit(Commit { topics: needed.missing, ..Commit::default() })?;
+        }
+        if !needed.settings.is_empty() {
+            self.log.commit(Commit::order(Order::SetTopics(needed.settings)))?;
         }
         let mut started = Vec::new();
-        for (pipeline, (code, _)) in pipelines.iter().zip(&stages) {
-            started.push(lanes::start(&self.log, pipeline, code.digest)?);
+        for (pipeline, stages) in pipelines.iter().zip(&stages) {
+            let digest = stages.iter().flat_map(|(code, _)| code.digest.0).collect();
+            started.push(lanes::start(&self.log, pipeline, digest)?);
         }
-        for ((pipeline, (_, plugin)), start) in pipelines.iter().zip(&stages).zip(started) {
-            let running = lanes::run(&self.log, &self.clock, &self.scheduler, pipeline, start, plugin)?;
+        for ((pipeline, stages), start) in pipelines.iter().zip(stages).zip(started) {
+            let stages: Vec<_> = stages.into_iter().map(|(_, stage)| stage).collect();
+            let running = lanes::run(&self.log, &self.clock, &self.scheduler, pipeline, start, &stages)?;
             self.running().push(running);
         }
         Ok(())
+    }
+
+    /// Has a pipeline run, pause or drain, and remembers it.
+    ///
+    /// # Errors
+    /// When there is no such pipeline, or storage refuses.
+    pub fn want(&self, pipeline: &str, desired: Desired) -> Result<(), Error> {
+        self.log.commit(Commit::order(Order::Want(pipeline.to_owned(), desired)))?;
+        self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.want(lane, desired));
+        Ok(())
+    }
+
+    /// What setting a pipeline's cursors anew would do, or did.
+    ///
+    /// # Errors
+    /// When there is no such pipeline or target, or storage refuses.
+    pub fn rewind(&self, pipeline: &str, target: &Target, really: bool) -> Result<Rewind, Error> {
+        let rewind = operate::rewind(&self.log, pipeline, target, really)?;
+        if really {
+            self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.moved(lane));
+        }
+        Ok(rewind)
+    }
+
+    /// Stops a pipeline and forgets its cursors.
+    ///
+    /// # Errors
+    /// When there is no such pipeline, or storage refuses.
+    pub fn delete_pipeline(&self, pipeline: &str) -> Result<(), Error> {
+        // From here on what it has in hand is fenced.
+        self.log.commit(Commit::order(Order::DeletePipeline(pipeline.to_owned())))?;
+        let lanes: Vec<_> = self.lanes_of(pipeline).into_iter().map(|(_, lane)| lane).collect();
+        self.running().retain(|running| running.name != pipeline);
+        self.scheduler.remove(&lanes);
+        Ok(())
+    }
+
+    /// Deletes a topic and its events.
+    ///
+    /// # Errors
+    /// When a pipeline reads or writes it, or storage refuses.
+    pub fn delete_topic(&self, topic: &str) -> Result<(), Error> {
+        let writer = self.running().iter().find(|r| r.sinks.iter().any(|sink| sink == topic)).map(|r| r.name.clone());
+        if let Some(writer) = writer {
+            let what = format!("topic {topic} is written to by pipeline {writer}, which runs: delete that first");
+            return Err(Error::Invalid(what));
+        }
+        self.log.commit(Commit::order(Order::DeleteTopic(topic.to_owned())))?;
+        Ok(())
+    }
+
+    fn lanes_of(&self, pipeline: &str) -> Vec<(TopicPartition, usize)> {
+        self.running().iter().find(|running| running.name == pipeline).map(|r| r.lanes.clone()).unwrap_or_default()
     }
 
     /// Waits until all input has been dealt with and committed, or nothing more can be.
@@ -153,7 +211,7 @@ impl Node {
     fn seen(&self) -> Vec<Seen> {
         let running = self.running();
         let lanes = running.iter().flat_map(|running| &running.lanes);
-        lanes.filter_map(|lane| self.scheduler.seen(*lane)).collect()
+        lanes.filter_map(|(_, lane)| self.scheduler.seen(*lane)).collect()
     }
 
     /// Whether no lane is on a thread, and none has an attempt in flight.
@@ -166,7 +224,7 @@ impl Node {
         // One pipeline's output is another's input: nothing may have been committed while it was looked.
         let seq = self.log.last_seq();
         let pipelines = self.pipelines();
-        let done = |lane: &LaneStatus| lane.halted.is_some() || lane.lag == 0;
+        let done = |lane: &LaneStatus| lane.halted.is_some() || lane.paused || lane.lag == 0;
         let all_done = self.is_at_rest() && pipelines.iter().flat_map(|p| &p.partitions).all(done);
         if !all_done || self.log.last_seq() != seq {
             return None;
@@ -184,7 +242,7 @@ impl Node {
 
     /// How the node stands.
     pub fn status(&self) -> Status {
-        let mut status = status_of(&self.log);
+        let mut status = status::of(&self.log);
         status.pid = Some(std::process::id());
         for pipeline in self.pipelines() {
             status.pipelines.retain(|other| other.name != pipeline.name);
@@ -199,21 +257,27 @@ impl Node {
     }
 
     fn pipeline(&self, running: &Running) -> Option<PipelineStatus> {
-        let mut status = pipeline_of(&self.log, &running.name, Some(running.source.id))?;
-        let mut waiting = false;
-        for partition in &mut status.partitions {
-            let lane = running.lanes.get(partition.partition as usize);
-            let Some(seen) = lane.and_then(|lane| self.scheduler.seen(*lane)) else { continue };
+        let mut status = status::of_pipeline(&self.log, &running.name)?;
+        status.delivery = Some(running.delivery.to_string());
+        let (mut waiting, mut paused) = (false, true);
+        for (partition, (_, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
+            let Some(seen) = self.scheduler.seen(*lane) else { continue };
             partition.halted = seen.state.halt.map(|halt| Halted { offset: halt.offset, reason: halt.reason });
             partition.waits_for = seen.state.waits_for;
+            partition.paused = seen.paused && seen.at_rest && seen.state.settled;
             status.failed_calls += seen.state.failed_calls;
             waiting |= partition.waits_for.is_some();
+            paused &= partition.paused;
         }
-        status.state = match () {
-            () if status.partitions.iter().any(|partition| partition.halted.is_some()) => PipelineState::Halted,
-            () if waiting => PipelineState::Waiting,
-            () if status.lag > 0 => PipelineState::Running,
-            () => PipelineState::Idle,
+        let desired = self.log.pipeline(&running.name).map(|info| info.desired);
+        status.state = match desired {
+            _ if status.partitions.iter().any(|partition| partition.halted.is_some()) => PipelineState::Halted,
+            Some(Desired::Pause | Desired::Drain) if paused => PipelineState::Paused,
+            Some(Desired::Pause) => PipelineState::Pausing,
+            Some(Desired::Drain) => PipelineState::Draining,
+            _ if waiting => PipelineState::Waiting,
+            _ if status.lag > 0 => PipelineState::Running,
+            _ => PipelineState::Idle,
         };
         Some(status)
     }
@@ -225,79 +289,31 @@ impl Drop for Node {
     }
 }
 
-/// Plugins that are loaded and linked, a pipeline each, and the topics to make.
-type Prepared = (Vec<(Code, Arc<dyn Plugin>)>, Vec<NewTopic>);
+/// The stages of each pipeline, loaded and linked, and the topics that are needed.
+type Prepared = (Vec<Vec<(Code, StageConfig)>>, Needed);
 
-/// Checks definitions against plugins and topics, and changes nothing.
-fn prepare(
-    host: &Arc<Host>,
-    existing: &dyn Fn(&str) -> Option<u32>,
-    pipelines: &[Pipeline],
-) -> Result<Prepared, NodeError> {
+/// Checks definitions against plugins and what exists, and changes nothing.
+fn prepare(host: &Arc<Host>, existing: &Existing, pipelines: &[Pipeline]) -> Result<Prepared, NodeError> {
     let (mut stages, mut found) = (Vec::new(), Vec::new());
     for pipeline in pipelines {
-        let loaded = definitions::load_plugin(host, pipeline)
-            .and_then(|code| definitions::link(host, &code, pipeline).map(|stage| (code, stage)));
-        match loaded {
-            Ok((code, stage)) => stages.push((code, Arc::new(stage) as Arc<dyn Plugin>)),
-            Err(diagnostic) => found.push(diagnostic),
+        match definitions::load_stages(host, pipeline) {
+            Ok(loaded) => stages.push(loaded),
+            Err(diagnostics) => found.extend(diagnostics),
         }
     }
-    match lanes::missing_topics(existing, pipelines) {
-        Ok(topics) if found.is_empty() => Ok((stages, topics)),
+    match lanes::needed_topics(existing, pipelines) {
+        Ok(needed) if found.is_empty() => Ok((stages, needed)),
         Ok(_) => Err(NodeError::Refused(found)),
         Err(diagnostics) => Err(NodeError::Refused([found, diagnostics].concat())),
     }
 }
 
-/// Checks definitions against their plugins and the topics there are, without a node: what each plugin is.
+/// Checks definitions against their plugins and what exists, without a node: what the plugins of each are.
 ///
 /// # Errors
 /// Everything that is wrong.
-pub fn check(pipelines: &[Pipeline], existing: &dyn Fn(&str) -> Option<u32>) -> Result<Vec<Code>, NodeError> {
+pub fn check(pipelines: &[Pipeline], existing: &Existing) -> Result<Vec<Vec<Code>>, NodeError> {
     let host = Host::new(None, Arc::new(SystemClock))?;
     let (stages, _) = prepare(&host, existing, pipelines)?;
-    Ok(stages.into_iter().map(|(code, _)| code).collect())
-}
-
-/// How the pipelines of a log stand that no node runs.
-pub fn status_of(log: &Log) -> Status {
-    let pipelines = log.pipelines().iter().filter_map(|pipeline| pipeline_of(log, &pipeline.name, None)).collect();
-    let damaged = log.report().damaged.iter().map(|file| file.display().to_string()).collect();
-    Status { pid: None, pipelines, damaged }
-}
-
-/// How a pipeline's cursors stand: those on its source, or all it ever had.
-fn pipeline_of(log: &Log, name: &str, source: Option<u32>) -> Option<PipelineStatus> {
-    let info = log.pipeline(name)?;
-    let topics = log.topics();
-    let mut status = PipelineStatus {
-        name: info.name,
-        state: PipelineState::Stopped,
-        generation: info.generation,
-        digest: info.digest.iter().map(|byte| format!("{byte:02x}")).collect(),
-        lag: 0,
-        read: 0,
-        filtered: 0,
-        failed_calls: 0,
-        partitions: Vec::new(),
-    };
-    for (tp, cursor) in info.cursors.into_iter().filter(|(tp, _)| source.is_none_or(|source| source == tp.topic)) {
-        let topic = topics.iter().find(|topic| topic.id == tp.topic)?;
-        let high_watermark = log.partition(topic, tp.partition).ok()?.high_watermark();
-        let lag = high_watermark.saturating_sub(cursor.next);
-        status.lag += lag;
-        status.read += cursor.read;
-        status.filtered += cursor.filtered;
-        status.partitions.push(LaneStatus {
-            topic: topic.name.clone(),
-            partition: tp.partition,
-            cursor: cursor.next,
-            high_watermark,
-            lag,
-            halted: None,
-            waits_for: None,
-        });
-    }
-    Some(status)
+    Ok(stages.into_iter().map(|stages| stages.into_iter().map(|(code, _)| code).collect()).collect())
 }

@@ -1,13 +1,14 @@
 //! Runs lanes on threads.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sluice_engine::{LaneRunner, LaneState, Step};
-use sluice_log::{Error, TopicPartition};
+use sluice_env::Clock;
+use sluice_log::{Desired, Error, TopicPartition};
 
 /// Guest calls under way at once, at most. More than there are cores, so that a slow plugin takes time, not the pool.
 const MAX_THREADS: usize = 64;
@@ -15,6 +16,8 @@ const MAX_THREADS: usize = 64;
 const TURN: usize = 8;
 /// How long a lane waits before it asks storage again.
 const BACKOFF: Duration = Duration::from_secs(1);
+/// Lanes that keep their instances and memory; beyond that, those that rested longest give them up.
+const MAX_WARM: usize = 256;
 
 /// Asleep until woken.
 const PARKED: u8 = 0;
@@ -26,22 +29,93 @@ const RUNNING: u8 = 2;
 const WOKEN: u8 = 3;
 
 struct Slot {
+    pipeline: usize,
     runner: Mutex<LaneRunner>,
     state: AtomicU8,
+    desired: AtomicU8,
+    /// The cursor was set anew by somebody else.
+    moved: AtomicBool,
     /// What can be seen from outside without waiting for a guest call.
     seen: Mutex<LaneState>,
 }
 
+impl Slot {
+    fn stands_still(&self) -> bool {
+        self.desired.load(Ordering::SeqCst) == Desired::Pause as u8
+    }
+}
+
+/// The lanes of one pipeline that are ready, and how many are on threads.
 #[derive(Default)]
-struct Ready {
+struct Turns {
     queue: VecDeque<usize>,
-    /// Lanes that wait for a time.
-    delayed: Vec<(Instant, usize)>,
+    running: usize,
+    /// Whether the pipeline waits for a thread.
+    waits: bool,
 }
 
 #[derive(Default)]
+struct Ready {
+    /// Pipelines with a lane that is ready and may run, in turn.
+    pipelines: VecDeque<usize>,
+    turns: Vec<Turns>,
+    /// Lanes that wait for a time, and whether because storage refused.
+    delayed: BTreeMap<usize, (Duration, bool)>,
+    /// Lanes with instances, by when they last ran.
+    warm: BTreeSet<(u64, usize)>,
+    ran: HashMap<usize, u64>,
+    turn: u64,
+}
+
+impl Ready {
+    fn enqueue(&mut self, pipeline: usize, lane: usize, at_once: usize) {
+        self.turns[pipeline].queue.push_back(lane);
+        self.offer(pipeline, at_once);
+    }
+
+    /// Puts a pipeline in the row for a thread, if it has something to do and may have one.
+    fn offer(&mut self, pipeline: usize, at_once: usize) {
+        let turns = &mut self.turns[pipeline];
+        if !turns.waits && !turns.queue.is_empty() && turns.running < at_once {
+            turns.waits = true;
+            self.pipelines.push_back(pipeline);
+        }
+    }
+
+    fn pop(&mut self, at_once: usize) -> Option<(usize, usize)> {
+        let pipeline = self.pipelines.pop_front()?;
+        let turns = &mut self.turns[pipeline];
+        turns.waits = false;
+        let lane = turns.queue.pop_front()?;
+        turns.running += 1;
+        self.offer(pipeline, at_once);
+        Some((pipeline, lane))
+    }
+
+    /// Notes whether a lane that just ran is warm. A lane that should give its instances up, if there are too many.
+    fn note_warm(&mut self, lane: usize, warm: bool) -> Option<usize> {
+        self.turn += 1;
+        if let Some(before) = self.ran.remove(&lane) {
+            self.warm.remove(&(before, lane));
+        }
+        if warm {
+            self.ran.insert(lane, self.turn);
+            self.warm.insert((self.turn, lane));
+        }
+        if self.warm.len() <= MAX_WARM {
+            return None;
+        }
+        let (_, oldest) = self.warm.pop_first()?;
+        self.ran.remove(&oldest);
+        Some(oldest)
+    }
+}
+
 struct Shared {
-    slots: Mutex<Vec<Arc<Slot>>>,
+    clock: Arc<dyn Clock>,
+    /// Lanes of one pipeline on threads, at most: as many as there are cores, so that others get theirs.
+    at_once: usize,
+    slots: Mutex<Vec<Option<Arc<Slot>>>>,
     readers: Mutex<HashMap<TopicPartition, Vec<usize>>>,
     ready: Mutex<Ready>,
     ready_changed: Condvar,
@@ -59,19 +133,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Wakes one lane, from any thread.
 #[derive(Clone)]
 pub(crate) struct Waker {
-    shared: Arc<Shared>,
+    shared: std::sync::Weak<Shared>,
     lane: usize,
 }
 
 impl Waker {
     pub(crate) fn wake(&self) {
-        self.shared.wake(self.lane);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.wake(self.lane);
+        }
     }
 }
 
 impl Shared {
     fn slot(&self, lane: usize) -> Option<Arc<Slot>> {
-        lock(&self.slots).get(lane).cloned()
+        lock(&self.slots).get(lane).cloned().flatten()
     }
 
     fn wake(&self, lane: usize) {
@@ -84,38 +160,51 @@ impl Shared {
                 _ => return,
             };
             match slot.state.compare_exchange(state, next, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) if next == QUEUED => return self.enqueue(lane),
+                Ok(_) if next == QUEUED => return self.enqueue(slot.pipeline, lane),
                 Ok(_) => return,
                 Err(now) => state = now,
             }
         }
     }
 
-    fn enqueue(&self, lane: usize) {
-        lock(&self.ready).queue.push_back(lane);
+    fn enqueue(&self, pipeline: usize, lane: usize) {
+        lock(&self.ready).enqueue(pipeline, lane, self.at_once);
         self.ready_changed.notify_one();
     }
 
     /// The next lane that is ready; `None` when the scheduler ends.
-    fn next(&self) -> Option<usize> {
+    fn next(&self) -> Option<(usize, Arc<Slot>)> {
         let mut ready = lock(&self.ready);
         loop {
             if self.ended.load(Ordering::SeqCst) {
                 return None;
             }
-            let now = Instant::now();
-            let due: Vec<_> = ready.delayed.extract_if(.., |(at, _)| *at <= now).map(|(_, lane)| lane).collect();
-            for lane in due {
-                if let Some(slot) = self.slot(lane) {
+            let now = self.clock.elapsed();
+            let due: Vec<_> = ready.delayed.extract_if(.., |_, (at, _)| *at <= now).collect();
+            for (lane, (_, refused)) in due {
+                let Some(slot) = self.slot(lane) else { continue };
+                if refused {
+                    // It was left as running: only its time wakes it.
                     slot.state.store(QUEUED, Ordering::SeqCst);
                     lock(&slot.runner).retry();
-                    ready.queue.push_back(lane);
+                    ready.enqueue(slot.pipeline, lane, self.at_once);
+                } else if slot.state.compare_exchange(PARKED, QUEUED, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                    ready.enqueue(slot.pipeline, lane, self.at_once);
                 }
             }
-            if let Some(lane) = ready.queue.pop_front() {
-                return Some(lane);
+            while let Some((pipeline, lane)) = ready.pop(self.at_once) {
+                match self.slot(lane) {
+                    Some(slot) => {
+                        if !ready.pipelines.is_empty() {
+                            self.ready_changed.notify_one();
+                        }
+                        return Some((lane, slot));
+                    }
+                    // Removed while it was in the row.
+                    None => ready.turns[pipeline].running -= 1,
+                }
             }
-            let wait = ready.delayed.iter().map(|(at, _)| at.saturating_duration_since(now)).min();
+            let wait = ready.delayed.values().map(|(at, _)| at.saturating_sub(now)).min();
             ready = match wait {
                 Some(wait) => self.ready_changed.wait_timeout(ready, wait).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.ready_changed.wait(ready).unwrap_or_else(PoisonError::into_inner),
@@ -124,44 +213,71 @@ impl Shared {
     }
 
     fn work(&self) {
-        while let Some(lane) = self.next() {
-            let Some(slot) = self.slot(lane) else { continue };
+        while let Some((lane, slot)) = self.next() {
             slot.state.store(RUNNING, Ordering::SeqCst);
-            let step = {
-                let mut runner = lock(&slot.runner);
-                let mut step = Step::Worked;
-                for _ in 0..TURN {
-                    step = runner.step(self.draining.load(Ordering::SeqCst));
-                    if !matches!(step, Step::Worked) || self.ended.load(Ordering::SeqCst) {
-                        break;
-                    }
-                }
-                *lock(&slot.seen) = runner.state().clone();
-                step
-            };
+            let (step, warm) = self.turn(&slot);
+            let mut delay = None;
             match step {
                 Step::Worked => {
                     slot.state.store(QUEUED, Ordering::SeqCst);
-                    self.enqueue(lane);
+                    self.enqueue(slot.pipeline, lane);
                 }
-                Step::Backoff(_) => {
-                    // Left as running: only its time wakes it.
-                    lock(&self.ready).delayed.push((Instant::now() + BACKOFF, lane));
-                    self.ready_changed.notify_one();
-                }
+                Step::Backoff(_) => delay = Some((self.clock.elapsed() + BACKOFF, true)),
                 Step::StopNode(error) => {
                     lock(&self.failure).get_or_insert(error);
                 }
-                Step::Waiting | Step::Idle | Step::Halted(_) => {
+                Step::WaitingUntil(_) | Step::Waiting | Step::Idle | Step::Halted(_) => {
                     let parked = slot.state.compare_exchange(RUNNING, PARKED, Ordering::SeqCst, Ordering::SeqCst);
                     if parked.is_err() {
                         slot.state.store(QUEUED, Ordering::SeqCst);
-                        self.enqueue(lane);
+                        self.enqueue(slot.pipeline, lane);
+                    } else if let Step::WaitingUntil(until) = step {
+                        delay = Some((until, false));
                     }
                 }
             }
-            let _ready = lock(&self.ready);
-            self.rested.notify_all();
+            let cold = {
+                let mut ready = lock(&self.ready);
+                ready.turns[slot.pipeline].running -= 1;
+                ready.offer(slot.pipeline, self.at_once);
+                ready.delayed.extend(delay.map(|delay| (lane, delay)));
+                if delay.is_some() || !ready.pipelines.is_empty() {
+                    self.ready_changed.notify_one();
+                }
+                self.rested.notify_all();
+                ready.note_warm(lane, warm)
+            };
+            self.cool(cold);
+        }
+    }
+
+    /// Lets a lane make some attempts.
+    fn turn(&self, slot: &Slot) -> (Step, bool) {
+        let mut runner = lock(&slot.runner);
+        if slot.moved.swap(false, Ordering::SeqCst) {
+            runner.resync();
+        }
+        let mut step = Step::Worked;
+        for _ in 0..TURN {
+            step = runner.step(self.draining.load(Ordering::SeqCst) || slot.stands_still());
+            if !matches!(step, Step::Worked) || self.ended.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+        if matches!(step, Step::Idle) && runner.state().settled {
+            // Drained: it stands still from here on.
+            let (drain, pause) = (Desired::Drain as u8, Desired::Pause as u8);
+            let _ = slot.desired.compare_exchange(drain, pause, Ordering::SeqCst, Ordering::SeqCst);
+        }
+        *lock(&slot.seen) = runner.state().clone();
+        (step, runner.state().warm)
+    }
+
+    /// Has a lane give up its instances, unless it is at work.
+    fn cool(&self, lane: Option<usize>) {
+        let Some(slot) = lane.and_then(|lane| self.slot(lane)) else { return };
+        if let Ok(mut runner) = slot.runner.try_lock() {
+            runner.rest();
         }
     }
 }
@@ -177,31 +293,70 @@ pub(crate) struct Scheduler {
 pub(crate) struct Seen {
     pub(crate) state: LaneState,
     pub(crate) at_rest: bool,
+    /// It was told to stand still, or is drained.
+    pub(crate) paused: bool,
 }
 
 impl Scheduler {
-    pub(crate) fn new() -> Self {
-        Self { shared: Arc::default(), threads: Mutex::default() }
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        let shared = Shared {
+            clock,
+            at_once: std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
+            slots: Mutex::default(),
+            readers: Mutex::default(),
+            ready: Mutex::default(),
+            ready_changed: Condvar::new(),
+            rested: Condvar::new(),
+            draining: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            failure: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared), threads: Mutex::default() }
     }
 
-    /// Adds a lane that reads `source`, made by `make` from its waker, and lets it run.
-    pub(crate) fn add(&self, source: TopicPartition, make: impl FnOnce(Waker) -> LaneRunner) -> std::io::Result<usize> {
+    /// Makes room for a pipeline's lanes; its number.
+    pub(crate) fn add_pipeline(&self) -> std::io::Result<usize> {
+        let pipeline = {
+            let mut ready = lock(&self.shared.ready);
+            ready.turns.push(Turns::default());
+            ready.turns.len() - 1
+        };
+        let mut threads = lock(&self.threads);
+        for _ in 0..self.shared.at_once {
+            if threads.len() < MAX_THREADS {
+                let (shared, name) = (self.shared.clone(), format!("sluice-guest-{}", threads.len()));
+                threads.push(sluice_env::spawn(&name, move || shared.work())?);
+            }
+        }
+        Ok(pipeline)
+    }
+
+    /// Adds a lane of a pipeline that reads `source`, made by `make` from its waker, and lets it run.
+    pub(crate) fn add(
+        &self,
+        pipeline: usize,
+        source: TopicPartition,
+        desired: Desired,
+        make: impl FnOnce(Waker) -> LaneRunner,
+    ) -> usize {
         let lane = {
             let mut slots = lock(&self.shared.slots);
             let lane = slots.len();
-            let runner = make(Waker { shared: self.shared.clone(), lane });
+            let runner = make(Waker { shared: Arc::downgrade(&self.shared), lane });
             let seen = Mutex::new(runner.state().clone());
-            slots.push(Arc::new(Slot { runner: Mutex::new(runner), state: AtomicU8::new(PARKED), seen }));
+            slots.push(Some(Arc::new(Slot {
+                pipeline,
+                runner: Mutex::new(runner),
+                state: AtomicU8::new(PARKED),
+                desired: AtomicU8::new(desired as u8),
+                moved: AtomicBool::new(false),
+                seen,
+            })));
             lane
         };
         lock(&self.shared.readers).entry(source).or_default().push(lane);
-        let mut threads = lock(&self.threads);
-        if threads.len() < MAX_THREADS {
-            let (shared, name) = (self.shared.clone(), format!("sluice-guest-{}", threads.len()));
-            threads.push(sluice_env::spawn(&name, move || shared.work())?);
-        }
         self.shared.wake(lane);
-        Ok(lane)
+        lane
     }
 
     /// Something that wakes the lanes which read any of these partitions.
@@ -220,9 +375,47 @@ impl Scheduler {
     /// How a lane stood when it last came off its thread.
     pub(crate) fn seen(&self, lane: usize) -> Option<Seen> {
         let slot = self.shared.slot(lane)?;
-        let at_rest = slot.state.load(Ordering::SeqCst) == PARKED;
+        let at_rest = slot.state.load(Ordering::SeqCst) == PARKED && !slot.moved.load(Ordering::SeqCst);
         let state = lock(&slot.seen).clone();
-        Some(Seen { state, at_rest })
+        Some(Seen { state, at_rest, paused: slot.stands_still() })
+    }
+
+    /// Has a lane run, stand still or drain.
+    pub(crate) fn want(&self, lane: usize, desired: Desired) {
+        if let Some(slot) = self.shared.slot(lane) {
+            slot.desired.store(desired as u8, Ordering::SeqCst);
+            self.shared.wake(lane);
+        }
+    }
+
+    /// Tells a lane that its cursor was set anew.
+    pub(crate) fn moved(&self, lane: usize) {
+        if let Some(slot) = self.shared.slot(lane) {
+            slot.moved.store(true, Ordering::SeqCst);
+            self.shared.wake(lane);
+        }
+    }
+
+    /// Takes lanes away; what they have in hand is fenced by whoever asked for this.
+    pub(crate) fn remove(&self, lanes: &[usize]) {
+        for readers in lock(&self.shared.readers).values_mut() {
+            readers.retain(|lane| !lanes.contains(lane));
+        }
+        let mut slots = lock(&self.shared.slots);
+        let gone: Vec<_> = lanes.iter().filter_map(|lane| slots.get_mut(*lane)?.take()).collect();
+        drop(slots);
+        let mut ready = lock(&self.shared.ready);
+        for lane in lanes {
+            ready.delayed.remove(lane);
+            if let Some(ran) = ready.ran.remove(lane) {
+                ready.warm.remove(&(ran, *lane));
+            }
+            for turns in &mut ready.turns {
+                turns.queue.retain(|queued| queued != lane);
+            }
+        }
+        drop(ready);
+        drop(gone);
     }
 
     /// Why the node must stop, if it must.

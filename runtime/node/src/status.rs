@@ -1,6 +1,7 @@
 //! How a node and its pipelines stand, as people and programs read it.
 
 use serde::{Deserialize, Serialize};
+use sluice_log::Log;
 
 /// How a node stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +13,26 @@ pub struct Status {
     pub pipelines: Vec<PipelineStatus>,
     /// Files of partitions that are damaged and stopped.
     pub damaged: Vec<String>,
+    /// What keeps events from going that topics need not keep.
+    pub holds: Vec<HoldStatus>,
+}
+
+/// A pipeline that keeps retention from doing its work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HoldStatus {
+    /// The topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: u32,
+    /// The pipeline that has not read what should go.
+    pub pipeline: String,
+    /// Where it is.
+    pub cursor: u64,
+    /// Events before this offset would go.
+    pub wanted: u64,
+    /// Bytes that would be freed.
+    pub bytes: u64,
 }
 
 /// What a pipeline does.
@@ -26,6 +47,12 @@ pub enum PipelineState {
     Waiting,
     /// A partition stands still until somebody acts.
     Halted,
+    /// It finishes what is in hand, and then stands still.
+    Pausing,
+    /// It deals with everything there is, and then stands still.
+    Draining,
+    /// It stands still until it is resumed.
+    Paused,
     /// No node runs it.
     Stopped,
 }
@@ -37,6 +64,9 @@ impl std::fmt::Display for PipelineState {
             Self::Idle => "idle",
             Self::Waiting => "waiting",
             Self::Halted => "halted",
+            Self::Pausing => "pausing",
+            Self::Draining => "draining",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         })
     }
@@ -50,16 +80,28 @@ pub struct PipelineStatus {
     pub name: String,
     /// What it does.
     pub state: PipelineState,
+    /// How often an event's effects can come about; not known while no node runs it.
+    pub delivery: Option<String>,
     /// Counts definitions and plugins that were in force.
     pub generation: u64,
-    /// SHA-256 of the plugin in force, in hexadecimal.
-    pub digest: String,
+    /// Counts how often its cursors were set anew, from 1.
+    pub epoch: u64,
+    /// SHA-256 of each plugin in force, in hexadecimal.
+    pub digests: Vec<String>,
     /// Events it has not read yet.
     pub lag: u64,
     /// Events read since its first commit.
     pub read: u64,
+    /// Of these, events with outputs that are committed.
+    pub committed: u64,
     /// Of these, events without any output.
     pub filtered: u64,
+    /// Of these, events dead-lettered.
+    pub dead: u64,
+    /// Of these, events skipped.
+    pub skipped: u64,
+    /// Of these, events claimed without an outcome (at-most-once): in hand, or lost.
+    pub unsettled: u64,
     /// Calls that failed since the node started.
     pub failed_calls: u64,
     /// Per source partition.
@@ -80,6 +122,8 @@ pub struct LaneStatus {
     pub high_watermark: u64,
     /// The difference of the two.
     pub lag: u64,
+    /// Whether it stands still because it was told to.
+    pub paused: bool,
     /// The offset and the reason, when it is halted.
     pub halted: Option<Halted>,
     /// What it waits for, when storage refuses for the moment.
@@ -93,4 +137,70 @@ pub struct Halted {
     pub offset: u64,
     /// What happened.
     pub reason: String,
+}
+
+/// How everything stands that a log knows of, when no node runs on it.
+pub fn of(log: &Log) -> Status {
+    let pipelines = log.pipelines().iter().filter_map(|pipeline| of_pipeline(log, &pipeline.name)).collect();
+    let damaged = log.report().damaged.iter().map(|file| file.display().to_string()).collect();
+    let topics = log.topics();
+    let holds = log.holds().into_iter().filter_map(|hold| {
+        let topic = topics.iter().find(|topic| topic.id == hold.tp.topic)?;
+        Some(HoldStatus {
+            topic: topic.name.clone(),
+            partition: hold.tp.partition,
+            pipeline: hold.pipeline,
+            cursor: hold.cursor,
+            wanted: hold.wanted,
+            bytes: hold.bytes,
+        })
+    });
+    Status { pid: None, pipelines, damaged, holds: holds.collect() }
+}
+
+/// How a pipeline's cursors stand, as the log knows them.
+pub(crate) fn of_pipeline(log: &Log, name: &str) -> Option<PipelineStatus> {
+    let info = log.pipeline(name)?;
+    let topics = log.topics();
+    let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut status = PipelineStatus {
+        name: info.name,
+        state: PipelineState::Stopped,
+        delivery: None,
+        generation: info.generation,
+        epoch: info.epoch,
+        digests: info.digest.chunks(32).map(hex).collect(),
+        lag: 0,
+        read: 0,
+        committed: 0,
+        filtered: 0,
+        dead: 0,
+        skipped: 0,
+        unsettled: 0,
+        failed_calls: 0,
+        partitions: Vec::new(),
+    };
+    for (tp, cursor) in info.cursors {
+        let topic = topics.iter().find(|topic| topic.id == tp.topic)?;
+        let high_watermark = log.partition(topic, tp.partition).ok()?.high_watermark();
+        let lag = high_watermark.saturating_sub(cursor.next);
+        status.lag += lag;
+        status.read += cursor.read;
+        status.committed += cursor.committed;
+        status.filtered += cursor.filtered;
+        status.dead += cursor.dead;
+        status.skipped += cursor.skipped;
+        status.unsettled += cursor.unsettled;
+        status.partitions.push(LaneStatus {
+            topic: topic.name.clone(),
+            partition: tp.partition,
+            cursor: cursor.next,
+            high_watermark,
+            lag,
+            paused: false,
+            halted: None,
+            waits_for: None,
+        });
+    }
+    Some(status)
 }

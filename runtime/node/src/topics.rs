@@ -12,11 +12,20 @@ use sluice_log::{
 
 /// A topic and how far its partitions go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct TopicDescription {
     /// Unique among the topics that exist.
     pub name: String,
     /// Never reused.
     pub id: u32,
+    /// How long events are kept, in milliseconds since they were appended; none for ever.
+    pub retention_age_ms: Option<i64>,
+    /// How many bytes of each partition are kept; none for all.
+    pub retention_bytes: Option<u64>,
+    /// Whether events go even when a pipeline has not read them.
+    pub past_cursors: bool,
+    /// How batches are compressed.
+    pub compression: String,
     /// In order.
     pub partitions: Vec<PartitionDescription>,
 }
@@ -31,6 +40,10 @@ pub struct PartitionDescription {
     pub low_mark: u64,
     /// The first offset that is not committed yet.
     pub high_watermark: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Offsets that a repair gave up, as half-open ranges.
+    pub holes: Vec<(u64, u64)>,
     /// Where it is damaged, if it is known to be.
     pub damage: Option<String>,
 }
@@ -39,9 +52,10 @@ pub struct PartitionDescription {
 ///
 /// # Errors
 /// Why the log refused.
-pub fn create(log: &Log, name: &str, partitions: u32) -> Result<TopicInfo, Error> {
-    log.commit(Commit { topics: vec![NewTopic { name: name.to_owned(), partitions }], ..Commit::default() })?;
-    log.topic(name)
+pub fn create(log: &Log, topic: NewTopic) -> Result<TopicInfo, Error> {
+    let name = topic.name.clone();
+    log.commit(Commit { topics: vec![topic], ..Commit::default() })?;
+    log.topic(&name)
 }
 
 /// A topic and how far its partitions go.
@@ -54,10 +68,19 @@ pub fn describe(log: &Log, name: &str) -> Result<TopicDescription, Error> {
         let found = log.partition(&topic, partition)?;
         let damage = found.damage().map(|d| format!("{} at byte {}: {}", d.file.display(), d.position, d.what));
         let (low_mark, high_watermark) = (found.low_mark(), found.high_watermark());
-        Ok(PartitionDescription { partition, low_mark, high_watermark, damage })
+        let holes = found.holes().iter().map(|hole| (hole.from, hole.to)).collect();
+        Ok(PartitionDescription { partition, low_mark, high_watermark, bytes: found.bytes(), holes, damage })
     };
     let partitions = (0..topic.partitions).map(describe).collect::<Result<_, Error>>()?;
-    Ok(TopicDescription { name: topic.name.clone(), id: topic.id, partitions })
+    Ok(TopicDescription {
+        name: topic.name.clone(),
+        id: topic.id,
+        retention_age_ms: topic.settings.retention_age_ms,
+        retention_bytes: topic.settings.retention_bytes,
+        past_cursors: topic.settings.past_cursors,
+        compression: topic.settings.compression.to_string(),
+        partitions,
+    })
 }
 
 /// All topics.
@@ -108,7 +131,7 @@ pub fn produce(log: &Log, production: Production<'_>, done: Done) -> Result<(), 
     }
     let appends = (0..).zip(batches).filter(|(_, batch)| !batch.is_empty());
     let to = |partition| TopicPartition { topic: topic.id, partition };
-    let appends = appends.map(|(partition, batch)| Append { to: to(partition), batch }).collect();
+    let appends = appends.map(|(partition, batch)| Append::new(to(partition), batch)).collect();
     let numbered = |(producer, first): (&str, u64)| Sequence { producer: producer.to_owned(), topic: topic.id, first };
     let sequence = production.sequence.map(numbered);
     log.submit(Commit { appends, sequence, ..Commit::default() }, done);
@@ -124,6 +147,77 @@ pub fn read(log: &Log, topic: &str, partition: u32, from: u64, max_bytes: usize)
     let mut batch = ReadBatch::default();
     log.reader(partition, from).read(u32::MAX, max_bytes, &mut batch)?;
     Ok(batch)
+}
+
+/// Where to begin to read a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At the oldest event.
+    Earliest,
+    /// Behind the newest.
+    Latest,
+    /// At this offset.
+    Offset(u64),
+    /// At the first event appended at this time or later, ms since the epoch.
+    Time(i64),
+    /// At the first batch that holds an event of this timestamp or a later one.
+    EventTime(i64),
+}
+
+impl Place {
+    /// The offset that it means in a partition.
+    ///
+    /// # Errors
+    /// When the partition cannot be read.
+    pub fn offset(self, partition: &Partition) -> Result<u64, Error> {
+        Ok(match self {
+            Self::Earliest => partition.low_mark(),
+            Self::Latest => partition.high_watermark(),
+            Self::Offset(offset) => offset,
+            Self::Time(time) => partition.offset_at(time)?,
+            Self::EventTime(time) => partition.offset_at_event_time(time)?,
+        })
+    }
+}
+
+impl std::str::FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let time = |text: &str| text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond).ok();
+        let place = match text {
+            "earliest" => Some(Self::Earliest),
+            "latest" => Some(Self::Latest),
+            _ => match text.strip_prefix("event-time:") {
+                Some(event_time) => time(event_time).map(Self::EventTime),
+                None => text.parse().map(Self::Offset).ok().or_else(|| time(text).map(Self::Time)),
+            },
+        };
+        place.ok_or_else(|| {
+            format!("not a place: {text:?}; use earliest, latest, an offset, an RFC 3339 time (when events were appended), or event-time:TIME")
+        })
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let time = |time: i64| jiff::Timestamp::from_millisecond(time).unwrap_or_default();
+        match self {
+            Self::Earliest => f.write_str("earliest"),
+            Self::Latest => f.write_str("latest"),
+            Self::Offset(offset) => write!(f, "{offset}"),
+            Self::Time(at) => write!(f, "{}", time(*at)),
+            Self::EventTime(at) => write!(f, "event-time:{}", time(*at)),
+        }
+    }
+}
+
+/// The offset that a place means in a partition of a topic.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub fn locate(log: &Log, topic: &str, partition: u32, place: Place) -> Result<u64, Error> {
+    place.offset(&*find(log, topic, partition)?)
 }
 
 /// A partition of a topic by name.

@@ -4,10 +4,10 @@ use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
 use sluice_log::ReadBatch;
-use sluice_node::topics::PartitionDescription;
+use sluice_node::topics::{PartitionDescription, Place};
 
 use crate::access::Access;
-use crate::args::{Consume, From, Global};
+use crate::args::{Consume, Global};
 use crate::exit::Failure;
 use crate::show;
 
@@ -23,14 +23,19 @@ pub(crate) fn consume(global: &Global, verb: &Consume) -> Result<ExitCode, Failu
         return Err(failure.help("start one with `sluice run`, or leave --follow out"));
     }
     let topic = access.describe(&verb.topic)?;
-    let mut partitions: Vec<_> =
-        topic.partitions.iter().map(|p| (p.partition, start(verb.from, p), p.high_watermark)).collect();
+    let mut partitions: Vec<_> = topic.partitions.iter().map(|p| (p.partition, 0, p.high_watermark)).collect();
     if let Some(only) = verb.partition {
         partitions.retain(|(partition, ..)| *partition == only);
         if partitions.is_empty() {
             let count = topic.partitions.len();
             return Err(Failure::usage(format!("unknown partition: {}/{only}; it has {count}", verb.topic)));
         }
+    }
+    for (partition, next, _) in &mut partitions {
+        *next = match topic.partitions.iter().find(|p| p.partition == *partition) {
+            Some(found) => start(&mut access, verb, found)?,
+            None => 0,
+        };
     }
     let names: Vec<(u32, String)> = match global.json {
         true => access.topics()?.into_iter().map(|topic| (topic.id, topic.name)).collect(),
@@ -53,11 +58,12 @@ pub(crate) fn consume(global: &Global, verb: &Consume) -> Result<ExitCode, Failu
     }
 }
 
-fn start(from: From, partition: &PartitionDescription) -> u64 {
-    match from {
-        From::Earliest => partition.low_mark,
-        From::Latest => partition.high_watermark,
-        From::Offset(offset) => offset,
+fn start(access: &mut Access, verb: &Consume, partition: &PartitionDescription) -> Result<u64, Failure> {
+    match verb.from {
+        Place::Earliest => Ok(partition.low_mark),
+        Place::Latest => Ok(partition.high_watermark),
+        Place::Offset(offset) => Ok(offset),
+        place => access.locate(&verb.topic, partition.partition, place),
     }
 }
 
@@ -91,6 +97,11 @@ fn print_all(
                 let wait = if verb.follow && alone { 20 * WAIT_MS } else { 0 };
                 let batch = access.read(&verb.topic, *partition, *next, READ_BYTES, wait)?;
                 let end = if verb.follow { u64::MAX } else { *end };
+                if batch.base_offset > *next {
+                    // On stderr, for what is on stdout is events.
+                    let (from, to) = (*next, batch.base_offset - 1);
+                    eprintln!("{}/{partition}: offsets {from} to {to} are gone", verb.topic);
+                }
                 printer.print(*partition, &batch, end)?;
                 *next = batch.base_offset + u64::from(batch.count);
                 if batch.count == 0 {

@@ -1,9 +1,15 @@
 //! The verbs, a file each.
 
+pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod consume;
+pub(crate) mod doctor;
+pub(crate) mod fsck;
+pub(crate) mod pipeline;
 pub(crate) mod plugin;
 pub(crate) mod produce;
+pub(crate) mod rewind;
 pub(crate) mod run;
 pub(crate) mod status;
+pub(crate) mod test;
 pub(crate) mod topic;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use sluice_log::Error;
-use sluice_node::{Node, NodeOptions, Outcome, PipelineStatus, definitions};
+use sluice_node::{Existing, Node, NodeOptions, Outcome, PipelineStatus, definitions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::patiently;
@@ -21,7 +21,7 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     }
     if !global.data.exists() {
         // What is refused must leave nothing behind: a first start looks before the directory is made.
-        sluice_node::check(&pipelines, &|_| None)?;
+        sluice_node::check(&pipelines, &Existing::default())?;
     }
     let options = NodeOptions { data: global.data.clone(), durability: verb.durability };
     let node = Arc::new(patiently(|| Ok(Node::open(&options)?))?);
@@ -43,7 +43,8 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     }));
     for pipeline in &pipelines {
         let sinks: Vec<_> = pipeline.sinks.iter().map(|sink| sink.topic.as_str()).collect();
-        tracing::info!(pipeline = pipeline.name, source = pipeline.source, sinks = sinks.join(", "), "runs");
+        let sources = pipeline.sources.join(", ");
+        tracing::info!(pipeline = pipeline.name, delivery = %pipeline.delivery, sources, sinks = sinks.join(", "), "runs");
     }
     let asked_to_stop = |times| move |signals: &AtomicU32| signals.load(Ordering::SeqCst) >= times;
     let (first, second) = (asked_to_stop(1), asked_to_stop(2));

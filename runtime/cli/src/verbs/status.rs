@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sluice_node::Status;
+use sluice_node::{HoldStatus, PipelineState, Status};
 
 use crate::access::Access;
 use crate::args::Global;
@@ -25,8 +25,8 @@ fn render(status: &Status) -> String {
         .iter()
         .map(|p| {
             let numbers = [p.lag, p.read, p.filtered, p.generation].map(|number| number.to_string());
-            [vec![p.name.clone(), p.state.to_string()], numbers.to_vec(), vec![p.digest.chars().take(12).collect()]]
-                .concat()
+            let digests: Vec<String> = p.digests.iter().map(|digest| digest.chars().take(12).collect()).collect();
+            [vec![p.name.clone(), p.state.to_string()], numbers.to_vec(), vec![digests.join(" ")]].concat()
         })
         .collect();
     if rows.is_empty() {
@@ -35,6 +35,14 @@ fn render(status: &Status) -> String {
     }
     out.push_str(&show::table(&["PIPELINE", "STATE", "LAG", "READ", "FILTERED", "GENERATION", "PLUGIN"], &rows));
     for pipeline in &status.pipelines {
+        if pipeline.state == PipelineState::Paused {
+            let name = &pipeline.name;
+            out.push_str(&format!("\n{name} is paused: `sluice pipeline resume {name}` lets it run\n"));
+        }
+        if pipeline.state == PipelineState::Stopped && pipeline.unsettled > 0 {
+            let (name, lost) = (&pipeline.name, pipeline.unsettled);
+            out.push_str(&format!("\n{name} has lost {lost} events (at-most-once): `sluice audit {name}` lists them\n"));
+        }
         for lane in &pipeline.partitions {
             let at = format!("{} on {}/{}", pipeline.name, lane.topic, lane.partition);
             if let Some(halted) = &lane.halted {
@@ -48,6 +56,16 @@ fn render(status: &Status) -> String {
                 out.push_str(&format!("\n{at} waits and goes on by itself: {reason}\n"));
             }
         }
+    }
+    for hold in &status.holds {
+        let HoldStatus { topic, partition, pipeline, cursor, wanted, bytes } = hold;
+        let size = show::size(*bytes);
+        out.push_str(&format!(
+            "\nretention of {topic}/{partition} is held at offset {cursor} by pipeline {pipeline}: events before {wanted} would go, {size}\n"
+        ));
+        out.push_str(&format!(
+            "help: let it read them, `sluice rewind {pipeline} --to latest` passes over them, `sluice pipeline delete {pipeline}` gives them up\n"
+        ));
     }
     for file in &status.damaged {
         out.push_str(&format!("\ndamaged, its partition is stopped: {file}\n"));

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use sluice_api::NewTopic;
 use sluice_node::topics::TopicDescription;
 
 use crate::access::Access;
@@ -11,8 +12,16 @@ use crate::show;
 
 pub(crate) fn topic(global: &Global, verb: &Topic) -> Result<ExitCode, Failure> {
     match verb {
-        Topic::Create { name, partitions } => {
-            let made = Access::open(global)?.create(name, *partitions)?;
+        Topic::Create { name, partitions, retention_age, retention_size, past_cursors, compression } => {
+            let topic = NewTopic {
+                name: name.clone(),
+                partitions: *partitions,
+                retention_age_ms: retention_age.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
+                retention_bytes: *retention_size,
+                past_cursors: *past_cursors,
+                compression: Some(compression.to_string()),
+            };
+            let made = Access::open(global)?.create(&topic)?;
             show::answer(global, &made, || format!("topic {name} made: id {}, {partitions} partitions\n", made.id))?;
         }
         Topic::List => {
@@ -23,6 +32,11 @@ pub(crate) fn topic(global: &Global, verb: &Topic) -> Result<ExitCode, Failure> 
             let topic = Access::open_existing(global)?.describe(name)?;
             show::answer(global, &topic, || describe(&topic))?;
         }
+        Topic::Delete { name } => {
+            Access::open_existing(global)?.delete_topic(name)?;
+            let told = serde_json::json!({ "topic": name, "deleted": true });
+            show::answer(global, &told, || format!("topic {name} deleted\n"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -30,9 +44,25 @@ pub(crate) fn topic(global: &Global, verb: &Topic) -> Result<ExitCode, Failure> 
 fn list(topics: &[TopicDescription]) -> String {
     let row = |topic: &TopicDescription| {
         let events: u64 = topic.partitions.iter().map(|p| p.high_watermark - p.low_mark).sum();
-        vec![topic.name.clone(), topic.id.to_string(), topic.partitions.len().to_string(), events.to_string()]
+        let bytes: u64 = topic.partitions.iter().map(|p| p.bytes).sum();
+        let numbers = [u64::from(topic.id), topic.partitions.len() as u64, events];
+        let numbers = numbers.map(|number| number.to_string()).to_vec();
+        [vec![topic.name.clone()], numbers, vec![show::size(bytes), kept(topic)]].concat()
     };
-    show::table(&["TOPIC", "ID", "PARTITIONS", "EVENTS"], &topics.iter().map(row).collect::<Vec<_>>())
+    let head = ["TOPIC", "ID", "PARTITIONS", "EVENTS", "SIZE", "KEPT"];
+    show::table(&head, &topics.iter().map(row).collect::<Vec<_>>())
+}
+
+/// How long events are kept, in words.
+fn kept(topic: &TopicDescription) -> String {
+    let age = topic.retention_age_ms.map(|age| show::duration(age.unsigned_abs()));
+    let bytes = topic.retention_bytes.map(|bytes| format!("{} a partition", show::size(bytes)));
+    let limits: Vec<_> = age.into_iter().chain(bytes).collect();
+    match (limits.is_empty(), topic.past_cursors) {
+        (true, _) => "for ever".to_owned(),
+        (false, false) => limits.join(", "),
+        (false, true) => format!("{}, read or not", limits.join(", ")),
+    }
 }
 
 fn describe(topic: &TopicDescription) -> String {
@@ -40,10 +70,13 @@ fn describe(topic: &TopicDescription) -> String {
         .partitions
         .iter()
         .map(|p| {
-            let damage = p.damage.clone().unwrap_or_else(|| "-".to_owned());
-            vec![p.partition.to_string(), p.low_mark.to_string(), p.high_watermark.to_string(), damage]
+            let holes = p.holes.iter().map(|(from, to)| format!("offsets {from} to {} are lost", to - 1));
+            let damage: Vec<_> = p.damage.iter().cloned().chain(holes).collect();
+            let damage = if damage.is_empty() { "-".to_owned() } else { damage.join("; ") };
+            let numbers = [u64::from(p.partition), p.low_mark, p.high_watermark].map(|number| number.to_string());
+            [numbers.to_vec(), vec![show::size(p.bytes), damage]].concat()
         })
         .collect();
-    let table = show::table(&["PARTITION", "LOW MARK", "HIGH WATERMARK", "DAMAGE"], &rows);
-    format!("topic {} (id {})\n{table}", topic.name, topic.id)
+    let table = show::table(&["PARTITION", "LOW MARK", "HIGH WATERMARK", "SIZE", "DAMAGE"], &rows);
+    format!("topic {} (id {}), compression {}, kept {}\n{table}", topic.name, topic.id, topic.compression, kept(topic))
 }

@@ -134,6 +134,12 @@ impl PartitionInfo {
     pub(crate) fn next_offset(&self) -> u64 {
         self.segments.last().map_or(self.low_mark, |segment| segment.end_offset)
     }
+
+    /// Whether a repair gave up the end of a segment: its file may be shorter than it was, or be gone.
+    pub(crate) fn gave_up_end(&self, segment: &SegmentInfo) -> bool {
+        let of = |hole: &&Hole| hole.segment == segment.base_offset;
+        self.holes.iter().filter(of).any(|hole| hole.end_position == segment.end_position)
+    }
 }
 
 /// A producer that counts what it sends.

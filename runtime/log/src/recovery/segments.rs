@@ -190,6 +190,9 @@ impl Recovery {
         info: crate::catalog::SegmentInfo,
         touched: bool,
     ) -> Result<(), Error> {
+        if self.catalog.partitions.get(&tp).is_some_and(|partition| partition.gave_up_end(&info)) {
+            return Ok(());
+        }
         let path = self.dir.segment(tp, info.base_offset);
         let io = |error| Error::io("open", &path, error);
         let file = match self.files.get(&(tp, info.base_offset)) {
