@@ -43,6 +43,10 @@ impl Failure {
         Self { code: 2, message, help: None, diagnostics }
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }

@@ -66,7 +66,16 @@ pub struct Append {
     /// What is appended.
     pub batch: Batch,
     /// The same packed, when the topic wants that and it is smaller.
-    pub(crate) packed: Option<(Compression, Vec<u8>)>,
+    pub(crate) packed: Option<Packed>,
+}
+
+/// A batch's region, compressed.
+#[derive(Debug, Clone)]
+pub(crate) struct Packed {
+    pub(crate) compression: Compression,
+    pub(crate) bytes: Vec<u8>,
+    /// How many of these are padding.
+    pub(crate) padding: u8,
 }
 
 /// A pipeline starts. The log gives it an id when it is new.
@@ -320,12 +329,13 @@ impl Append {
 
     /// Packs the batch as its topic wants it.
     pub(crate) fn pack(&mut self, compression: Compression) {
-        self.packed = compression.pack(self.batch.bytes()).map(|bytes| (compression, bytes));
+        let packed = compression.pack(self.batch.bytes());
+        self.packed = packed.map(|(bytes, padding)| Packed { compression, bytes, padding });
     }
 
     /// The bytes that go into the segment behind the batch's header.
     pub(crate) fn stored(&self) -> &[u8] {
-        self.packed.as_ref().map_or(self.batch.bytes(), |(_, bytes)| bytes)
+        self.packed.as_ref().map_or(self.batch.bytes(), |packed| &packed.bytes)
     }
 
     pub(crate) fn check(&self, catalog: &Catalog) -> Result<(), Error> {

@@ -23,15 +23,18 @@ impl Compression {
         [Self::None, Self::Lz4, Self::Zstd].into_iter().find(|known| *known as u8 == code)
     }
 
-    /// The bytes to store; `None` when they would not be smaller.
-    pub(crate) fn pack(self, plain: &[u8]) -> Option<Vec<u8>> {
+    /// The bytes to store, a multiple of eight, and how many of them are padding; `None` when they would not be fewer.
+    pub(crate) fn pack(self, plain: &[u8]) -> Option<(Vec<u8>, u8)> {
         const LEVEL: i32 = 3;
-        let packed = match self {
+        let mut packed = match self {
             Self::None => return None,
             Self::Lz4 => lz4_flex::block::compress(plain),
             Self::Zstd => zstd::bulk::compress(plain, LEVEL).ok()?,
         };
-        (packed.len() < plain.len()).then_some(packed)
+        let length = packed.len();
+        packed.resize(length.next_multiple_of(8), 0);
+        let padding = (packed.len() - length) as u8;
+        (packed.len() < plain.len()).then_some((packed, padding))
     }
 
     /// Undoes it into `plain`, which gets exactly so many bytes.
@@ -85,14 +88,16 @@ mod tests {
     fn what_is_packed_is_unpacked_and_nonsense_is_refused() {
         let plain = "the same again and again, ".repeat(100).into_bytes();
         for compression in [Compression::Lz4, Compression::Zstd] {
-            let packed = compression.pack(&plain).unwrap();
+            let (packed, padding) = compression.pack(&plain).unwrap();
+            assert!(packed.len().is_multiple_of(8) && padding < 8);
+            let packed = &packed[..packed.len() - usize::from(padding)];
             let mut out = Vec::new();
-            compression.unpack(&packed, plain.len(), &mut out).unwrap();
+            compression.unpack(packed, plain.len(), &mut out).unwrap();
             assert_eq!(out, plain);
-            assert!(compression.unpack(&packed, plain.len() + 1, &mut out).is_err());
-            assert!(compression.unpack(&packed, plain.len() - 1, &mut out).is_err());
+            assert!(compression.unpack(packed, plain.len() + 1, &mut out).is_err());
+            assert!(compression.unpack(packed, plain.len() - 1, &mut out).is_err());
             assert!(compression.unpack(&packed[..packed.len() / 2], plain.len(), &mut out).is_err());
-            assert!(compression.unpack(&packed, usize::MAX, &mut out).is_err());
+            assert!(compression.unpack(packed, usize::MAX, &mut out).is_err());
             assert_eq!(compression.pack(&[1, 2, 3]), None);
         }
     }

@@ -200,7 +200,7 @@ impl Reader {
             self.is_plain = header.compression != Compression::None;
             if self.is_plain {
                 let unpacked = header.compression.unpack(
-                    &self.buffer[stored.clone()],
+                    &self.buffer[stored.start..stored.end - usize::from(header.padding)],
                     header.region_bytes as usize,
                     &mut self.plain,
                 );

@@ -166,10 +166,12 @@ fn workload(seed: u64, fixed: bool) -> Vec<Vec<Commit>> {
 fn operated_workload(seed: u64, fixed: bool) -> Vec<Vec<Commit>> {
     let mut rng = Rng::from_seed(seed ^ 0x5eed);
     let mut groups = workload(seed, fixed);
+    let compression = [Compression::None, Compression::Lz4, Compression::Zstd][seed as usize % 3];
     for topic in &mut groups[0][0].topics {
-        let compression = [Compression::None, Compression::Lz4, Compression::Zstd][rng.below(3) as usize];
         topic.settings = TopicSettings { retention_bytes: Some(2000), compression, ..TopicSettings::default() };
     }
+    // As `Log` does it before it hands a commit over.
+    groups.iter_mut().flatten().flat_map(|commit| &mut commit.appends).for_each(|append| append.pack(compression));
     let (mut operated, mut epoch, mut other) = (Vec::new(), 1, None);
     for (index, mut group) in groups.into_iter().enumerate() {
         let mut cursor = None;
@@ -384,7 +386,7 @@ fn retention_lets_go_of_what_is_read_and_of_nothing_else() {
     let disk = SimDisk::default();
     let options = Options { segment_bytes: 900, ..options(None) };
     let mut committer = open(&disk, &options).unwrap();
-    let groups = operated_workload(620, false);
+    let groups = operated_workload(621, false);
     let total = groups.iter().flatten().count();
     assert_eq!(run(&mut committer, &groups), total);
     for _ in 0..40 {

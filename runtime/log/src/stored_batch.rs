@@ -14,7 +14,7 @@ const VERSION: u8 = 1;
 ///          salted with the file's salt      48  u64  producer id, 0 for none
 ///  8  u32  bytes of the stored region       56  u64  sequence number of the commit's first event
 /// 12  u32  number of events                 64  u32  bytes of the region, not compressed
-/// 16  u64  base offset                      68  u8   version, 1    69  u8  compression   70  u16  flags, 0
+/// 16  u64  base offset                      68  u8   version, 1    69  u8  compression   70  u8  padding   71  u8  0
 /// 24  i64  append time                      72  i64  the writer's watermark, i64::MIN for none
 /// 80  the events region
 /// ```
@@ -26,6 +26,8 @@ pub(crate) struct BatchHeader {
     /// Bytes of the events, not compressed.
     pub(crate) region_bytes: u32,
     pub(crate) compression: Compression,
+    /// Bytes at the end of the stored region that mean nothing: batches are multiples of eight bytes.
+    pub(crate) padding: u8,
     pub(crate) count: u32,
     pub(crate) base_offset: u64,
     pub(crate) append_time: i64,
@@ -44,7 +46,7 @@ impl BatchHeader {
         out.u32(MAGIC).u32(0).u32(self.stored_region).u32(self.count).u64(self.base_offset);
         out.u64(self.append_time.cast_unsigned()).u64(self.min_timestamp.cast_unsigned());
         out.u64(self.max_timestamp.cast_unsigned()).u64(self.producer).u64(self.sequence);
-        let kind = u32::from(VERSION) | (u32::from(self.compression as u8) << 8);
+        let kind = u32::from_le_bytes([VERSION, self.compression as u8, self.padding, 0]);
         out.u32(self.region_bytes).u32(kind).u64(i64::MIN.cast_unsigned());
         let mut bytes = [0; BATCH_HEADER];
         bytes.copy_from_slice(&out.0);
@@ -62,6 +64,7 @@ impl BatchHeader {
             stored_region: from.u32()?,
             region_bytes: 0,
             compression: Compression::None,
+            padding: 0,
             count: from.u32()?,
             base_offset: from.u64()?,
             append_time: from.i64()?,
@@ -70,11 +73,15 @@ impl BatchHeader {
             producer: from.u64()?,
             sequence: from.u64()?,
         };
-        let (region_bytes, version, compression, flags) = (from.u32()?, from.take(1)?, from.take(1)?, from.u16()?);
-        header.region_bytes = region_bytes;
-        header.compression = Compression::from_code(compression[0])?;
-        let plain = header.compression != Compression::None || region_bytes == header.stored_region;
-        (version == [VERSION] && flags == 0 && plain && header.count > 0).then_some(header)
+        header.region_bytes = from.u32()?;
+        let kind: [u8; 4] = from.take(4)?.try_into().ok()?;
+        let [version, compression, padding, unused] = kind;
+        (header.compression, header.padding) = (Compression::from_code(compression)?, padding);
+        let fits = match header.compression {
+            Compression::None => header.region_bytes == header.stored_region && padding == 0,
+            _ => u32::from(padding) < header.stored_region.min(8),
+        };
+        (version == VERSION && unused == 0 && fits && header.count > 0).then_some(header)
     }
 
     /// Whether `batch`, header included, is what was written.

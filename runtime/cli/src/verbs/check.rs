@@ -27,13 +27,13 @@ fn describe(pipeline: &Pipeline, codes: &[Code]) -> String {
     let stages: Vec<_> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
     let Pipeline { name, sources, delivery, .. } = pipeline;
     let mut out = format!("{name}: good; {} → {} → {sinks}\n", sources.join(", "), stages.join(" → "));
-    out.push_str(&format!(" guarantee  {delivery}: {}\n", promise(*delivery)));
-    out.push_str(" on error   halt: an event that fails stops its partition, and says so in `sluice status`\n");
+    out.push_str(&format!("  guarantee  {delivery}: {}\n", promise(*delivery)));
+    out.push_str("  on error   halt: an event that fails stops its partition, and says so in `sluice status`\n");
     for (stage, code) in pipeline.stages.iter().zip(codes) {
         let digest = code.digest.to_string();
         let kind = if code.core_module { ", a core module" } else { "" };
         let (size, world) = (code.size, code.world);
-        out.push_str(&format!(" plugin     {}: {}, {size} bytes, world {world}{kind}\n", stage.name, &digest[..12]));
+        out.push_str(&format!("  plugin     {}: {}, {size} bytes, world {world}{kind}\n", stage.name, &digest[..12]));
     }
     out
 }
