@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use sluice_config::Pipeline;
 use sluice_event::Batch;
-use sluice_log::{Append, Commit, Durability, TopicPartition};
+use sluice_log::{Commit, Durability, NewTopic, TopicPartition};
 use sluice_node::{Node, NodeOptions, Outcome};
 
 use crate::events::Job;
@@ -21,7 +21,7 @@ impl Through {
     pub(crate) fn new(job: Job, input: &[Batch]) -> Result<Self> {
         let data = tempfile::tempdir()?;
         let node = Node::open(&NodeOptions { data: data.path().to_owned(), durability: Durability::Os })?;
-        sluice_node::topics::create(node.log(), "in", 1)?;
+        sluice_node::topics::create(node.log(), NewTopic::new("in", 1))?;
         let through = Self { node, job, _data: data };
         through.append(input)?;
         Ok(through)
@@ -31,8 +31,7 @@ impl Through {
     pub(crate) fn append(&self, input: &[Batch]) -> Result<()> {
         let to = TopicPartition { topic: self.node.log().topic("in")?.id, partition: 0 };
         for batch in input {
-            let commit = Commit { appends: vec![Append { to, batch: batch.clone() }], ..Commit::default() };
-            self.node.log().commit(commit)?;
+            self.node.log().commit(Commit::append(to, batch.clone()))?;
         }
         Ok(())
     }

@@ -13,6 +13,8 @@ pub(crate) fn test(kills: Option<u32>) -> Result<()> {
     run(&mut cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run(cargo(&["clippy", "--quiet", "--all-targets"]).args(plugins).args(["--", "-D", "warnings"]))?;
     run(cargo(&["test", "--quiet"]).args(plugins))?;
+    // The examples' fixtures, as their authors run them.
+    run(&mut cargo(&["run", "--quiet", "--package", "sluice-cli", "--", "test", "pipelines", "plugins"]))?;
     let mut tests = cargo(&["test", "--workspace"]);
     if let Some(kills) = kills {
         tests.env("SLUICE_TEST_KILLS", kills.to_string());

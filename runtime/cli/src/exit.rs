@@ -117,9 +117,12 @@ impl From<Problem> for Failure {
             () if problem.is_usage() => 2,
             () => 1,
         };
-        let pipeline = problem.detail.starts_with("unknown pipeline: ").then(|| "`sluice status` shows them".to_owned());
+        let pipeline =
+            problem.detail.starts_with("unknown pipeline: ").then(|| "`sluice status` shows them".to_owned());
         let help = problem.detail.strip_prefix("unknown topic: ");
-        let help = pipeline.or_else(|| help.map(|topic| format!("`sluice topic list` shows them; `sluice topic create {topic}` makes it")));
+        let help = pipeline.or_else(|| {
+            help.map(|topic| format!("`sluice topic list` shows them; `sluice topic create {topic}` makes it"))
+        });
         Self { code, message: problem.detail, help, diagnostics: Vec::new() }
     }
 }

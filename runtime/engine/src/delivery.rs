@@ -106,11 +106,12 @@ impl Follower {
         Some(input)
     }
 
-    /// Takes the answer, if it is that of the commit that moves the cursor: where the cursor is then.
-    pub(crate) fn moved(&mut self, id: u64, ok: bool) -> Option<Option<u64>> {
-        let (_, mut delivered) = self.moving.take_if(|(moving, _)| *moving == id)?;
+    /// Takes the answer, if it is that of the commit that moves the cursor; `cursor` is where it is then.
+    pub(crate) fn answered(&mut self, id: u64, ok: bool, cursor: &mut u64) -> bool {
+        let Some((_, mut delivered)) = self.moving.take_if(|(moving, _)| *moving == id) else { return false };
         if ok {
-            return Some(Some(delivered.to));
+            *cursor = delivered.to;
+            return true;
         }
         let since = std::mem::take(&mut self.delivered);
         delivered.to = delivered.to.max(since.to);
@@ -118,7 +119,7 @@ impl Follower {
         delivered.calls.extend(since.calls);
         delivered.bytes += since.bytes;
         self.delivered = delivered;
-        Some(None)
+        true
     }
 
     /// Whether the cursor is where it should be.

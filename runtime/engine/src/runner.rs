@@ -242,10 +242,7 @@ impl LaneRunner {
         for (id, answer) in answers {
             let ok = answer.is_ok();
             let is_claim = self.claims.answered(id, ok);
-            let moved = self.follower.moved(id, ok);
-            if let Some(Some(cursor)) = moved {
-                self.committed = cursor;
-            }
+            let is_move = self.follower.answered(id, ok, &mut self.committed);
             match answer {
                 Ok(_) => {
                     if self.lane.committed(id) {
@@ -253,7 +250,7 @@ impl LaneRunner {
                     }
                     (self.state.refusals, self.resyncs) = (0, 0);
                 }
-                Err(error) => self.refused(id, error, is_claim || moved.is_some()),
+                Err(error) => self.refused(id, error, is_claim || is_move),
             }
         }
     }

@@ -41,6 +41,7 @@ struct World {
     crash_at: Option<u64>,
     crashed: bool,
     fail_sync_at: Option<u64>,
+    dies_of_failed_sync: bool,
     syncs: u64,
     capacity: Option<usize>,
 }
@@ -133,13 +134,14 @@ impl World {
         self.answer()?;
         self.syncs += 1;
         let failing = self.fail_sync_at == Some(self.syncs);
-        let inode = &mut self.inodes[inode];
-        let unsynced = std::mem::take(&mut inode.unsynced);
+        let unsynced = std::mem::take(&mut self.inodes[inode].unsynced);
         if failing {
             // As measured on ext4: the pages count as clean although the disk never got them, and later syncs say all is well.
+            self.crashed = self.dies_of_failed_sync;
             return Err(io::Error::from_raw_os_error(5));
         }
-        unsynced.iter().for_each(|change| change.apply(&mut inode.durable));
+        let durable = &mut self.inodes[inode].durable;
+        unsynced.iter().for_each(|change| change.apply(durable));
         Ok(())
     }
 }
@@ -172,6 +174,11 @@ impl SimDisk {
     /// Lets the given sync (counted from 1) fail with EIO: its data is lost but stays in the cache, seemingly clean.
     pub fn fail_sync_at(&self, sync: u64) {
         self.world().fail_sync_at = Some(sync);
+    }
+
+    /// Has the process die of the sync that fails, before it can do anything about it.
+    pub fn die_of_failed_sync(&self) {
+        self.world().dies_of_failed_sync = true;
     }
 
     /// Room for this many bytes in all files together; writes beyond it fail half done with `StorageFull`.

@@ -291,10 +291,15 @@ impl Committer {
             .and_then(|()| self.write_segments(planned, &mut written))
             .and_then(|()| self.commit_log.append(&parts));
         if let Err(error) = result {
-            self.take_back(commit_start, written)?;
+            self.take_back(commit_start, &written)?;
             return Err(error);
         }
-        self.make_durable(&written, whole, bytes)?;
+        if let Err(error) = self.make_durable(&written, whole, bytes) {
+            // The log has stopped, and nobody is answered for this group: what can be taken back of it, a restart need not find.
+            // Whether that works makes no difference to what may be relied on.
+            let _ = self.try_take_back(commit_start, &written);
+            return Err(error);
+        }
         for (tp, writer) in written.created {
             self.fresh.push((tp, writer.segment.clone()));
             if let Some(full) = self.writers.insert(tp, writer) {
@@ -370,17 +375,21 @@ impl Committer {
     }
 
     /// Cuts every file back to where the group began. What cannot be cut poisons the log.
-    fn take_back(&mut self, commit_start: u64, written: Written) -> Result<(), Error> {
+    fn take_back(&mut self, commit_start: u64, written: &Written) -> Result<(), Error> {
+        self.try_take_back(commit_start, written).map_err(|error| self.poison(&error))
+    }
+
+    fn try_take_back(&mut self, commit_start: u64, written: &Written) -> Result<(), Error> {
         let mut result = self.commit_log.cut(commit_start);
-        for (writer, position) in written.grown {
-            let cut = writer.file.set_len(position);
+        for (writer, position) in &written.grown {
+            let cut = writer.file.set_len(*position);
             result = result.and(cut.map_err(|error| Error::io("cut", &writer.segment.path, error)));
         }
-        for (_, writer) in written.created {
+        for (_, writer) in &written.created {
             let removed = self.disk.remove(&writer.segment.path);
             result = result.and(removed.map_err(|error| Error::io("remove", &writer.segment.path, error)));
         }
-        result.map_err(|error| self.poison(&error))
+        result
     }
 
     pub(crate) fn poison(&mut self, error: &Error) -> Error {

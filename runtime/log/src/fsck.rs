@@ -55,12 +55,12 @@ pub struct Fsck {
 ///
 /// # Errors
 /// What a start says: [`Error::Damaged`] when the commit log itself is, for which there is no repair.
-pub fn fsck(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, repair: bool) -> Result<Fsck, Error> {
+pub fn fsck(disk: &Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, repair: bool) -> Result<Fsck, Error> {
     let mut opened = recovery::open(disk.clone(), clock, root, Options::default())?;
     let dir = Directory::new(root);
     let mut told = Fsck::default();
-    for group in Snapshot::list(&*disk, &dir)? {
-        if let Err(error) = Snapshot::read(&*disk, &dir, Some(opened.committer.directory), group) {
+    for group in Snapshot::list(&**disk, &dir)? {
+        if let Err(error) = Snapshot::read(&**disk, &dir, Some(opened.committer.directory), group) {
             told.snapshots.push(error.to_string());
         }
     }
@@ -73,7 +73,7 @@ pub fn fsck(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, repair: boo
             for segment in &info.segments {
                 let file = dir.segment(tp, segment.base_offset);
                 let header = segment_header(opened.committer.directory, tp, segment.base_offset, segment.salt);
-                let scrub = Scrub { disk: &*disk, file, header, segment: *segment, holes: &info.holes };
+                let scrub = Scrub { disk: &**disk, file, header, segment: *segment, holes: &info.holes };
                 for (what, hole) in scrub.run(&mut told)? {
                     let file = scrub.file.clone();
                     told.findings.push(Finding { topic: topic.name.clone(), tp, file, what, hole });

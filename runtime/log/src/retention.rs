@@ -5,7 +5,7 @@ use crate::change::{Change, TopicPartition};
 use crate::options::PRODUCER_AGE_MS;
 
 /// Retention takes whole segments: one of a topic that is not kept for ever holds this part of what is kept.
-const PARTS: u64 = 4;
+const PARTS: u32 = 4;
 /// A segment takes at least this much, however little is kept.
 const LEAST_SEGMENT_BYTES: u64 = 64 << 10;
 /// A segment is written to for at least this long, however short events are kept.
@@ -28,8 +28,9 @@ pub struct Hold {
 
 /// Whether a segment may be written to, or a new one follows it.
 pub(crate) fn has_room(segment: &SegmentInfo, settings: &TopicSettings, segment_bytes: u64, now: i64) -> bool {
-    let by_size = settings.retention_bytes.map_or(u64::MAX, |bytes| (bytes / PARTS).max(LEAST_SEGMENT_BYTES));
-    let by_age = settings.retention_age_ms.map_or(i64::MAX, |age| (age / PARTS as i64).max(LEAST_SEGMENT_AGE_MS));
+    let by_size =
+        settings.retention_bytes.map_or(u64::MAX, |bytes| (bytes / u64::from(PARTS)).max(LEAST_SEGMENT_BYTES));
+    let by_age = settings.retention_age_ms.map_or(i64::MAX, |age| (age / i64::from(PARTS)).max(LEAST_SEGMENT_AGE_MS));
     let first = segment.times.map_or(now, |times| times.first);
     segment.end_position < segment_bytes.min(by_size) && now.saturating_sub(first) < by_age
 }

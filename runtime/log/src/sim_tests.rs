@@ -433,16 +433,22 @@ fn fail_every_sync(seed: u64, options: &Options) -> Result<(), String> {
         run(&mut open(&disk, options).map_err(|error| error.to_string())?, &groups);
         disk.syncs()
     };
-    for sync in 1..=total {
+    for (sync, dies) in (1..=total).flat_map(|sync| [(sync, false), (sync, true)]) {
         let disk = SimDisk::default();
         disk.fail_sync_at(sync);
+        if dies {
+            disk.die_of_failed_sync();
+        }
         let acknowledged = open(&disk, options).map_or(0, |mut committer| run(&mut committer, &groups));
         let mut rng = Rng::from_seed(seed * 77 + sync);
-        let context = |what: String| format!("seed {seed}, failed sync {sync}: {what}");
+        let context = |what: String| format!("seed {seed}, failed sync {sync}, dies {dies}: {what}");
         // The process ends, the machine stays up, and its cache still holds what the disk never got.
         let disk = disk.after_crash(Crash::Process, &mut rng);
         let committer = open(&disk, options).map_err(|error| context(error.to_string()))?;
         let seen = look(&committer).and_then(|world| check_prefix(&world, &groups, acknowledged)).map_err(context)?;
+        if !dies && seen > acknowledged {
+            return Err(context(format!("{seen} commits are there, {acknowledged} were acknowledged")));
+        }
         let disk = disk.after_crash(Crash::Power, &mut rng);
         let committer = open(&disk, options).map_err(|error| context(error.to_string()))?;
         let still = look(&committer).and_then(|world| check_prefix(&world, &groups, seen)).map_err(context)?;
@@ -736,8 +742,8 @@ fn a_repair_leaves_a_hole_that_readers_are_told_of_and_nothing_else_is_lost() {
                 disk.flip_bit(&path, 64 + (length - 64) / 2, 1);
             }
             let fsck = |repair| {
-                let (disk, clock) = (Arc::new(disk.clone()), Arc::new(TickingClock::default()));
-                crate::fsck::fsck(disk, clock, Path::new(ROOT), repair).unwrap()
+                let disk: Arc<dyn sluice_env::Disk> = Arc::new(disk.clone());
+                crate::fsck::fsck(&disk, Arc::new(TickingClock::default()), Path::new(ROOT), repair).unwrap()
             };
             let told = fsck(false);
             assert_eq!((told.findings.len(), told.repaired), (1, false), "{told:?}");
@@ -757,7 +763,9 @@ fn a_repair_leaves_a_hole_that_readers_are_told_of_and_nothing_else_is_lost() {
             assert!(read.last().unwrap().starts_with(b"after the repair"));
             // A reader that begins in the hole is told where it goes on.
             let mut out = ReadBatch::default();
-            Reader::new(committer.shared.partition(IN).unwrap(), hole.from, true).read(1, usize::MAX, &mut out).unwrap();
+            Reader::new(committer.shared.partition(IN).unwrap(), hole.from, true)
+                .read(1, usize::MAX, &mut out)
+                .unwrap();
             assert_eq!((out.base_offset, out.count), (hole.to, 1));
         }
     }

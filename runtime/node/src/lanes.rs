@@ -119,13 +119,13 @@ pub(crate) fn needed_topics(existing: &Existing, pipelines: &[Pipeline]) -> Resu
         for (at, source) in pipeline.sources.iter().enumerate() {
             if partitions(&needed, source).is_none() {
                 let message = format!("unknown topic: {source:?}");
-                let help = format!("make it: `sluice topic create {source} --partitions 1`; or declare it in a [[topic]]");
+                let help =
+                    format!("make it: `sluice topic create {source} --partitions 1`; or declare it in a [[topic]]");
                 found.push(pipeline.diagnose(At::Source(at), message, Some(help)));
             }
         }
-        let forsaken = existing.reads.iter().find(|(name, topic)| {
-            *name == pipeline.name && !pipeline.sources.contains(topic)
-        });
+        let forsaken =
+            existing.reads.iter().find(|(name, topic)| *name == pipeline.name && !pipeline.sources.contains(topic));
         if let Some((name, topic)) = forsaken {
             let message = format!("the definition in force reads topic {topic:?}, this one does not");
             let help = format!(
@@ -157,12 +157,7 @@ pub(crate) fn start(log: &Log, pipeline: &Pipeline, digest: Vec<u8>) -> Result<(
             first.push((tp, offset));
         }
     }
-    let start = PipelineStart {
-        name: pipeline.name.clone(),
-        digest,
-        definition: pipeline.text.clone(),
-        start: first,
-    };
+    let start = PipelineStart { name: pipeline.name.clone(), digest, definition: pipeline.text.clone(), start: first };
     log.commit(Commit { pipeline: Some(start), ..Commit::default() })?;
     let info = log.pipeline(&pipeline.name).ok_or(Error::Closed)?;
     if let Some(before) = before.filter(|before| before.generation != info.generation) {

@@ -133,7 +133,8 @@ pub fn rewind(log: &Log, pipeline: &str, target: &Target, really: bool) -> Resul
             }
         };
         if to < low || to > high {
-            let what = format!("offset {to} of {}/{} is not there: it has {low} up to {high}", topic.name, tp.partition);
+            let what =
+                format!("offset {to} of {}/{} is not there: it has {low} up to {high}", topic.name, tp.partition);
             return Err(Error::Invalid(what));
         }
         moves.push((*tp, Move { topic: topic.name.clone(), partition: tp.partition, from: cursor.next, to }));

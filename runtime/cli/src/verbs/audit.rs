@@ -40,8 +40,15 @@ fn describe(audit: &AuditTold) -> String {
     }
     let row = |account: &AccountTold| {
         let numbers = [
-            account.from, account.to, account.read, account.committed, account.filtered, account.dead, account.skipped,
-            account.lost, account.rewinds,
+            account.from,
+            account.to,
+            account.read,
+            account.committed,
+            account.filtered,
+            account.dead,
+            account.skipped,
+            account.lost,
+            account.rewinds,
         ];
         let at = format!("{}/{}", account.topic, account.partition);
         let balances = if account.balances { "yes" } else { "NO" };
@@ -49,14 +56,27 @@ fn describe(audit: &AuditTold) -> String {
         [vec![account.pipeline.clone(), at], numbers, vec![balances.to_owned()]].concat()
     };
     let head = [
-        "PIPELINE", "PARTITION", "FROM", "TO", "READ", "COMMITTED", "FILTERED", "DEAD", "SKIPPED", "LOST", "REWINDS",
+        "PIPELINE",
+        "PARTITION",
+        "FROM",
+        "TO",
+        "READ",
+        "COMMITTED",
+        "FILTERED",
+        "DEAD",
+        "SKIPPED",
+        "LOST",
+        "REWINDS",
         "BALANCES",
     ];
     out.push_str(&show::table(&head, &audit.accounts.iter().map(row).collect::<Vec<_>>()));
     for account in &audit.accounts {
         let at = format!("{} on {}/{}", account.pipeline, account.topic, account.partition);
         for (from, to) in account.lost_ranges.iter().take(LISTED) {
-            out.push_str(&format!("{at}: offsets {from} to {} were claimed and have no outcome: lost, or in hand\n", to - 1));
+            out.push_str(&format!(
+                "{at}: offsets {from} to {} were claimed and have no outcome: lost, or in hand\n",
+                to - 1
+            ));
         }
         if account.lost_ranges.len() > LISTED {
             out.push_str(&format!("{at}: and {} more ranges; --json lists them\n", account.lost_ranges.len() - LISTED));

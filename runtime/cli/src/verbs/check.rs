@@ -42,8 +42,12 @@ fn describe(pipeline: &Pipeline, codes: &[Code]) -> String {
 fn promise(delivery: Delivery) -> &'static str {
     match delivery {
         Delivery::ExactlyOnce => "readers of the log see each event's effects once, also after a crash",
-        Delivery::AtLeastOnce => "no event is lost; after a crash, effects since the last commit of the cursor come again",
-        Delivery::AtMostOnce => "no effect comes twice; after a crash, events in hand are lost, and `sluice audit` lists them",
+        Delivery::AtLeastOnce => {
+            "no event is lost; after a crash, effects since the last commit of the cursor come again"
+        }
+        Delivery::AtMostOnce => {
+            "no effect comes twice; after a crash, events in hand are lost, and `sluice audit` lists them"
+        }
     }
 }
 

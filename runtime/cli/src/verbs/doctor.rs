@@ -93,11 +93,13 @@ fn disk(place: &Path) -> Vec<Check> {
     let free = space.f_bavail * space.f_frsize;
     let found = format!("{} free on {}", show::size(free), place.display());
     let room = match free {
-        0..LITTLE_SPACE => Check::warning("disk", found, "make room, or let topics keep less: retention in a [[topic]]"),
+        0..LITTLE_SPACE => {
+            Check::warning("disk", found, "make room, or let topics keep less: retention in a [[topic]]")
+        }
         _ => Check::good("disk", found),
     };
     // From linux/magic.h.
-    let name = match kind.f_type as u64 & 0xffff_ffff {
+    let name = match kind.f_type.cast_unsigned() & 0xffff_ffff {
         0xef53 => "ext4",
         0x5846_5342 => "xfs",
         0x9123_683e => "btrfs",
@@ -108,7 +110,11 @@ fn disk(place: &Path) -> Vec<Check> {
     };
     let kind = match name {
         "tmpfs" => Check::warning("file system", name, "it is memory: nothing on it survives a restart of the machine"),
-        "nfs" => Check::warning("file system", name, "locks and syncs over a network are not to be trusted: use a local disk"),
+        "nfs" => Check::warning(
+            "file system",
+            name,
+            "locks and syncs over a network are not to be trusted: use a local disk",
+        ),
         _ => Check::good("file system", name),
     };
     vec![room, kind]
@@ -170,7 +176,8 @@ fn clock() -> Check {
 }
 
 fn plugin_target() -> Check {
-    let printed = Command::new("rustc").args(["--print", "target-libdir", "--target", "wasm32-unknown-unknown"]).output();
+    let printed =
+        Command::new("rustc").args(["--print", "target-libdir", "--target", "wasm32-unknown-unknown"]).output();
     let dir = printed.ok().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     match dir {
         Some(dir) if Path::new(&dir).is_dir() => Check::good("plugins in Rust", "can be built"),
@@ -197,7 +204,11 @@ fn directory(mut access: Access) -> Vec<Check> {
     checks.push(Check::good("data directory", found));
     for topic in &topics {
         for damage in topic.partitions.iter().filter_map(|partition| partition.damage.as_ref()) {
-            checks.push(Check::bad("damage", format!("{}: {damage}", topic.name), "stop the node, and run `sluice fsck`"));
+            checks.push(Check::bad(
+                "damage",
+                format!("{}: {damage}", topic.name),
+                "stop the node, and run `sluice fsck`",
+            ));
         }
     }
     let damaged = status.damaged.iter();
@@ -223,7 +234,10 @@ fn directory(mut access: Access) -> Vec<Check> {
     for hold in &status.holds {
         let found = format!(
             "{}/{} keeps {} for pipeline {}, which has not read it",
-            hold.topic, hold.partition, show::size(hold.bytes), hold.pipeline
+            hold.topic,
+            hold.partition,
+            show::size(hold.bytes),
+            hold.pipeline
         );
         checks.push(Check::warning("retention", found, "`sluice status` says what helps"));
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use sluice_env::{RealDisk, SystemClock};
+use sluice_env::{Disk, RealDisk, SystemClock};
 use sluice_log::{Error, Fsck, fsck as check};
 
 use crate::args::{self, Global};
@@ -17,7 +17,8 @@ pub(crate) fn fsck(global: &Global, verb: &args::Fsck) -> Result<ExitCode, Failu
     if sluice_api::is_answering(&global.data) {
         return Err(Failure::from(Error::InUse(global.data.clone())));
     }
-    let told = check(Arc::new(RealDisk), Arc::new(SystemClock), &global.data, verb.repair);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let told = check(&disk, Arc::new(SystemClock), &global.data, verb.repair);
     let told = told.map_err(|error| {
         let is_damage = matches!(error, Error::Damaged { .. });
         let failure = Failure::from(error);
@@ -37,7 +38,9 @@ fn describe(told: &Fsck) -> String {
     let Fsck { batches, events, .. } = told;
     let mut out = format!("read {}: {batches} batches with {events} events are intact\n", show::size(told.bytes));
     for snapshot in &told.snapshots {
-        out.push_str(&format!("\na snapshot cannot be read; an older one tells the same, nothing is lost: {snapshot}\n"));
+        out.push_str(&format!(
+            "\na snapshot cannot be read; an older one tells the same, nothing is lost: {snapshot}\n"
+        ));
     }
     for (topic, partition, hole) in &told.holes {
         out.push_str(&format!(
@@ -52,7 +55,9 @@ fn describe(told: &Fsck) -> String {
         out.push_str(&format!("\ndamaged: {}: {}\n", finding.file.display(), finding.what));
         out.push_str(&match told.repaired {
             true => format!("  given up: offsets {from} to {to} of {at}; readers are told that they are gone\n"),
-            false => format!("  a repair would give up offsets {from} to {to} of {at}; everything else would be read again\n"),
+            false => format!(
+                "  a repair would give up offsets {from} to {to} of {at}; everything else would be read again\n"
+            ),
         });
     }
     match (told.findings.is_empty(), told.repaired) {

@@ -41,7 +41,9 @@ fn render(status: &Status) -> String {
         }
         if pipeline.state == PipelineState::Stopped && pipeline.unsettled > 0 {
             let (name, lost) = (&pipeline.name, pipeline.unsettled);
-            out.push_str(&format!("\n{name} has lost {lost} events (at-most-once): `sluice audit {name}` lists them\n"));
+            out.push_str(&format!(
+                "\n{name} has lost {lost} events (at-most-once): `sluice audit {name}` lists them\n"
+            ));
         }
         for lane in &pipeline.partitions {
             let at = format!("{} on {}/{}", pipeline.name, lane.topic, lane.partition);
