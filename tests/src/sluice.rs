@@ -120,11 +120,31 @@ impl Workspace {
     ///
     /// # Panics
     /// When it does neither within a minute.
-    #[expect(clippy::zombie_processes, reason = "the caller ends it; it is left alone only when the test fails")]
     pub fn start(&self, arguments: &[&str]) -> Result<Child, Ran> {
-        let mut command = self.command(&["run"]);
-        let mut child =
-            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sluice starts");
+        self.start_under(&[], arguments)
+    }
+
+    /// The same with another program around it, such as strace.
+    ///
+    /// # Errors
+    /// What it said, when it ended instead.
+    ///
+    /// # Panics
+    /// When it does neither within a minute, or the program is not installed.
+    #[expect(clippy::zombie_processes, reason = "the caller ends it; it is left alone only when the test fails")]
+    pub fn start_under(&self, around: &[&str], arguments: &[&str]) -> Result<Child, Ran> {
+        let run = self.command(&["run"]);
+        let mut command = match around {
+            [] => run,
+            [program, options @ ..] => {
+                let mut command = Command::new(program);
+                command.args(options).arg(run.get_program()).args(run.get_args());
+                command.current_dir(self.dir.path()).env_remove("SLUICE_LOG").stdin(Stdio::null());
+                command
+            }
+        };
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
         let until = Instant::now() + Duration::from_secs(60);
         while Instant::now() < until {
             if child.try_wait().expect("a child").is_some() {
@@ -134,13 +154,69 @@ impl Workspace {
             if std::os::unix::net::UnixStream::connect(self.path(".sluice/sock")).is_ok() {
                 let status = self.sluice(&["status", "--json"]);
                 let status: Value = serde_json::from_str(&status.stdout).unwrap_or_default();
-                if status["pid"] == child.id() && status["pipelines"][0]["state"] != "stopped" {
+                let ours = status["pid"] == child.id() || (!around.is_empty() && status["pid"].is_u64());
+                if ours && status["pipelines"][0]["state"] != "stopped" {
                     return Ok(child);
                 }
             }
             std::thread::yield_now();
         }
+        let _ = child.kill();
         panic!("the node did not start within a minute");
+    }
+
+    /// Runs a verb if a node answers, and only then; whether it ended well.
+    pub fn sluice_if_answering(&self, arguments: &[&str]) -> bool {
+        let answers = std::os::unix::net::UnixStream::connect(self.path(".sluice/sock")).is_ok();
+        answers && self.sluice(arguments).code == Some(0)
+    }
+
+    /// What a verb says, as JSON.
+    ///
+    /// # Panics
+    /// When it fails, or says something else.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let told = self.sluice(&[arguments, &["--json"]].concat()).ok();
+        serde_json::from_str(&told).expect("a line of JSON")
+    }
+
+    /// How a pipeline stands.
+    ///
+    /// # Panics
+    /// When there is no such pipeline.
+    pub fn pipeline(&self, name: &str) -> Value {
+        let status = self.json(&["status"]);
+        let pipelines = status["pipelines"].as_array().expect("pipelines");
+        pipelines.iter().find(|pipeline| pipeline["name"] == name).expect("the pipeline").clone()
+    }
+
+    /// Waits until something is so; at most a minute.
+    ///
+    /// # Panics
+    /// When it is not so after a minute.
+    pub fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !is_so() {
+            assert!(Instant::now() < until, "after a minute it is still not so: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// The values of a topic, in the order they are read.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    pub fn values(&self, topic: &str) -> Vec<String> {
+        self.sluice(&["consume", topic]).ok().lines().map(str::to_owned).collect()
+    }
+
+    /// Appends lines to a topic.
+    ///
+    /// # Panics
+    /// When they are refused.
+    pub fn produce(&self, topic: &str, lines: &[&str]) {
+        self.write("lines-to-produce", lines.join("\n") + "\n");
+        self.sluice(&["produce", topic, "lines-to-produce"]).ok();
     }
 
     /// All events of a topic, as JSON.

@@ -1,6 +1,10 @@
 //! Every verb, beside a running node and without one, with right input and with wrong.
 #![allow(clippy::unwrap_used, reason = "a test, in functions of its own too")]
 
+mod delivery;
+mod operate;
+mod storage;
+
 use std::io::{Seek, SeekFrom, Write};
 use std::process::Stdio;
 
@@ -147,7 +151,7 @@ fn wrong_definitions_are_refused_with_file_line_and_help() {
         ),
         (PIPELINE.replace("threshold-minutes", "treshold"), vec![":6:10", "treshold"]),
         (PIPELINE.replace("topic = \"late\"", "topic = \"flights\""), vec![":8:9", "the sink is the source"]),
-        (format!("delivery = \"at-most-once\"\n{PIPELINE}"), vec![":1:12", "not available yet"]),
+        (format!("{PIPELINE}[time]\nlateness = \"1s\"\n"), vec![":9:1", "not available yet"]),
         (PIPELINE.replace("name = \"late\"", "name = \"late"), vec![":1:"]),
     ];
     let workspace = with_flight();
@@ -183,7 +187,7 @@ fn wrong_arguments_are_refused_with_what_to_do() {
         (&["produce", "flights", "mixed", "--key", "origin"], 2, "line 2: not JSON"),
         (&["produce", "flights", "flight", "--partition", "9"], 2, "unknown partition"),
         (&["consume", "trains"], 2, "unknown topic: trains"),
-        (&["consume", "flights", "--from", "yesterday"], 2, "earliest, latest or an offset"),
+        (&["consume", "flights", "--from", "yesterday"], 2, "earliest, latest, an offset"),
         (&["consume", "flights", "--follow"], 2, "no node is running"),
         (&["plugin", "inspect", "flight"], 2, "not a WebAssembly file"),
         (&["run", "nowhere"], 2, "nowhere"),
