@@ -13,14 +13,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sluice_tests::checker::{Seen, check, check_seen};
+use sluice_tests::checker::{Promise, Seen, check_outputs, check_rewound, check_seen};
 use sluice_tests::sluice::{Workspace, kill};
 
-/// Kills in CI; `cargo xtask test --kills 500` sets another number.
-const KILLS: u32 = 25;
+/// Kills in CI, for each delivery; `cargo xtask test --kills 500` sets another number.
+const KILLS: u32 = 12;
 
+/// The pipeline that is looked at. What it has read of `in` is soon let go of.
 const PIPELINE: &str = r#"
 name = "through"
+delivery = "DELIVERY"
 [source]
 topics = ["in"]
 [[stage]]
@@ -31,9 +33,25 @@ partition-by = "key"
 [[topic]]
 name = "in"
 partitions = 2
+retention = { size = "64KiB" }
 [[topic]]
 name = "out"
 partitions = 4
+compression = "lz4"
+[batch]
+max-events = 50
+"#;
+
+/// Another one, which an operator rewinds, pauses and resumes all the time.
+const AGAIN: &str = r#"
+name = "again"
+[source]
+topics = ["in"]
+[[stage]]
+plugin = "../plugins/pass-through"
+[[sink]]
+topic = "again"
+partition-by = "source"
 [batch]
 max-events = 50
 "#;
@@ -122,14 +140,42 @@ fn follow(workspace: &Workspace) -> Receiver<Seen> {
     receiver
 }
 
-#[test]
-fn killed_at_random_moments_each_input_has_its_result_once() {
+/// Makes, fills and deletes topics, and rewinds, pauses and resumes the other pipeline, whatever dies meanwhile.
+fn operate(workspace: &Workspace, flags: &Flags, mut rng: Rng) {
+    let mut number = 0;
+    while !flags.done.load(Ordering::SeqCst) {
+        while !flags.up.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        number += 1;
+        let side = format!("side-{number}");
+        let before = format!("side-{}", number - 1);
+        let to = format!("{}", 100 + rng.below(2000));
+        let verbs: [&[&str]; 5] = [
+            &["topic", "create", &side, "--compression", "zstd"],
+            &["produce", &side, "some-lines"],
+            &["topic", "delete", &before],
+            &["rewind", "again", "--to", if rng.below(2) == 0 { "earliest" } else { &to }, "--yes"],
+            &["pipeline", if rng.below(3) == 0 { "pause" } else { "resume" }, "again"],
+        ];
+        // Now and then: a pipeline that is always far back lets go of nothing.
+        let often = if rng.below(4) == 0 { 5 } else { 3 };
+        for verb in &verbs[..often] {
+            // What fails, fails: a node may have died, or be about to.
+            workspace.sluice_if_answering(verb);
+        }
+    }
+}
+
+fn kill_again_and_again(delivery: &str, promise: Promise) {
     let kills: u32 = std::env::var("SLUICE_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
     let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-    println!("seed {seed}, {kills} kills");
+    println!("{delivery}: seed {seed}, {kills} kills");
     let mut rng = Rng(seed);
     let workspace = Arc::new(Workspace::new());
-    workspace.write("pipelines/through.toml", PIPELINE);
+    workspace.write("pipelines/through.toml", PIPELINE.replace("DELIVERY", delivery));
+    workspace.write("pipelines/again.toml", AGAIN);
+    workspace.write("some-lines", "a line\n".repeat(100));
     // Enough to last at the pace of the producer: a node that has nothing to do is easily killed.
     let lines: Vec<String> =
         (0..u64::from(kills) * 2400).map(|n| format!(r#"{{"n":{n},"k":"key-{}"}}"#, n * 7919 % 101)).collect();
@@ -142,6 +188,10 @@ fn killed_at_random_moments_each_input_has_its_result_once() {
     let producer = {
         let (workspace, sender, flags) = (workspace.clone(), sender.clone(), flags.clone());
         std::thread::spawn(move || produce(&workspace, &sender, &flags))
+    };
+    let operator = {
+        let (workspace, flags) = (workspace.clone(), flags.clone());
+        std::thread::spawn(move || operate(&workspace, &flags, Rng(seed + 1)))
     };
     let mut early = Vec::new();
     for _ in 0..kills {
@@ -162,14 +212,43 @@ fn killed_at_random_moments_each_input_has_its_result_once() {
     }
     flags.fast.store(true, Ordering::SeqCst);
     producer.join().unwrap();
+    operator.join().unwrap();
     kill(&mut node);
+    workspace.sluice(&["pipeline", "resume", "again"]).ok();
     workspace.sluice(&["run", "--until-idle"]).ok();
 
     let seen = |topic: &str| -> Vec<Seen> {
         workspace.events(topic).iter().map(|event| Seen::from_json(event).unwrap()).collect()
     };
     let outputs = seen("out");
-    check(&lines, &seen("in"), &outputs).unwrap();
+    let lost = check_outputs(&lines, &outputs, promise).unwrap();
     check_seen(&early, &outputs).unwrap();
-    println!("{} events were read while the node died {kills} times", early.len());
+    check_rewound(&lines, &seen("again")).unwrap();
+    let audit = workspace.json(&["audit"]);
+    let accounts = audit["accounts"].as_array().unwrap();
+    assert!(accounts.iter().all(|account| account["balances"] == true), "{audit}");
+    assert!(workspace.sluice(&["fsck"]).ok().contains("nothing is damaged"));
+    // What is missing is what the totals call lost, and nothing else is.
+    let pipeline = workspace.pipeline("through");
+    assert_eq!(pipeline["unsettled"].as_u64(), Some(lost), "{pipeline}");
+    let low_mark = workspace.json(&["topic", "describe", "in"])["partitions"][0]["low-mark"].as_u64().unwrap();
+    println!(
+        "{delivery}: {} events read while the node died {kills} times, {lost} lost, low mark {low_mark}",
+        early.len()
+    );
+}
+
+#[test]
+fn exactly_once_neither_loses_nor_repeats_whatever_is_killed() {
+    kill_again_and_again("exactly-once", Promise::Once);
+}
+
+#[test]
+fn at_least_once_loses_nothing_whatever_is_killed() {
+    kill_again_and_again("at-least-once", Promise::AtLeastOnce);
+}
+
+#[test]
+fn at_most_once_repeats_nothing_whatever_is_killed() {
+    kill_again_and_again("at-most-once", Promise::AtMostOnce);
 }
