@@ -3,8 +3,11 @@
 #![allow(clippy::print_stdout)]
 
 mod events;
+mod many;
 mod measure;
 mod native;
+mod recovery;
+mod small_commits;
 mod through;
 
 use anyhow::Result;
@@ -18,11 +21,63 @@ const EVENTS: u64 = 2_000_000;
 const RUNS: usize = 5;
 
 fn main() -> Result<()> {
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, dir, commits] = &arguments[..]
+        && flag == "--fill"
+    {
+        return recovery::fill(std::path::Path::new(dir), commits.parse()?);
+    }
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let wanted = |part: &str| {
+        let named: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+        named.is_empty() || named.iter().any(|name| *name == part)
+    };
     let (events, runs) = if quick { (EVENTS / 20, 2) } else { (EVENTS, RUNS) };
-    println!("{events} events a job, {runs} runs of each side in turn; exactly-once, durability os, one partition");
-    println!("M/s per core: million events per second of CPU time, all threads; min / median / max\n");
-    println!("| job | native loop | through the log and Wasm | ratio of medians | M/s by the clock |");
+    println!(
+        "{events} events a job, {runs} runs of each side in turn; durability os, one partition, where not said otherwise"
+    );
+    println!("M/s per core: million events per second of CPU time, all threads; min / median / max");
+    if wanted("jobs") {
+        jobs(events, runs)?;
+    }
+    if wanted("deliveries") {
+        deliveries(events, runs)?;
+    }
+    if wanted("chain") {
+        chain(events, runs)?;
+    }
+    if wanted("commits") {
+        let (commits, plain) = small_commits::run(runs)?;
+        println!("\nA commit of keyed output for 64 partitions under fsync, ms: {commits}");
+        println!(
+            "As many bytes appended to one file and synced, ms: {plain}; ratio of medians {:.2}",
+            commits.median / plain.median
+        );
+    }
+    if wanted("many") {
+        let many::Taken { start, idle, memory } = many::run()?;
+        println!(
+            "\n200 pipelines over 1,000 partitions: started in {:.2} s, again in {:.2} s; at rest {idle:.2} % of a core; {memory} MiB",
+            start[0], start[1]
+        );
+    }
+    if wanted("recovery") {
+        let (seconds, segments, commits) = recovery::run(quick)?;
+        println!(
+            "\nStart after SIGKILL, {:.1} GiB of events in 10 million commits, {} MiB of commit log, s: {seconds}",
+            segments as f64 / f64::from(1 << 30),
+            commits >> 20
+        );
+    }
+    if wanted("memory") {
+        memory(events)?;
+    }
+    Ok(())
+}
+
+/// Each job beside its native loop.
+fn jobs(events: u64, runs: usize) -> Result<()> {
+    println!("\n| job, exactly-once | native loop | through the log and Wasm | ratio of medians | M/s by the clock |");
     println!("|---|---|---|---|---|");
     for job in [Job::J1, Job::J3] {
         let input = job.events(events);
@@ -41,7 +96,49 @@ fn main() -> Result<()> {
         let ratio = wasm.median / native.median;
         println!("| {job} | {native} | {wasm} | {ratio:.2} | {} |", Spread::of(clock));
     }
-    memory(events)
+    Ok(())
+}
+
+/// J1 with each delivery, in turn.
+fn deliveries(events: u64, runs: usize) -> Result<()> {
+    const DELIVERIES: [&str; 3] = ["at-least-once", "exactly-once", "at-most-once"];
+    let through = through::Through::new(Job::J1, &Job::J1.events(events))?;
+    let mut costs = vec![(vec![], vec![]); 3];
+    for run in 0..runs {
+        for (delivery, (core, clock)) in DELIVERIES.iter().zip(&mut costs) {
+            let cost = Cost::of(|| through.run_as(delivery, run))?;
+            core.push(cost.per_core(events));
+            clock.push(cost.by_clock(events));
+        }
+    }
+    println!("\n| J1 | M/s per core | ratio to at-least-once | M/s by the clock |\n|---|---|---|---|");
+    let first = Spread::of(costs[0].0.clone()).median;
+    for (delivery, (core, clock)) in DELIVERIES.iter().zip(costs) {
+        let core = Spread::of(core);
+        println!("| {delivery} | {core} | {:.2} | {} |", core.median / first, Spread::of(clock));
+    }
+    Ok(())
+}
+
+/// Two stages as a chain, and as two pipelines with a topic between them.
+fn chain(events: u64, runs: usize) -> Result<()> {
+    println!(
+        "\n| two stages | two pipelines through a topic | a chain | ratio of medians | by the clock |\n|---|---|---|---|---|"
+    );
+    let job = Job::J3;
+    let through = through::Through::new(job, &job.events(events))?;
+    let mut costs = [(vec![], vec![]), (vec![], vec![])];
+    for run in 0..runs {
+        for (chained, (core, clock)) in [false, true].into_iter().zip(&mut costs) {
+            let cost = Cost::of(|| through.run_twice(chained, run))?;
+            core.push(cost.per_core(events));
+            clock.push(cost.by_clock(events));
+        }
+    }
+    let [(two, two_clock), (one, one_clock)] = costs.map(|(core, clock)| (Spread::of(core), Spread::of(clock)));
+    let by_clock = one_clock.median / two_clock.median;
+    println!("| {job}, twice | {two} | {one} | {:.2} | {by_clock:.2} |", one.median / two.median);
+    Ok(())
 }
 
 /// Memory of a node while one pipeline deals with the same number of events again and again.

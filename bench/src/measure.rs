@@ -31,6 +31,11 @@ impl Cost {
         events as f64 / self.cpu.as_secs_f64() / 1e6
     }
 
+    /// CPU time as a share of the clock's.
+    pub(crate) fn cpu_share(self) -> f64 {
+        self.cpu.as_secs_f64() / self.clock.as_secs_f64()
+    }
+
     /// Million events per second of the clock.
     pub(crate) fn by_clock(self, events: u64) -> f64 {
         events as f64 / self.clock.as_secs_f64() / 1e6

@@ -29,7 +29,16 @@ pub(crate) fn run(job: Job, mut source: &File) -> Result<()> {
     let (mut source, mut sink) = (BufReader::with_capacity(1 << 20, source), tempfile::tempfile()?);
     let (mut events, mut header, mut out, mut base_offset) = (Vec::new(), Vec::new(), Batch::default(), 0);
     while let Some(count) = read_frame(&mut source, &mut events)? {
-        let view = View { count, base_offset, watermark: None, seed: 0, topic: 1, partition: 0, topic_name: "in" };
+        let view = View {
+            count,
+            base_offset,
+            watermark: None,
+            seed: 0,
+            topic: 1,
+            partition: 0,
+            topic_name: "in",
+            chained: false,
+        };
         header.clear();
         view.write(&mut header);
         let outcome = consumer.run(&header, &events, &|_| {})?;

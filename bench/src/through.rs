@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use sluice_config::Pipeline;
 use sluice_event::Batch;
 use sluice_log::{Commit, Durability, NewTopic, TopicPartition};
@@ -46,12 +46,41 @@ impl Through {
 
     /// Runs a pipeline of its own over all of it.
     pub(crate) fn run(&self, run: usize) -> Result<()> {
-        let text = format!(
-            "name = \"run-{run}\"\n[source]\ntopics = [\"in\"]\n[[stage]]\nplugin = {:?}\n[[sink]]\ntopic = \"out-{run}\"\n",
-            self.job.plugin()
-        );
-        let Ok(pipeline) = Pipeline::parse(Path::new("bench.toml"), &text) else { bail!("not a pipeline: {text}") };
-        self.node.start(&[pipeline])?;
+        self.run_as("exactly-once", run)
+    }
+
+    /// The same with a delivery.
+    pub(crate) fn run_as(&self, delivery: &str, run: usize) -> Result<()> {
+        self.start(&[pipeline(&format!("{delivery}-{run}"), delivery, "in", &[self.job.plugin()])?])
+    }
+
+    /// Runs the job's plugin twice, one behind the other: as a chain, or as two pipelines with a topic between them.
+    pub(crate) fn run_twice(&self, chained: bool, run: usize) -> Result<()> {
+        let plugin = self.job.plugin();
+        if chained {
+            return self.start(&[pipeline(&format!("chain-{run}"), "exactly-once", "in", &[plugin, plugin])?]);
+        }
+        let (first, second) = (format!("first-{run}"), format!("second-{run}"));
+        let first = pipeline(&first, "exactly-once", "in", &[plugin])?;
+        let second = pipeline(&second, "exactly-once", &first.sinks[0].topic, &[plugin])?;
+        self.start(&[first, second])
+    }
+
+    fn start(&self, pipelines: &[Pipeline]) -> Result<()> {
+        self.node.start(pipelines)?;
         self.settle()
     }
+}
+
+/// A pipeline of these plugins from a topic into one of its own.
+fn pipeline(name: &str, delivery: &str, source: &str, plugins: &[&str]) -> Result<Pipeline> {
+    let stages: String = plugins
+        .iter()
+        .enumerate()
+        .map(|(at, plugin)| format!("[[stage]]\nplugin = {plugin:?}\nname = \"stage-{at}\"\n"))
+        .collect();
+    let text = format!(
+        "name = {name:?}\ndelivery = {delivery:?}\n[source]\ntopics = [{source:?}]\n{stages}[[sink]]\ntopic = \"out-{name}\"\n"
+    );
+    Pipeline::parse(Path::new("bench.toml"), &text).map_err(|_| anyhow!("not a pipeline: {text}"))
 }
