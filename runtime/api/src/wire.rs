@@ -42,8 +42,12 @@ impl NewTopic {
     pub fn to_log(&self) -> Result<sluice_log::NewTopic, Problem> {
         let compression = self.compression.as_deref().map(str::parse::<Compression>).transpose();
         let compression = compression.map_err(Problem::bad_request)?.unwrap_or_default();
-        if self.retention_age_ms.is_some_and(|age| age < 0) {
-            return Err(Problem::bad_request("a retention age is not negative"));
+        // The bounds of a [[topic]].
+        if self.retention_age_ms.is_some_and(|age| age < 1000) {
+            return Err(Problem::bad_request("a retention age is at least 1s"));
+        }
+        if self.retention_bytes.is_some_and(|bytes| bytes < 64 << 10) {
+            return Err(Problem::bad_request("a retention size is at least 64KiB"));
         }
         let settings = TopicSettings {
             retention_age_ms: self.retention_age_ms,

@@ -47,6 +47,10 @@ impl Failure {
         &self.message
     }
 
+    pub(crate) fn help_text(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }
@@ -120,7 +124,15 @@ impl From<Problem> for Failure {
         let pipeline =
             problem.detail.starts_with("unknown pipeline: ").then(|| "`sluice status` shows them".to_owned());
         let help = problem.detail.strip_prefix("unknown topic: ");
-        let help = pipeline.or_else(|| {
+        let full = problem
+            .detail
+            .starts_with("no space left")
+            .then(|| "free some space and try again; nothing was written".to_owned());
+        let damaged = problem
+            .detail
+            .starts_with("damaged: ")
+            .then(|| "stop the node, and run `sluice fsck`: it explains".to_owned());
+        let help = pipeline.or(full).or(damaged).or_else(|| {
             help.map(|topic| format!("`sluice topic list` shows them; `sluice topic create {topic}` makes it"))
         });
         Self { code, message: problem.detail, help, diagnostics: Vec::new() }

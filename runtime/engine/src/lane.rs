@@ -203,6 +203,11 @@ impl Lane {
         self.backoff = true;
     }
 
+    /// Whether it waits for [`retry`](Self::retry).
+    pub fn is_backing_off(&self) -> bool {
+        self.backoff
+    }
+
     /// Somebody else has moved the cursor: all that is in flight falls, and nothing is planned before it is known where to go
     /// on.
     pub fn resync(&mut self) {

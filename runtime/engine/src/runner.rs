@@ -105,6 +105,8 @@ pub struct LaneRunner {
     wake: Arc<dyn Fn() + Send + Sync>,
     /// Numbers of commits other than attempts; they count down, so that the two never meet.
     next_own_id: u64,
+    /// It reads up to here only.
+    bound: Option<u64>,
     /// Since when a batch that is not full waits for more events.
     lingering: Option<Duration>,
     resyncs: u32,
@@ -137,6 +139,7 @@ impl LaneRunner {
             answers: Arc::default(),
             wake,
             next_own_id: u64::MAX,
+            bound: None,
             lingering: None,
             resyncs: 0,
             fatal: None,
@@ -148,9 +151,15 @@ impl LaneRunner {
         &self.state
     }
 
-    /// The first offset of the source that cannot be read yet.
-    pub fn high_watermark(&self) -> u64 {
-        self.source.high_watermark()
+    /// Has it stop at what there is now, or go on as new events come.
+    pub fn stop_here(&mut self, stop: bool) {
+        let here = self.bound.unwrap_or_else(|| self.source.high_watermark());
+        self.bound = stop.then_some(here);
+    }
+
+    /// The first offset that is not to be read yet.
+    fn readable(&self) -> u64 {
+        self.source.high_watermark().min(self.bound.unwrap_or(u64::MAX))
     }
 
     /// Ends a [`Step::Backoff`].
@@ -159,9 +168,12 @@ impl LaneRunner {
         self.state.waits_for = None;
     }
 
-    /// Has it look where the cursor is, for somebody else has moved it. What is under way falls.
+    /// Has it look where the cursor is, for somebody else has moved it. What is under way falls. It may have noticed by itself.
     pub fn resync(&mut self) {
-        self.lane.resync();
+        let position = self.storage.position(self.config.pipeline, self.config.source);
+        if position.is_none_or(|(epoch, _)| epoch != self.config.epoch) {
+            self.lane.resync();
+        }
     }
 
     /// Drops instances and memory until there is something to do. Nothing of what counts is in them.
@@ -182,23 +194,33 @@ impl LaneRunner {
         let step = self.follow(step, draining);
         self.state.cursor = self.lane.cursor();
         self.state.halt = self.lane.halt().cloned();
-        self.state.settled =
-            self.lane.is_settled() && self.follower.is_settled(self.committed) && !self.claims.is_claiming();
+        self.state.settled = self.is_settled();
         self.state.warm = self.chain.is_warm();
         step
     }
 
     fn decide(&mut self, draining: bool) -> Step {
-        match self.lane.next(self.source.high_watermark()) {
-            Next::Call { .. } if draining && self.lane.is_settled() => Step::Idle,
+        match self.lane.next(self.readable()) {
+            // What is claimed is dealt with in any case: it would be lost.
+            Next::Call { from, at_most } if draining && from < self.claims.claimed() => {
+                self.attempt(from, at_most, true)
+            }
+            Next::Call { .. } if draining && self.is_settled() => Step::Idle,
             Next::Call { .. } if draining => Step::Waiting,
-            Next::Call { from, at_most } => self.linger(from).unwrap_or_else(|| self.attempt(from, at_most)),
+            Next::Call { from, at_most } => self.linger(from).unwrap_or_else(|| self.attempt(from, at_most, false)),
             Next::AwaitCommits => Step::Waiting,
             Next::Idle => Step::Idle,
             Next::Backoff => Step::Backoff(self.state.waits_for.clone().unwrap_or_default()),
             Next::Halted => self.lane.halt().cloned().map_or(Step::Waiting, Step::Halted),
             Next::Resync => self.find_cursor(),
         }
+    }
+
+    /// Whether nothing is in flight, the cursor is where it should be, and everything claimed was dealt with, as far as it can be.
+    fn is_settled(&self) -> bool {
+        let claims = self.lane.halt().is_some() || self.lane.cursor() >= self.claims.claimed();
+        let dealt_with = self.config.delivery != Delivery::AtMostOnce || (claims && !self.claims.is_claiming());
+        self.lane.is_settled() && self.follower.is_settled(self.committed) && dealt_with
     }
 
     /// Waits for a batch to fill, if it may.
@@ -208,7 +230,7 @@ impl LaneRunner {
         }
         let now = self.clock.elapsed();
         let until = *self.lingering.get_or_insert(now) + self.config.linger;
-        let full = self.source.high_watermark() - from >= u64::from(self.batch_size.events());
+        let full = self.readable().saturating_sub(from) >= u64::from(self.batch_size.events());
         if full || now >= until {
             self.lingering = None;
             return None;
@@ -223,7 +245,11 @@ impl LaneRunner {
             return step;
         }
         let (now, id) = (self.clock.elapsed(), self.next_own_id);
-        let at_once = draining || matches!(step, Step::Halted(_));
+        if self.lane.is_backing_off() {
+            // Also a lane that is halted asks storage only now and then.
+            return Step::Backoff(self.state.waits_for.clone().unwrap_or_default());
+        }
+        let at_once = draining || self.bound.is_some() || matches!(step, Step::Halted(_));
         if let Some(input) = self.follower.due(id, self.committed, now, every, at_once) {
             self.next_own_id -= 1;
             let input = self.input(input);
@@ -232,6 +258,7 @@ impl LaneRunner {
         }
         match (step, self.follower.next_at(self.committed, every)) {
             (Step::Idle | Step::Waiting, Some(at)) => Step::WaitingUntil(at),
+            (Step::WaitingUntil(until), Some(at)) => Step::WaitingUntil(until.min(at)),
             (Step::Idle, None) if !self.follower.is_settled(self.committed) => Step::Waiting,
             (step, _) => step,
         }
@@ -311,8 +338,9 @@ impl LaneRunner {
     }
 
     /// At-most-once: claims events ahead of the next call. `None` while there is nothing to call the consumer with.
-    fn claim(&mut self, from: u64) -> Option<u32> {
-        if let Some((from, to)) = self.claims.due(from, self.batch_size.events(), self.source.high_watermark()) {
+    fn claim(&mut self, from: u64, draining: bool) -> Option<u32> {
+        let due = self.claims.due(from, self.batch_size.events(), self.readable());
+        if let Some((from, to)) = due.filter(|_| !draining) {
             let id = self.next_own_id;
             self.next_own_id -= 1;
             self.claims.claiming(id, to);
@@ -324,12 +352,13 @@ impl LaneRunner {
     }
 
     /// Reads, calls, routes, and hands the commit over without waiting for it.
-    fn attempt(&mut self, from: u64, at_most: Option<u32>) -> Step {
+    fn attempt(&mut self, from: u64, at_most: Option<u32>, draining: bool) -> Step {
         let mut max_events = at_most.unwrap_or(u32::MAX).min(self.batch_size.events());
         if self.config.delivery == Delivery::AtMostOnce {
-            let Some(claimed) = self.claim(from) else { return Step::Waiting };
+            let Some(claimed) = self.claim(from, draining) else { return Step::Waiting };
             max_events = max_events.min(claimed);
         }
+        max_events = max_events.min(u32::try_from(self.readable() - from).unwrap_or(u32::MAX));
         if let Err(error) = self.source.read(from, max_events, self.config.max_bytes, &mut self.batch) {
             if error.advice() == Advice::StopNode {
                 return Step::StopNode(error);

@@ -238,7 +238,7 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
     let mut rng = Rng::from_seed(seed);
     let clock = Arc::new(ManualClock::default());
     let mut lane = runner(plan, &storage, &mut rng, &clock);
-    let mut troubles = 0;
+    let (mut troubles, mut owed) = (0, 0);
     for round in 0..20_000 {
         clock.set(round * 10);
         if rng.one_in(3) {
@@ -261,12 +261,18 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
             troubles += 1;
             let cursor = storage.0.lock().unwrap().cursor;
             storage.rewind(rng.below(cursor + 1));
+            // It is told late, and more than once; by then it may have noticed.
+            owed = 2;
+        }
+        if owed > 0 && rng.one_in(6) {
+            owed -= 1;
             lane.resync();
         }
         match lane.step(false) {
             Step::Backoff(_) => lane.retry(),
             Step::Waiting => storage.answer(rng.one_in(8)),
-            Step::Idle | Step::Halted(_) => break,
+            Step::Idle | Step::Halted(_) if owed == 0 => break,
+            Step::Idle | Step::Halted(_) => {}
             Step::Worked | Step::WaitingUntil(_) => {}
             Step::StopNode(error) => return Err(error.to_string()),
         }

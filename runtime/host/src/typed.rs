@@ -136,6 +136,8 @@ pub(crate) fn flat(outcome: &Outcome, events: &[Event<'_>]) -> Result<Vec<u8>, S
     if outcome.fired != 0 {
         return Err("it says that timers fired, but none was due".to_owned());
     }
+    // The table of sinks is searched for every output: it is bounded before that costs more than the call did.
+    const MOST_SINKS: u32 = 1000;
     let bytes = outcome.outputs.iter().map(|output| output.value.len() + 64).sum();
     let mut writer = OutcomeWriter::with_capacity(bytes);
     for output in &outcome.outputs {
@@ -143,6 +145,9 @@ pub(crate) fn flat(outcome: &Outcome, events: &[Event<'_>]) -> Result<Vec<u8>, S
         let own = || events.get(index as usize).map_or(0, |event| event.timestamp);
         let headers: Vec<_> = output.headers.iter().map(|h| (h.name.as_str(), &h.value[..])).collect();
         let sink = writer.sink(output.sink.as_deref());
+        if sink > MOST_SINKS {
+            return Err(format!("it names more than {MOST_SINKS} sinks"));
+        }
         let event = NewEvent {
             timestamp: output.timestamp.unwrap_or_else(own),
             key: output.key.as_deref(),

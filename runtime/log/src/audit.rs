@@ -163,17 +163,20 @@ impl Account {
 /// Reads the commit log from the oldest snapshot on, up to commit `last_seq`.
 pub(crate) fn audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Audit, Error> {
     const TRIES: usize = 3;
-    for _ in 1..TRIES {
+    for _ in 0..TRIES {
         match try_audit(disk, root, last_seq) {
             // A snapshot was taken meanwhile, and what was to be read is gone: it begins later now.
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-            result => return result,
+            Ok(None) => {}
+            Ok(Some(audit)) => return Ok(audit),
+            Err(error) => return Err(error),
         }
     }
-    try_audit(disk, root, last_seq)
+    Err(Error::Invalid("snapshots are taken faster than the commit log can be read: try again".into()))
 }
 
-fn try_audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Audit, Error> {
+/// `None` when the commit log does not go back to the snapshot any more.
+fn try_audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Option<Audit>, Error> {
     let dir = Directory::new(root);
     let mut told = Audit::default();
     let mut auditor = Auditor::default();
@@ -192,12 +195,17 @@ fn try_audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Audit, Error
         }
         auditor.catalog = snapshot.catalog;
     }
-    for first in firsts(disk, &dir)?.into_iter().filter(|first| *first >= next) {
+    let parts: Vec<u64> = firsts(disk, &dir)?.into_iter().filter(|first| *first >= next).collect();
+    if parts.first() != Some(&next) {
+        return Ok(None);
+    }
+    for first in parts {
         let path = dir.commit_file(first);
         let file = disk.open(&path, sluice_env::Open::Read).map_err(|error| Error::io("read", &path, error))?;
         let bytes = read_whole(&*file, &path)?;
         let header = FileHeader::parse(&bytes, Kind::CommitLog, &path)?;
-        let Some(header) = header else { return Err(Error::damaged(&path, 0, "not a file header")) };
+        // One that is just being made is empty.
+        let Some(header) = header else { continue };
         let mut position = FILE_HEADER as usize;
         while let Some(frame) = bytes.get(position..).and_then(|bytes| Frame::parse(bytes, header.salt, true)) {
             let records = &bytes[position + FRAME_HEADER..][..frame.record_bytes];
@@ -226,7 +234,7 @@ fn try_audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Audit, Error
         told.accounts.push(account);
     }
     told.accounts.sort_by(|a, b| (&a.pipeline, &a.topic, a.partition).cmp(&(&b.pipeline, &b.topic, b.partition)));
-    Ok(told)
+    Ok(Some(told))
 }
 
 fn firsts(disk: &dyn Disk, dir: &Directory) -> Result<Vec<u64>, Error> {

@@ -190,11 +190,6 @@ impl Catalog {
                 if !cursors.iter().all(fits) {
                     return Err(Misfit("cursors are moved from where they are not"));
                 }
-                let outcomes = cursors.iter().map(|(tp, _, to)| {
-                    let key = (*pipeline, *tp);
-                    Undo::Outcome(key, self.outcomes.insert(key, *to))
-                });
-                let outcomes = Undo::Several(outcomes.collect());
                 let moved = self.change_pipeline(*pipeline, |info| {
                     info.epoch = *epoch;
                     info.before = cursors.iter().map(|(tp, from, _)| (*tp, *from)).collect();
@@ -202,6 +197,13 @@ impl Catalog {
                         info.cursors.entry(*tp).or_default().next = *to;
                     }
                 })?;
+                // The new epoch begins at its cursors, also where they stayed.
+                let all: Vec<_> = self.pipelines[pipeline].cursors.iter().map(|(tp, c)| (*tp, c.next)).collect();
+                let outcomes = all.into_iter().map(|(tp, next)| {
+                    let key = (*pipeline, tp);
+                    Undo::Outcome(key, self.outcomes.insert(key, next))
+                });
+                let outcomes = Undo::Several(outcomes.collect());
                 Ok(Undo::Several(vec![outcomes, moved]))
             }
             Change::Input(input) => {

@@ -14,6 +14,8 @@ pub(crate) struct CommitLog {
     pub(crate) file: Arc<dyn File>,
     pub(crate) path: PathBuf,
     pub(crate) salt: u32,
+    /// Its first group.
+    pub(crate) first: u64,
     /// Where the next frame goes.
     pub(crate) position: u64,
 }
@@ -40,8 +42,12 @@ impl CommitLog {
             }
             Ok(file)
         };
-        let file = create().map_err(|error| Error::io("create", &path, error))?;
-        Ok(Self { file, path, salt, position: FILE_HEADER })
+        let file = create().map_err(|error| {
+            // Half a part is no part: the one before goes on.
+            let _ = disk.remove(&path);
+            Error::io("create", &path, error)
+        })?;
+        Ok(Self { file, path, salt, first: first_group, position: FILE_HEADER })
     }
 
     /// Writes a frame at the end, not synced.

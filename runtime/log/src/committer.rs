@@ -48,8 +48,11 @@ pub(crate) struct Committer {
     pub(crate) seq: u64,
     /// All groups up to this one are synced.
     pub(crate) durable_through: u64,
-    /// What the last frame said of that.
+    /// What the last frame said of that; an empty frame counts as saying it of itself.
     pub(crate) announced: u64,
+    /// What the last frame said of that, and what the last one says that is sure to be on the device.
+    pub(crate) told: u64,
+    pub(crate) told_durably: u64,
     /// Bytes in segments that are not synced.
     pub(crate) unsynced_bytes: u64,
     /// When the last group was committed: append times never go back.
@@ -120,6 +123,7 @@ impl Committer {
             let undo = planned.iter_mut().flatten().flat_map(|planned| std::mem::take(&mut planned.undo));
             self.catalog.undo_all(undo.collect());
             self.seq = seq_before;
+            self.keep_up(now);
             return planned.into_iter().map(|planned| planned.and(Err(error.clone()))).collect();
         }
         let touched = self.publish(planned.iter().flatten());
@@ -307,7 +311,10 @@ impl Committer {
             }
         }
         self.group += 1;
-        self.announced = info.durable_through;
+        (self.announced, self.told) = (info.durable_through, info.durable_through);
+        if self.durable_through == self.group {
+            self.told_durably = self.told;
+        }
         Ok(())
     }
 

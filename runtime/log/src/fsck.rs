@@ -17,6 +17,11 @@ use crate::segment::segment_header;
 use crate::snapshot::Snapshot;
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
 
+/// Bytes read at once: a bad sector costs so many at most.
+const BLOCK: usize = 64 << 10;
+/// What the operating system says of a sector that it cannot read.
+const EIO: i32 = 5;
+
 /// Events that are damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -43,6 +48,8 @@ pub struct Fsck {
     pub events: u64,
     /// Snapshots that cannot be read; an older one and the commit log tell the same.
     pub snapshots: Vec<String>,
+    /// Segments whose file header is damaged; their events are not, and a repair writes it again.
+    pub headers: Vec<PathBuf>,
     /// Damaged events.
     pub findings: Vec<Finding>,
     /// Offsets that earlier repairs gave up, per topic and partition.
@@ -64,6 +71,7 @@ pub fn fsck(disk: &Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, repair: bo
             told.snapshots.push(error.to_string());
         }
     }
+    let mut headers = Vec::new();
     let catalog = &opened.committer.catalog;
     for topic in catalog.topics.values() {
         for partition in 0..topic.partitions {
@@ -78,14 +86,27 @@ pub fn fsck(disk: &Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, repair: bo
                     let file = scrub.file.clone();
                     told.findings.push(Finding { topic: topic.name.clone(), tp, file, what, hole });
                 }
+                if told.headers.last() == Some(&scrub.file) {
+                    headers.push((scrub.file, scrub.header));
+                }
             }
         }
     }
-    if repair && !told.findings.is_empty() {
-        let holes = told.findings.iter().map(|finding| (finding.tp, finding.hole)).collect();
-        for answer in opened.committer.commit_group(vec![Commit::order(Order::GiveUp(holes))]) {
-            answer?;
+    if repair && !(told.findings.is_empty() && told.headers.is_empty()) {
+        let holes: Vec<_> = told.findings.iter().map(|finding| (finding.tp, finding.hole)).collect();
+        if !holes.is_empty() {
+            for answer in opened.committer.commit_group(vec![Commit::order(Order::GiveUp(holes))]) {
+                answer?;
+            }
         }
+        for (file, header) in headers {
+            let written = disk.open(&file, Open::Write).map_err(|error| Error::io("open", &file, error))?;
+            header.write(&*written, &file)?;
+            written.sync().map_err(|error| Error::io("sync", &file, error))?;
+        }
+        // From here on, no start looks for what was given up, though the commit log may still carry batches of it.
+        let now = opened.committer.now();
+        opened.committer.snapshot(now)?;
         told.repaired = true;
     }
     opened.committer.end();
@@ -118,7 +139,7 @@ impl Scrub<'_> {
         let mut found = Vec::new();
         if FileHeader::parse(&bytes, Kind::Segment, &self.file)? != Some(self.header) {
             // Batches are read by the salt that the commit log tells; the header itself tells readers nothing.
-            tracing::warn!(file = %self.file.display(), "the file header is damaged; its batches are read all the same");
+            told.headers.push(self.file.clone());
         }
         let (mut position, mut next) = (FILE_HEADER, base_offset);
         while position < end_position {
@@ -154,8 +175,14 @@ impl Scrub<'_> {
         let file = self.disk.open(&self.file, Open::Read).map_err(damaged)?;
         let length = file.len().map_err(damaged)?.min(self.segment.end_position);
         let mut bytes = vec![0; length as usize];
-        let read = file.read_device_at(&mut bytes, 0).map_err(damaged)?;
-        bytes.truncate(read);
+        // A bad sector is damage like any other: what can be read around it is.
+        for (at, block) in (0..).step_by(BLOCK).zip(bytes.chunks_mut(BLOCK)) {
+            match file.read_device_at(block, at) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(EIO) => block.fill(0),
+                Err(error) => return Err(damaged(error)),
+            }
+        }
         Ok(bytes)
     }
 

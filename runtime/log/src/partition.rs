@@ -97,8 +97,9 @@ impl Partition {
             match found {
                 Ok(Some(offset)) => return Ok(offset),
                 Ok(None) => {}
-                // Retention was faster.
+                // Retention was faster, or somebody who deleted the topic.
                 Err(_) if segment.base_offset < self.low_mark() => {}
+                Err(_) if self.is_deleted() => self.check()?,
                 Err(error) => return Err(self.noting(error)),
             }
         }

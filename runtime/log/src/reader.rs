@@ -257,7 +257,11 @@ impl Reader {
             self.buffer.resize(ask, 0);
         }
         self.buffer_start = self.position;
-        self.filled = segment.read_at(&mut self.buffer[..ask], self.position)?;
+        self.filled = match segment.read_at(&mut self.buffer[..ask], self.position) {
+            // Reading ahead may have met a bad sector that is none of this batch.
+            Err(Error::Damaged { .. }) if ask > wanted => segment.read_at(&mut self.buffer[..wanted], self.position)?,
+            read => read?,
+        };
         if self.filled < wanted {
             return Err(Error::damaged(&segment.path, self.position + self.filled as u64, "the file is too short"));
         }

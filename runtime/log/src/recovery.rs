@@ -205,9 +205,11 @@ impl Recovery {
             seq: self.seq,
             durable_through: self.group,
             announced: self.snapshot_group,
+            told: self.snapshot_group,
+            told_durably: self.snapshot_group,
             unsynced_bytes: 0,
             last_time: self.last_time,
-            upkeep: Upkeep::new(self.snapshot_time, removals),
+            upkeep: Upkeep::new(self.snapshot_time, self.snapshot_group, removals),
             shared,
             poisoned: None,
         };

@@ -132,7 +132,11 @@ impl Segment {
                 empty.insert(loaded.map_or_else(|| self.scan(holes), Ok)?)
             }
         };
-        Ok(index.before(offset).map_or((self.base_offset, FILE_HEADER), |entry| (entry.offset, entry.position)))
+        let Some(entry) = index.before(offset) else { return Ok((self.base_offset, FILE_HEADER)) };
+        // An index that was written before a repair knows of no holes.
+        let holes = holes.iter().filter(|hole| hole.segment == self.base_offset);
+        let hole = { holes }.find(|hole| (hole.position..hole.end_position).contains(&entry.position));
+        Ok(hole.map_or((entry.offset, entry.position), |hole| (hole.from, hole.position)))
     }
 
     /// Rebuilds the index from the headers of the batches. Bodies are not checked: readers do that.

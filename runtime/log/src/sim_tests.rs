@@ -222,6 +222,7 @@ fn run(committer: &mut Committer, groups: &[Vec<Commit>]) -> usize {
         }
         if index % 4 == 3 {
             committer.idle();
+            committer.idle();
         }
     }
     acknowledged
@@ -360,6 +361,16 @@ fn retention_deletion_and_rewinds_survive_a_crash_at_every_step() {
         let options = Options { segment_bytes: 900, durability, ..options(None) };
         let crash = if durability == Durability::Fsync { Crash::Power } else { Crash::Process };
         crash_in(&operated_workload(seed, false), seed, &options, crash).unwrap();
+    }
+}
+
+#[test]
+fn snapshots_while_nothing_happens_harm_nothing() {
+    for seed in 630..633 {
+        let options = Options { snapshot_age_ms: 300, segment_bytes: 900, ..options(None) };
+        let mut groups = operated_workload(seed, false);
+        groups.truncate(9);
+        crash_in(&groups, seed, &options, Crash::Power).unwrap();
     }
 }
 
@@ -880,4 +891,30 @@ fn orders_go_through_on_a_full_disk_by_the_reserve() {
         committer.idle();
     }
     assert!(disk.files().contains(&(Path::new(ROOT).join("reserve"), 4096)));
+}
+
+#[test]
+fn a_rewind_of_one_partition_begins_a_new_epoch_in_all() {
+    let disk = SimDisk::default();
+    let mut committer = open(&disk, &options(None)).unwrap();
+    let mut groups = workload(4, false);
+    groups[1][0].pipeline.as_mut().unwrap().start.push((IN2, 0));
+    for group in &groups[..2] {
+        committer.commit_group(group.clone()).into_iter().for_each(|answer| drop(answer.unwrap()));
+    }
+    let mut events = Batch::default();
+    (0..4).for_each(|_| events.push(&NewEvent::default()).unwrap());
+    for tp in [IN, IN2] {
+        committer.commit_group(vec![Commit::append(tp, events.clone())]).remove(0).unwrap();
+    }
+    let mut go = |commit: Commit| committer.commit_group(vec![commit]).remove(0).is_ok();
+    let outcome = |epoch, from| {
+        let input = Input { step: Step::Outcome, pipeline: 1, epoch, topic: 1, partition: 1, ..Input::default() };
+        Commit { input: Some(Input { from, to: from + 1, ..input }), ..Commit::default() }
+    };
+    // Outputs ahead of the cursor, at-least-once; then an operator moves the other partition's cursor.
+    assert!(go(outcome(1, 0)) && go(outcome(1, 1)));
+    assert!(go(Commit::order(Order::Move { pipeline: "p".into(), to: vec![(IN, 0)] })));
+    assert!(!go(outcome(1, 2)) && !go(outcome(2, 2)));
+    assert!(go(outcome(2, 0)) && go(outcome(2, 1)));
 }

@@ -39,6 +39,8 @@ pub(crate) enum Removal {
 #[derive(Debug, Default)]
 pub(crate) struct Upkeep {
     pub(crate) snapshot_time: i64,
+    /// The group of the last one.
+    snapshot_group: u64,
     /// After one that failed for lack of space, when to try again.
     snapshot_not_before: i64,
     retention_at: Duration,
@@ -54,8 +56,8 @@ pub(crate) struct Upkeep {
 }
 
 impl Upkeep {
-    pub(crate) fn new(snapshot_time: i64, removals: VecDeque<(u64, Removal)>) -> Self {
-        Self { snapshot_time, removals, snapshot_not_before: i64::MIN, ..Self::default() }
+    pub(crate) fn new(snapshot_time: i64, snapshot_group: u64, removals: VecDeque<(u64, Removal)>) -> Self {
+        Self { snapshot_time, snapshot_group, removals, snapshot_not_before: i64::MIN, ..Self::default() }
     }
 }
 
@@ -75,7 +77,9 @@ impl Committer {
         };
         let bounded = self.catalog.topics.values().any(|topic| topic.settings.is_bounded());
         let retention = bounded.then(|| self.upkeep.retention_at.saturating_sub(now));
-        let producers = (!self.catalog.producers.is_empty()).then(|| self.upkeep.producers_at.saturating_sub(now));
+        // They are looked for when retention is.
+        let producers_at = self.upkeep.producers_at.max(self.upkeep.retention_at);
+        let producers = (!self.catalog.producers.is_empty()).then(|| producers_at.saturating_sub(now));
         let removals = (!self.upkeep.removals.is_empty()).then_some(REMOVALS_WAIT);
         [cover, sync, retention, producers, removals].into_iter().flatten().min()
     }
@@ -155,7 +159,7 @@ impl Committer {
             self.try_snapshot(now);
         }
         while let Some((group, removal)) = self.upkeep.removals.front()
-            && (*group <= self.announced || self.options.has(Planted::RemoveTooEarly))
+            && (*group <= self.told_durably || self.options.has(Planted::RemoveTooEarly))
         {
             let removed = match removal {
                 Removal::Segment(path) => {
@@ -169,6 +173,14 @@ impl Committer {
                     all.and_then(|()| self.disk.remove_dir(&dir))
                 }
             };
+            // What is gone need not be synced, and an open file would keep its space.
+            match removal {
+                Removal::Segment(path) => drop(self.unsynced.remove(path)),
+                Removal::Topic(id) => {
+                    let dir = self.dir.topic(*id);
+                    self.unsynced.retain(|path, _| !path.starts_with(&dir));
+                }
+            }
             if let Err(error) = removed {
                 // It is no part of the log any more; the next start removes it.
                 tracing::warn!(%error, ?removal, "a superfluous file was not removed");
@@ -184,6 +196,7 @@ impl Committer {
         self.sync(&segments.chain([self.commit_log.file.clone()]).collect::<Vec<_>>())?;
         self.unsynced_bytes = 0;
         self.durable_through = self.group;
+        self.told_durably = self.told;
         self.upkeep.synced_at = self.clock.elapsed();
         Ok(())
     }
@@ -193,7 +206,8 @@ impl Committer {
         let due = self.commit_log.position >= self.options.snapshot_bytes
             || self.unsynced_bytes >= self.options.unsynced_bytes
             || age >= self.options.snapshot_age_ms;
-        if due && now >= self.upkeep.snapshot_not_before {
+        let news = self.group > self.upkeep.snapshot_group;
+        if due && news && now >= self.upkeep.snapshot_not_before {
             self.try_snapshot(now);
         }
     }
@@ -213,14 +227,19 @@ impl Committer {
     /// Syncs everything, begins a new part of the commit log, writes a snapshot, and removes what it makes superfluous.
     pub(crate) fn snapshot(&mut self, now: i64) -> Result<(), Error> {
         self.sync_all()?;
-        // The new part first: a snapshot promises that what follows it can be found.
-        let salt = self.rng.next_u64() as u32;
-        let sync_names = !self.options.has(Planted::ForgetDirectorySync);
-        let next = CommitLog::create(&*self.disk, &self.dir, self.directory, self.group + 1, salt, sync_names)?;
-        self.commit_log = next;
+        // The new part first: a snapshot promises that what follows it can be found. It may be there, and empty, from an attempt
+        // that found no space for the snapshot.
+        if self.commit_log.first != self.group + 1 {
+            let salt = self.rng.next_u64() as u32;
+            let sync_names = !self.options.has(Planted::ForgetDirectorySync);
+            self.commit_log =
+                CommitLog::create(&*self.disk, &self.dir, self.directory, self.group + 1, salt, sync_names)?;
+        }
         let snapshot = Snapshot { group: self.group, seq: self.seq, time: now, catalog: self.catalog.clone() };
         snapshot.write(&*self.disk, &self.dir, self.directory, self.rng.next_u64() as u32)?;
         self.announced = self.group;
+        (self.told, self.told_durably) = (self.group, self.group);
+        self.upkeep.snapshot_group = self.group;
         self.remove_superfluous()
     }
 

@@ -1,5 +1,6 @@
 //! A running node.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -61,6 +62,8 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     scheduler: Scheduler,
     running: Mutex<Vec<Running>>,
+    /// Pipelines that were asked to drain: once they have, the log is told that they stand still.
+    draining: Mutex<BTreeSet<String>>,
 }
 
 /// How often a wait looks whether it was interrupted.
@@ -85,7 +88,7 @@ impl Node {
         let host = Host::new(Some(&options.data.join("cache")), clock.clone())?;
         let scheduler = Scheduler::new(clock.clone());
         log.on_append(scheduler.on_append());
-        Ok(Self { log, host, clock, scheduler, running: Mutex::default() })
+        Ok(Self { log, host, clock, scheduler, running: Mutex::default(), draining: Mutex::default() })
     }
 
     /// The log.
@@ -116,6 +119,9 @@ impl Node {
         }
         for ((pipeline, stages), start) in pipelines.iter().zip(stages).zip(started) {
             let stages: Vec<_> = stages.into_iter().map(|(_, stage)| stage).collect();
+            if start.0.desired == Desired::Drain {
+                self.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline.name.clone());
+            }
             let running = lanes::run(&self.log, &self.clock, &self.scheduler, pipeline, start, &stages)?;
             self.running().push(running);
         }
@@ -128,6 +134,13 @@ impl Node {
     /// When there is no such pipeline, or storage refuses.
     pub fn want(&self, pipeline: &str, desired: Desired) -> Result<(), Error> {
         self.log.commit(Commit::order(Order::Want(pipeline.to_owned(), desired)))?;
+        let mut draining = self.draining.lock().unwrap_or_else(PoisonError::into_inner);
+        if desired == Desired::Drain {
+            draining.insert(pipeline.to_owned())
+        } else {
+            draining.remove(pipeline)
+        };
+        drop(draining);
         self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.want(lane, desired));
         Ok(())
     }
@@ -188,7 +201,7 @@ impl Node {
     /// Lets pipelines finish and commit what is in flight, and begin nothing new.
     pub fn drain(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
         self.scheduler.drain();
-        self.wait_for(interrupted, || self.is_at_rest().then_some(Outcome::Idle))
+        self.wait_for(interrupted, || self.is_at_rest().then_some(Outcome::Idle).or_else(|| self.refused()))
     }
 
     /// Looks again whenever a lane has come to rest, until there is an outcome.
@@ -203,7 +216,23 @@ impl Node {
             if interrupted() {
                 return Outcome::Interrupted;
             }
+            self.note_drained();
             self.scheduler.wait_for_rest(LOOK);
+        }
+    }
+
+    /// Tells the log of pipelines that have drained that they stand still, also after a restart.
+    fn note_drained(&self) {
+        let draining = self.draining.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for pipeline in draining {
+            let stands = |(_, lane): &(TopicPartition, usize)| {
+                self.scheduler.seen(*lane).is_none_or(|seen| seen.paused && seen.at_rest && seen.state.settled)
+            };
+            if self.lanes_of(&pipeline).iter().all(stands)
+                && let Err(error) = self.want(&pipeline, Desired::Pause)
+            {
+                tracing::warn!(%error, pipeline, "has drained, and the log could not be told");
+            }
         }
     }
 

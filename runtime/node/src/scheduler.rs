@@ -240,7 +240,13 @@ impl Shared {
                 let mut ready = lock(&self.ready);
                 ready.turns[slot.pipeline].running -= 1;
                 ready.offer(slot.pipeline, self.at_once);
-                ready.delayed.extend(delay.map(|delay| (lane, delay)));
+                if let Some((at, refused)) = delay {
+                    // Another thread may have run the lane meanwhile: what it was told by storage counts more.
+                    let entry = ready.delayed.entry(lane).or_insert((at, refused));
+                    if refused || !entry.1 {
+                        *entry = (at, refused);
+                    }
+                }
                 if delay.is_some() || !ready.pipelines.is_empty() {
                     self.ready_changed.notify_one();
                 }
@@ -257,6 +263,7 @@ impl Shared {
         if slot.moved.swap(false, Ordering::SeqCst) {
             runner.resync();
         }
+        runner.stop_here(slot.desired.load(Ordering::SeqCst) == Desired::Drain as u8);
         let mut step = Step::Worked;
         for _ in 0..TURN {
             step = runner.step(self.draining.load(Ordering::SeqCst) || slot.stands_still());

@@ -65,7 +65,10 @@ pub(crate) fn doctor(global: &Global) -> Result<ExitCode, Failure> {
     if existing {
         match Access::open_existing(global) {
             Ok(access) => checks.extend(directory(access)),
-            Err(failure) => checks.push(Check::bad("data directory", failure.message().to_owned(), "see above")),
+            Err(failure) => {
+                let help = failure.help_text().unwrap_or("`sluice fsck` may say more").to_owned();
+                checks.push(Check::bad("data directory", failure.message().to_owned(), help));
+            }
         }
     } else {
         checks.push(Check::good("data directory", format!("{} is not there yet", global.data.display())));

@@ -31,7 +31,11 @@ pub(crate) fn fsck(global: &Global, verb: &args::Fsck) -> Result<ExitCode, Failu
         )
     })?;
     show::answer(global, &to_json(&told), || describe(&told))?;
-    Ok(if told.findings.is_empty() || told.repaired { ExitCode::SUCCESS } else { ExitCode::from(3) })
+    Ok(if (told.findings.is_empty() && told.headers.is_empty()) || told.repaired {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(3)
+    })
 }
 
 fn describe(told: &Fsck) -> String {
@@ -41,6 +45,10 @@ fn describe(told: &Fsck) -> String {
         out.push_str(&format!(
             "\na snapshot cannot be read; an older one tells the same, nothing is lost: {snapshot}\n"
         ));
+    }
+    for file in &told.headers {
+        let what = if told.repaired { "was written again" } else { "is damaged; a repair writes it again" };
+        out.push_str(&format!("\nthe file header of {} {what}, no events are lost\n", file.display()));
     }
     for (topic, partition, hole) in &told.holes {
         out.push_str(&format!(
@@ -60,7 +68,7 @@ fn describe(told: &Fsck) -> String {
             ),
         });
     }
-    match (told.findings.is_empty(), told.repaired) {
+    match (told.findings.is_empty() && told.headers.is_empty(), told.repaired) {
         (true, _) => out.push_str("nothing is damaged\n"),
         (false, true) => {}
         (false, false) => out.push_str(
@@ -81,7 +89,7 @@ fn to_json(told: &Fsck) -> serde_json::Value {
         serde_json::json!({ "topic": topic, "partition": partition, "from": hole.from, "to": hole.to })
     });
     serde_json::json!({
-        "bytes": told.bytes, "batches": told.batches, "events": told.events, "snapshots": told.snapshots,
+        "bytes": told.bytes, "batches": told.batches, "events": told.events, "snapshots": told.snapshots, "headers": told.headers,
         "damaged": findings.collect::<Vec<_>>(), "holes": holes.collect::<Vec<_>>(), "repaired": told.repaired,
     })
 }

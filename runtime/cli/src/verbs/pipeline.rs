@@ -44,11 +44,15 @@ fn want(access: &mut Access, name: &str, want: Want, done: &str) -> Result<Strin
         match pipeline.state {
             PipelineState::Paused => return Ok(done.to_owned()),
             PipelineState::Stopped => return Ok(format!("will be {done} when a node runs it")),
+            PipelineState::Halted if want == Want::Pause => {
+                return Ok("paused; it is halted as well: `sluice status` says at which event and why".to_owned());
+            }
             PipelineState::Halted => {
-                let message = format!("pipeline {name} is halted, so it cannot be {done}");
+                let message =
+                    format!("pipeline {name} is halted: it stands still once that is mended and it is drained");
                 return Err(Failure::failed(message).help("`sluice status` says at which event and why"));
             }
-            PipelineState::Running | PipelineState::Idle | PipelineState::Waiting if want == Want::Drain => {
+            PipelineState::Running | PipelineState::Idle => {
                 return Err(Failure::failed(format!("pipeline {name} was resumed meanwhile")));
             }
             _ => {}

@@ -52,8 +52,7 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
         if verb.until_idle { node.wait_until_idle(&|| first(&signals)) } else { node.wait(&|| first(&signals)) };
     let result = match outcome {
         Outcome::Failed(error) => Err(Failure::from(error)),
-        Outcome::Refused(reason) => Err(Failure::storage(reason)
-            .help("free some space and run again: it goes on where it stopped; nothing committed is lost")),
+        Outcome::Refused(reason) => Err(refused(reason)),
         Outcome::Halted(halted) => Err(halted_failure(&halted)),
         Outcome::Idle => Ok(()),
         Outcome::Interrupted => {
@@ -65,6 +64,7 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
                     std::process::exit(1);
                 }
                 Outcome::Failed(error) => Err(Failure::from(error)),
+                Outcome::Refused(reason) => Err(refused(reason)),
                 _ => Ok(()),
             }
         }
@@ -84,6 +84,11 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     server.abort();
     runtime.shutdown_background();
     result.map(|()| ExitCode::SUCCESS)
+}
+
+fn refused(reason: String) -> Failure {
+    let help = "free some space and run again: it goes on where it stopped; nothing committed is lost";
+    Failure::storage(reason).help(help)
 }
 
 fn total_read(pipelines: &[PipelineStatus]) -> u64 {
@@ -111,6 +116,10 @@ fn halted_failure(halted: &[PipelineStatus]) -> Failure {
             Some(format!("{} is halted at {at}: {}", pipeline.name, halted.reason))
         })
     });
-    Failure::failed(lines.collect::<Vec<_>>().join("\nerror: "))
-        .help("everything before it is committed; mend the plugin, build it and run again: it goes on from there")
+    let lossy = halted.iter().any(|pipeline| pipeline.delivery.as_deref() == Some("at-most-once"));
+    Failure::failed(lines.collect::<Vec<_>>().join("\nerror: ")).help(if lossy {
+        "everything before it is committed; at-most-once goes on behind the events in hand, which are lost: `sluice audit` lists them"
+    } else {
+        "everything before it is committed; mend the plugin, build it and run again: it goes on from there"
+    })
 }

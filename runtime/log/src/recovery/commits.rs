@@ -189,6 +189,6 @@ impl Recovery {
         if self.report.cut_bytes > 0 {
             tracing::info!(bytes = self.report.cut_bytes, file = %part.path.display(), "cut an unfinished end");
         }
-        Ok(CommitLog { file: part.file, path: part.path, salt: part.salt, position: end as u64 })
+        Ok(CommitLog { file: part.file, path: part.path, salt: part.salt, first: part.first, position: end as u64 })
     }
 }

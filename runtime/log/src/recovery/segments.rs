@@ -229,6 +229,12 @@ impl Recovery {
         for topic in self.catalog.topics.values() {
             let dir = self.dir.topic(topic.id);
             let names = self.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
+            for name in names.iter().filter(|name| name.ends_with(".index")) {
+                if !names.contains(&name.replace(".index", ".segment")) {
+                    let path = dir.join(name);
+                    self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
+                }
+            }
             for name in names.iter().filter(|name| name.ends_with(".segment")) {
                 let partition = name.split('-').next().and_then(|text| text.parse().ok());
                 let (Some(partition), Some(base)) = (partition, number(name, ".segment")) else { continue };
