@@ -112,6 +112,29 @@ fn a_changed_definition_is_a_new_generation_and_topics_are_kept_as_declared() {
 }
 
 #[test]
+fn more_partitions_than_instances_are_served_and_served_again() {
+    let workspace = with_guests();
+    workspace.sluice(&["topic", "create", "many", "--partitions", "600"]).ok();
+    let text = pipeline("exactly-once", "[[stage]]\nplugin = \"upper.wasm\"").replace("[\"words\"]", "[\"many\"]");
+    workspace.write("pipelines/p.toml", &text);
+    let lines: Vec<String> = (0..3000).map(|number| format!(r#"{{"k":"{number}"}}"#)).collect();
+    workspace.write("lines", lines.join("\n"));
+    let mut node = workspace.start(&[]).unwrap();
+    for round in 1..=3 {
+        workspace.sluice(&["produce", "many", "lines", "--key", "k"]).ok();
+        workspace.until("all is read", || {
+            let pipeline = workspace.pipeline("p");
+            pipeline["lag"] == 0 && pipeline["committed"] == 3000 * round
+        });
+    }
+    sluice_tests::sluice::kill(&mut node);
+    let mut values = workspace.values("out");
+    values.sort();
+    values.dedup();
+    assert_eq!(values.len(), 3000);
+}
+
+#[test]
 fn fixtures_pass_differ_or_are_refused() {
     let workspace = with_guests();
     workspace.write("pipelines/p.toml", pipeline("exactly-once", CHAIN));

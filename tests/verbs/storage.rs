@@ -159,3 +159,25 @@ fn a_directory_of_the_first_version_is_opened_and_goes_on() {
     workspace.sluice(&["rewind", "late", "--to", "earliest", "--yes"]).ok();
     assert_eq!(workspace.pipeline("late")["lag"], 301);
 }
+
+#[test]
+fn a_directory_of_the_second_version_is_opened_and_goes_on() {
+    let workspace = kept("data-2.tar.gz");
+    let counts = ["flights", "late", "copy", "words"].map(|topic| workspace.values(topic).len());
+    assert_eq!(counts, [300, 23, 29, 4]);
+    // A snapshot, a hole, compression, retention, a deleted topic, a rewind, a paused pipeline: all of it is in there.
+    let ran = workspace.sluice(&["consume", "big"]);
+    assert!(ran.stderr.contains("big/0: offsets 0 to") && ran.stdout.ends_with("behind\nagain\n"), "{}", ran.stderr);
+    let late = workspace.json(&["topic", "describe", "late"]);
+    assert_eq!((&late["compression"], &late["retention-bytes"]), (&"zstd".into(), &(1_u64 << 30).into()));
+    assert_eq!((&workspace.pipeline("copy")["epoch"], &workspace.pipeline("copy")["read"]), (&2.into(), &29.into()));
+    let undone = workspace.json(&["rewind", "copy", "--undo"]);
+    assert_eq!((&undone["moves"][0]["topic"], &undone["moves"][0]["to"]), (&"words".into(), &3.into()));
+    let made = workspace.json(&["topic", "create", "gone"]);
+    assert!(made["id"].as_u64().unwrap() > 6, "an id is used again: {made}");
+    workspace.sluice(&["rewind", "late", "--to", "earliest", "--yes"]).ok();
+    assert_eq!(workspace.pipeline("late")["lag"], 300);
+    let audit = workspace.json(&["audit"]);
+    assert!(audit["accounts"].as_array().unwrap().iter().all(|account| account["balances"] == true), "{audit}");
+    assert!(workspace.sluice(&["fsck"]).ok().contains("nothing is damaged"));
+}

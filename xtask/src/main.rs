@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo | test | plugins | bench | setup`.
+//! The project's own commands: `cargo xtask demo | test | plugins | bench | guests | setup`.
 #![allow(clippy::print_stdout)]
 
 mod demo;
@@ -14,7 +14,8 @@ const USAGE: &str = "cargo xtask COMMAND
   test      set up, then formatting, clippy and all tests; `--kills N` sets the number of kills of the crash test
   plugins   set up, and build the example plugins
   bench     measure, beside native ceilings; prints the table that bench/README.md keeps
-  setup     install what is missing: Rust's standard library for wasm32";
+  guests    build the guest in C of the tests again (its .wasm is kept in tests/guests)
+  setup     install what is missing: Rust's standard library for wasm32, strace for the tests";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,7 +30,8 @@ fn main() -> Result<()> {
             setup::plugins()?;
             shell::run(shell::cargo(&["run", "--release", "--package", "sluice-bench", "--"]).args(rest))
         }
-        ["setup"] => setup::setup(),
+        ["guests"] => setup::guests(),
+        ["setup"] => setup::setup().and_then(|()| setup::test_tools()),
         [] | ["help" | "--help"] => {
             println!("{USAGE}");
             Ok(())

@@ -33,6 +33,31 @@ pub(crate) fn setup() -> Result<()> {
     })
 }
 
+/// Sees to it that the tests have what they need besides: strace, which makes system calls fail.
+pub(crate) fn test_tools() -> Result<()> {
+    let found = |program: &str| {
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&paths).any(|dir| dir.join(program).is_file())
+    };
+    if found("strace") {
+        return Ok(());
+    }
+    println!("setup: strace, through apt-get");
+    let install = || -> Result<()> {
+        run(&mut command("apt-get", &["update"]))?;
+        run(&mut command("apt-get", &["install", "-y", "--no-install-recommends", "strace"]))
+    };
+    install()
+        .context("the tests make system calls fail with strace: install it by hand (as root, `apt-get install strace`)")
+}
+
+/// Builds the guest in C again, whose .wasm is kept beside it.
+pub(crate) fn guests() -> Result<()> {
+    let options = ["--target=wasm32", "-O2", "-nostdlib", "-Wall", "-Wextra", "-Wl,--no-entry", "-Wl,--strip-all"];
+    let built = run(command("clang", &options).args(["-o", "tests/guests/upper.wasm", "tests/guests/upper.c"]));
+    built.context("clang and lld build it: `apt-get install clang lld`")
+}
+
 fn has_target() -> bool {
     let libraries = output(&mut command("rustc", &["--print", "target-libdir", "--target", TARGET]));
     std::env::var_os("SLUICE_DEBIAN_RUST").is_none() && libraries.is_ok_and(|dir| Path::new(dir.trim()).is_dir())

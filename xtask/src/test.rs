@@ -9,6 +9,7 @@ pub(crate) fn test(kills: Option<u32>) -> Result<()> {
     let plugins = ["--manifest-path", "plugins/Cargo.toml"];
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
     run(cargo(&["fmt", "--all", "--check"]).args(plugins))?;
+    setup::test_tools()?;
     setup::plugins()?;
     run(&mut cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run(cargo(&["clippy", "--quiet", "--all-targets"]).args(plugins).args(["--", "-D", "warnings"]))?;
