@@ -13,6 +13,7 @@ fn workspace() -> Workspace {
     workspace
 }
 
+#[expect(clippy::disallowed_methods, reason = "the test's own clock")]
 /// As RFC 3339, a moment that no event before it and every event after it was appended at.
 fn moment() -> String {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();

@@ -272,8 +272,7 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
             Step::Backoff(_) => lane.retry(),
             Step::Waiting => storage.answer(rng.one_in(8)),
             Step::Idle | Step::Halted(_) if owed == 0 => break,
-            Step::Idle | Step::Halted(_) => {}
-            Step::Worked | Step::WaitingUntil(_) => {}
+            Step::Idle | Step::Halted(_) | Step::Worked | Step::WaitingUntil(_) => {}
             Step::StopNode(error) => return Err(error.to_string()),
         }
     }

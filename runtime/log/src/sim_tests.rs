@@ -833,8 +833,8 @@ fn places_are_found_by_time() {
     }
     let partition = committer.shared.partition(IN).unwrap();
     for hour in 1..=50 {
-        assert_eq!(partition.offset_at(hour * 3_600_000).unwrap(), hour as u64 - 1);
-        assert_eq!(partition.offset_at(hour * 3_600_000 + 1).unwrap(), hour as u64);
+        assert_eq!(partition.offset_at(hour * 3_600_000).unwrap(), hour.unsigned_abs() - 1);
+        assert_eq!(partition.offset_at(hour * 3_600_000 + 1).unwrap(), hour.unsigned_abs());
     }
     assert_eq!((partition.offset_at(0).unwrap(), partition.offset_at(i64::MAX).unwrap()), (0, 50));
     assert_eq!(partition.offset_at_event_time(999).unwrap(), 0);

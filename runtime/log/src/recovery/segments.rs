@@ -229,7 +229,7 @@ impl Recovery {
         for topic in self.catalog.topics.values() {
             let dir = self.dir.topic(topic.id);
             let names = self.disk.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
-            for name in names.iter().filter(|name| name.ends_with(".index")) {
+            for name in names.iter().filter(|name| number(name, ".index").is_some()) {
                 if !names.contains(&name.replace(".index", ".segment")) {
                     let path = dir.join(name);
                     self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
