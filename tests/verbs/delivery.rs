@@ -112,6 +112,19 @@ fn a_changed_definition_is_a_new_generation_and_topics_are_kept_as_declared() {
 }
 
 #[test]
+fn at_most_once_accounts_for_every_event_of_many_batches() {
+    let workspace = with_guests();
+    workspace.write("pipelines/p.toml", pipeline("at-most-once", CHAIN));
+    let lines: Vec<String> = (0..60_000).map(|number| format!("word {number}")).collect();
+    workspace.produce("words", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let account = &workspace.json(&["audit"])["accounts"][0];
+    let counts = ["read", "committed", "lost"].map(|name| account[name].as_u64().unwrap());
+    assert_eq!((counts, &account["balances"]), ([60_000, 60_000, 0], &Value::Bool(true)), "{account}");
+    assert_eq!(workspace.values("out").len(), 60_000);
+}
+
+#[test]
 fn more_partitions_than_instances_are_served_and_served_again() {
     let workspace = with_guests();
     workspace.sluice(&["topic", "create", "many", "--partitions", "600"]).ok();

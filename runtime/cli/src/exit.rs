@@ -101,8 +101,11 @@ impl From<Error> for Failure {
             Error::UnknownPipeline(_) => Some("`sluice status` shows them".to_owned()),
             Error::InUse(_) => Some("stop the other process, or name another directory with --data".to_owned()),
             Error::NoSpace { .. } => Some("free some space and try again; nothing was written".to_owned()),
+            Error::Damaged { file, .. } if file.extension().is_some_and(|kind| kind == "segment") => {
+                Some("nothing was changed; `sluice fsck` explains it; restore the file from a copy, or let `sluice fsck --repair` give up what is damaged".to_owned())
+            }
             Error::Damaged { .. } => Some(
-                "nothing was changed; `sluice fsck` explains it; restore the file from a copy, or let `sluice fsck --repair` give up what is damaged"
+                "nothing was changed; this file tells what is true, and there is no repair for it: restore the directory from a copy"
                     .to_owned(),
             ),
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {

@@ -296,7 +296,12 @@ impl LaneRunner {
             if self.lane.commit_failed(id, advice, error.to_string()) {
                 // The instances have seen what never happened.
                 self.chain.drop_instances();
-                tracing::warn!(%error, source = %self.config.source, "a commit failed; its attempts are discarded");
+                // Fenced by somebody who moved the cursor is nothing to worry about.
+                if advice == Advice::Resync {
+                    tracing::debug!(%error, source = %self.config.source, "fenced; its attempts are discarded");
+                } else {
+                    tracing::warn!(%error, source = %self.config.source, "a commit failed; its attempts are discarded");
+                }
             }
         }
         match advice {

@@ -74,28 +74,31 @@ struct Claims {
     earlier: u64,
 }
 
-enum Settled {
-    Claim,
-    Earlier,
-    Unclaimed,
-}
-
 impl Claims {
-    /// Takes a settled range out of the claims.
-    fn settle(&mut self, from: u64, to: u64) -> Settled {
-        if let Some(at) = self.ranges.iter().rposition(|claim| claim.0 <= from && to <= claim.1) {
-            let claim = self.ranges.remove(at);
-            let rest = [(claim.0, from), (to, claim.1)].into_iter().filter(|(from, to)| from < to);
-            self.ranges.splice(at..at, rest);
-            return Settled::Claim;
+    fn claim(&mut self, from: u64, to: u64) {
+        match self.ranges.last_mut() {
+            // One outcome may settle the end of a claim and the beginning of the next.
+            Some(last) if last.1 == from => last.1 = to,
+            _ => self.ranges.push((from, to)),
         }
-        match self.earlier.checked_sub(to - from) {
-            Some(left) => {
-                self.earlier = left;
-                Settled::Earlier
-            }
-            None => Settled::Unclaimed,
-        }
+    }
+
+    /// Takes a settled range out of the claims: how many of its events were claimed since the audit begins, or `None` when some
+    /// were never claimed.
+    fn settle(&mut self, from: u64, to: u64) -> Option<u64> {
+        let overlaps = |claim: &(u64, u64)| claim.0 < to && from < claim.1;
+        // The newest: after a rewind the same events are claimed again.
+        let Some(at) = self.ranges.iter().rposition(overlaps) else {
+            self.earlier = self.earlier.checked_sub(to - from)?;
+            return Some(0);
+        };
+        let claim = self.ranges.remove(at);
+        let (begin, end) = (claim.0.max(from), claim.1.min(to));
+        let rest = [(claim.0, begin), (end, claim.1)].into_iter().filter(|(from, to)| from < to);
+        self.ranges.splice(at..at, rest);
+        // What lies before was claimed before the audit begins.
+        self.earlier = self.earlier.checked_sub((to - from) - (end - begin))?;
+        Some(end - begin)
     }
 }
 
@@ -137,15 +140,14 @@ impl Account {
             (self.read, self.to) = (self.read + events, input.to);
         }
         match input.step {
-            Step::Claim => return open.ranges.push((input.from, input.to)),
+            Step::Claim => return open.claim(input.from, input.to),
             // Outputs ahead of the cursor: they count when it moves.
             Step::Outcome if input.to > self.to => return,
             Step::Outcome => match open.settle(input.from, input.to) {
-                Settled::Claim => {}
-                Settled::Earlier => return,
-                Settled::Unclaimed => {
-                    self.errors.push(format!("{}..{} came out without a claim", input.from, input.to));
-                }
+                Some(claimed) if claimed == events => {}
+                // It settles claims of the time before, too: what it says of those is no part of this account.
+                Some(claimed) => return self.count(input, claimed),
+                None => self.errors.push(format!("{}..{} came out without a claim", input.from, input.to)),
             },
             Step::Done => {}
         }
@@ -153,10 +155,21 @@ impl Account {
         if told != events {
             self.errors.push(format!("{told} of the {events} events from {} on are told of", input.from));
         }
-        self.committed += input.committed;
-        self.filtered += input.filtered;
-        self.dead += input.dead;
-        self.skipped += input.skipped;
+        self.count(input, u64::MAX);
+    }
+
+    /// Counts what became of at most so many of a commit's events.
+    fn count(&mut self, input: &Input, at_most: u64) {
+        let mut left = at_most;
+        let mut part = |events: u64| {
+            let taken = events.min(left);
+            left -= taken;
+            taken
+        };
+        self.committed += part(input.committed);
+        self.filtered += part(input.filtered);
+        self.dead += part(input.dead);
+        self.skipped += part(input.skipped);
     }
 }
 
@@ -240,4 +253,24 @@ fn try_audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Option<Audit
 fn firsts(disk: &dyn Disk, dir: &Directory) -> Result<Vec<u64>, Error> {
     let names = disk.list(&dir.commits()).map_err(|error| Error::io("list", &dir.commits(), error))?;
     Ok(names.iter().filter_map(|name| number(name, ".commits")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_settle_claims_however_they_are_cut() {
+        let mut claims = Claims { ranges: Vec::new(), earlier: 5 };
+        claims.claim(10, 20);
+        claims.claim(20, 30);
+        assert_eq!(claims.settle(8, 12), Some(2));
+        assert_eq!(claims.settle(12, 25), Some(13));
+        assert_eq!((claims.ranges.clone(), claims.earlier), (vec![(25, 30)], 3));
+        // A rewind: the same events are claimed again, and those before stay lost.
+        claims.claim(0, 40);
+        assert_eq!(claims.settle(20, 30), Some(10));
+        assert_eq!(claims.ranges, [(25, 30), (0, 20), (30, 40)]);
+        assert_eq!(claims.settle(100, 104), None);
+    }
 }

@@ -46,6 +46,8 @@ pub struct Fsck {
     pub batches: u64,
     /// Events in these.
     pub events: u64,
+    /// Batches that the commit log still carries, and that were written to their segments again, as at every start after a kill.
+    pub redone: u64,
     /// Snapshots that cannot be read; an older one and the commit log tell the same.
     pub snapshots: Vec<String>,
     /// Segments whose file header is damaged; their events are not, and a repair writes it again.
@@ -65,7 +67,7 @@ pub struct Fsck {
 pub fn fsck(disk: &Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, repair: bool) -> Result<Fsck, Error> {
     let mut opened = recovery::open(disk.clone(), clock, root, Options::default())?;
     let dir = Directory::new(root);
-    let mut told = Fsck::default();
+    let mut told = Fsck { redone: opened.report.redone_batches, ..Fsck::default() };
     for group in Snapshot::list(&**disk, &dir)? {
         if let Err(error) = Snapshot::read(&**disk, &dir, Some(opened.committer.directory), group) {
             told.snapshots.push(error.to_string());

@@ -99,7 +99,7 @@ impl Partition {
                 Ok(None) => {}
                 // Retention was faster, or somebody who deleted the topic.
                 Err(_) if segment.base_offset < self.low_mark() => {}
-                Err(_) if self.is_deleted() => self.check()?,
+                Err(_) if self.is_deleted() => self.check_exists()?,
                 Err(error) => return Err(self.noting(error)),
             }
         }
@@ -168,11 +168,15 @@ impl Partition {
         error
     }
 
-    /// An error while the partition is stopped, or when it is gone.
+    /// An error when its topic is gone.
+    pub(crate) fn check_exists(&self) -> Result<(), Error> {
+        let gone = || Error::UnknownTopic(format!("id {}, it was deleted", self.id.topic));
+        if self.is_deleted() { Err(gone()) } else { Ok(()) }
+    }
+
+    /// An error while nothing may be appended: when it is damaged, or gone. What is before the damage can be read.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.is_deleted() {
-            return Err(Error::UnknownTopic(format!("id {}, it was deleted", self.id.topic)));
-        }
+        self.check_exists()?;
         match self.damage.get() {
             None => Ok(()),
             Some(damage) => Err(Error::damaged(&damage.file, damage.position, damage.what.clone())),

@@ -109,7 +109,7 @@ impl Reader {
         out.bytes.clear();
         out.count = 0;
         let high_watermark = self.partition.high_watermark();
-        self.partition.check()?;
+        self.partition.check_exists()?;
         while self.next < high_watermark && out.count < max_events {
             if self.left_events == 0 {
                 let low_mark = self.partition.low_mark();
@@ -126,10 +126,15 @@ impl Reader {
                     Ok(false) if out.count > 0 => break,
                     Ok(false) => continue,
                     Err(_) if self.next < self.partition.low_mark() || self.partition.is_deleted() => {
-                        self.partition.check()?;
+                        self.partition.check_exists()?;
                         continue;
                     }
-                    Err(error) => return Err(self.partition.noting(error)),
+                    Err(error) => {
+                        let error = self.partition.noting(error);
+                        // What was read before the damage is good; the next one who reads meets it first.
+                        self.segment = None;
+                        return if out.count > 0 { Ok(()) } else { Err(error) };
+                    }
                 }
             }
             if out.count == 0 {

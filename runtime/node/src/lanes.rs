@@ -218,7 +218,7 @@ pub(crate) fn run(
         }
     }
     if info.desired != Desired::Run {
-        tracing::info!(pipeline = info.name, "stands still: `sluice pipeline resume {}` lets it run", info.name);
+        tracing::warn!(pipeline = info.name, "stands still: `sluice pipeline resume {}` lets it run", info.name);
     }
     // As the log lists cursors.
     lanes.sort_unstable();

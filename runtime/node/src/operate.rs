@@ -89,6 +89,7 @@ pub struct Move {
 
 /// What setting cursors anew does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Rewind {
     /// The pipeline.
     pub pipeline: String,

@@ -1,7 +1,7 @@
 //! How a node and its pipelines stand, as people and programs read it.
 
 use serde::{Deserialize, Serialize};
-use sluice_log::Log;
+use sluice_log::{Desired, Log};
 
 /// How a node stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,8 @@ pub struct PipelineStatus {
     pub name: String,
     /// What it does.
     pub state: PipelineState,
+    /// What it is told to do: `run`, `pause` or `drain`; remembered over restarts.
+    pub desired: String,
     /// How often an event's effects can come about; not known while no node runs it.
     pub delivery: Option<String>,
     /// Counts definitions and plugins that were in force.
@@ -166,6 +168,12 @@ pub(crate) fn of_pipeline(log: &Log, name: &str) -> Option<PipelineStatus> {
     let mut status = PipelineStatus {
         name: info.name,
         state: PipelineState::Stopped,
+        desired: match info.desired {
+            Desired::Run => "run",
+            Desired::Pause => "pause",
+            Desired::Drain => "drain",
+        }
+        .to_owned(),
         delivery: None,
         generation: info.generation,
         epoch: info.epoch,

@@ -62,7 +62,13 @@ fn start(access: &mut Access, verb: &Consume, partition: &PartitionDescription) 
     match verb.from {
         Place::Earliest => Ok(partition.low_mark),
         Place::Latest => Ok(partition.high_watermark),
-        Place::Offset(offset) => Ok(offset),
+        Place::Offset(offset) => {
+            let (number, end) = (partition.partition, partition.high_watermark);
+            if offset > end {
+                eprintln!("{}/{number}: offset {offset} is not there yet: the next one is {end}", verb.topic);
+            }
+            Ok(offset)
+        }
         place => access.locate(&verb.topic, partition.partition, place),
     }
 }
@@ -91,11 +97,20 @@ fn print_all(
     printer: &mut Printer<'_>,
 ) -> Result<(), Stop> {
     let alone = partitions.len() == 1;
+    let mut failed = None;
     loop {
         for (partition, next, end) in &mut partitions {
             while printer.left > 0 && (verb.follow || *next < *end) {
                 let wait = if verb.follow && alone { 20 * WAIT_MS } else { 0 };
-                let batch = access.read(&verb.topic, *partition, *next, READ_BYTES, wait)?;
+                let batch = match access.read(&verb.topic, *partition, *next, READ_BYTES, wait) {
+                    Ok(batch) => batch,
+                    Err(failure) if verb.follow => return Err(failure.into()),
+                    Err(failure) => {
+                        // The other partitions may be read all the same.
+                        failed.get_or_insert(failure);
+                        break;
+                    }
+                };
                 let end = if verb.follow { u64::MAX } else { *end };
                 if batch.base_offset > *next {
                     // On stderr, for what is on stdout is events.
@@ -110,7 +125,7 @@ fn print_all(
             }
         }
         if !verb.follow || printer.left == 0 {
-            return Ok(());
+            return failed.map_or(Ok(()), |failure| Err(failure.into()));
         }
         printer.out.flush()?;
         if !alone && let Some((partition, next, _)) = partitions.first() {

@@ -41,6 +41,12 @@ pub(crate) fn fsck(global: &Global, verb: &args::Fsck) -> Result<ExitCode, Failu
 fn describe(told: &Fsck) -> String {
     let Fsck { batches, events, .. } = told;
     let mut out = format!("read {}: {batches} batches with {events} events are intact\n", show::size(told.bytes));
+    if told.redone > 0 {
+        out.push_str(&format!(
+            "{} newest batches were written again first, from the commit log, as at every start\n",
+            told.redone
+        ));
+    }
     for snapshot in &told.snapshots {
         out.push_str(&format!(
             "\na snapshot cannot be read; an older one tells the same, nothing is lost: {snapshot}\n"
@@ -89,7 +95,7 @@ fn to_json(told: &Fsck) -> serde_json::Value {
         serde_json::json!({ "topic": topic, "partition": partition, "from": hole.from, "to": hole.to })
     });
     serde_json::json!({
-        "bytes": told.bytes, "batches": told.batches, "events": told.events, "snapshots": told.snapshots, "headers": told.headers,
+        "bytes": told.bytes, "batches": told.batches, "events": told.events, "redone": told.redone, "snapshots": told.snapshots, "headers": told.headers,
         "damaged": findings.collect::<Vec<_>>(), "holes": holes.collect::<Vec<_>>(), "repaired": told.repaired,
     })
 }

@@ -38,7 +38,7 @@ fn inspect(global: &Global, file: &Path) -> Result<ExitCode, Failure> {
 fn describe(file: &Path, code: &Code) -> String {
     let names = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
     let rows = [
-        ("kind", format!("component, {} bytes", code.size)),
+        ("kind", format!("{}, {} bytes", kind(code), code.size)),
         ("world", code.world.to_string()),
         ("exports", names(code.exports())),
         ("imports", names(code.imports())),
@@ -51,7 +51,7 @@ fn describe(file: &Path, code: &Code) -> String {
 
 fn to_json(file: &Path, code: &Code) -> serde_json::Value {
     serde_json::json!({
-        "file": file, "kind": "component", "bytes": code.size, "world": code.world.to_string(),
+        "file": file, "kind": kind(code), "bytes": code.size, "world": code.world.to_string(),
         "exports": code.exports(), "imports": code.imports(), "sha-256": code.digest.to_string(),
     })
 }
@@ -99,6 +99,11 @@ fn wasm_of(messages: &[u8], manifest: &Path) -> Result<PathBuf, Failure> {
         let help = "add to its Cargo.toml:\n  [lib]\n  crate-type = [\"cdylib\"]";
         Failure::usage("the crate makes no .wasm file").help(help)
     })
+}
+
+/// What the file is.
+fn kind(code: &Code) -> &'static str {
+    if code.core_module { "core module" } else { "component" }
 }
 
 /// A compiler that has, or can build, the standard library for the wasm target.

@@ -36,10 +36,13 @@ pub(crate) fn produce(global: &Global, verb: &Produce) -> Result<ExitCode, Failu
     };
     let skip = verb.producer_id.as_deref().map_or(Ok(0), |producer| access.next_sequence(&verb.topic, producer))?;
     let bar = progress(length);
-    let mut sender = Sender { access, verb, batch: Batch::default(), line: 0, sent: 0, first: skip, bar };
+    let mut sender = Sender { access, verb, batch: Batch::default(), line: 0, keyless: 0, sent: 0, first: skip, bar };
     let result = sender.send_all(BufReader::with_capacity(1 << 20, input), skip);
     sender.bar.finish_and_clear();
     let (appended, skipped) = (sender.sent, skip.min(sender.line));
+    if let (Some(key), 1..) = (&verb.key, sender.keyless) {
+        eprintln!("{} lines have no field {key:?}: their events have no key", sender.keyless);
+    }
     match result {
         Ok(()) => {
             let before = if skipped > 0 { format!(", {skipped} were there before") } else { String::new() };
@@ -68,6 +71,8 @@ struct Sender<'a> {
     batch: Batch,
     /// Lines read.
     line: u64,
+    /// Lines without the field that is to be the key.
+    keyless: u64,
     /// Events appended.
     sent: u64,
     /// Number of the first event in the batch.
@@ -115,6 +120,7 @@ impl Sender<'_> {
                     return self.send().and(Err(failure));
                 }
             };
+            self.keyless += u64::from(self.verb.key.is_some() && parts.key.is_none());
             let event = NewEvent {
                 timestamp: parts.timestamp.unwrap_or_else(|| SystemClock.now()),
                 key: parts.key.as_deref(),

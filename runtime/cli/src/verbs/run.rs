@@ -116,6 +116,11 @@ fn halted_failure(halted: &[PipelineStatus]) -> Failure {
             Some(format!("{} is halted at {at}: {}", pipeline.name, halted.reason))
         })
     });
+    let reasons = || halted.iter().flat_map(|pipeline| &pipeline.partitions).filter_map(|lane| lane.halted.as_ref());
+    if reasons().all(|halted| halted.reason.starts_with("damaged: ")) {
+        return Failure::storage(lines.collect::<Vec<_>>().join("\nerror: "))
+            .help("everything before it is committed; `sluice fsck` explains what is damaged");
+    }
     let lossy = halted.iter().any(|pipeline| pipeline.delivery.as_deref() == Some("at-most-once"));
     Failure::failed(lines.collect::<Vec<_>>().join("\nerror: ")).help(if lossy {
         "everything before it is committed; at-most-once goes on behind the events in hand, which are lost: `sluice audit` lists them"

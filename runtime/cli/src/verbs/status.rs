@@ -39,6 +39,10 @@ fn render(status: &Status) -> String {
             let name = &pipeline.name;
             out.push_str(&format!("\n{name} is paused: `sluice pipeline resume {name}` lets it run\n"));
         }
+        if pipeline.state == PipelineState::Stopped && pipeline.desired != "run" {
+            let (name, desired) = (&pipeline.name, &pipeline.desired);
+            out.push_str(&format!("\n{name} is told to {desired}: `sluice pipeline resume {name}` lets it run\n"));
+        }
         if pipeline.state == PipelineState::Stopped && pipeline.unsettled > 0 {
             let (name, lost) = (&pipeline.name, pipeline.unsettled);
             out.push_str(&format!(
@@ -49,6 +53,10 @@ fn render(status: &Status) -> String {
             let at = format!("{} on {}/{}", pipeline.name, lane.topic, lane.partition);
             if let Some(halted) = &lane.halted {
                 out.push_str(&format!("\n{at} is halted at offset {}: {}\n", halted.offset, halted.reason));
+                if halted.reason.starts_with("damaged: ") {
+                    out.push_str("help: stop the node, and run `sluice fsck`: it explains what is damaged\n");
+                    continue;
+                }
                 out.push_str(&format!(
                     "help: look at the event with `sluice consume {} --partition {} --from {} --max 1 --json`; mend the plugin, build it and start the node again\n",
                     lane.topic, lane.partition, halted.offset
