@@ -38,8 +38,8 @@ pub(crate) struct Committer {
     pub(crate) catalog: Catalog,
     pub(crate) commit_log: CommitLog,
     pub(crate) writers: HashMap<TopicPartition, Writer>,
-    /// Segments with bytes that are not synced, by path; the commit log carries these bytes, or they may be lost.
-    pub(crate) unsynced: BTreeMap<PathBuf, Arc<dyn File>>,
+    /// Segments with bytes that are not synced; the commit log carries these bytes, or they may be lost.
+    pub(crate) unsynced: BTreeMap<(TopicPartition, u64), Arc<dyn File>>,
     /// Directories with names that are not synced.
     pub(crate) new_names: BTreeSet<PathBuf>,
     /// Segments made by the group in hand, which readers don't know yet.
@@ -408,7 +408,7 @@ impl Committer {
     }
 
     fn make_durable(&mut self, written: &Written, whole: bool, bytes: u64) -> Result<(), Error> {
-        let unsynced = written.writers().map(|writer| (writer.segment.path.clone(), writer.file.clone()));
+        let unsynced = written.writers().map(|writer| (writer.segment.id(), writer.file.clone()));
         self.unsynced.extend(unsynced);
         self.unsynced_bytes += bytes;
         let odd = self.group % 2 == 1;
@@ -427,7 +427,7 @@ impl Committer {
         }
         self.sync(&files)?;
         if !whole {
-            written.writers().for_each(|writer| drop(self.unsynced.remove(&writer.segment.path)));
+            written.writers().for_each(|writer| drop(self.unsynced.remove(&writer.segment.id())));
             self.unsynced_bytes -= bytes;
         }
         self.durable_through = self.group + 1;
@@ -511,7 +511,7 @@ impl Committer {
             Change::LowMark { tp, offset } => {
                 let gone = self.shared.partition(*tp).map(|partition| partition.raise_low_mark(*offset));
                 let gone = gone.unwrap_or_default();
-                let removals = gone.iter().map(|segment| Removal::Segment(segment.path.clone()));
+                let removals = gone.iter().map(|segment| Removal::Segment(*tp, segment.base_offset));
                 self.upkeep.removals.extend(removals.map(|removal| (self.group, removal)));
                 if self.writers.get(tp).is_some_and(|writer| writer.segment.base_offset < *offset) {
                     self.writers.remove(tp);

@@ -63,6 +63,12 @@ impl Segment {
         segment
     }
 
+    /// Its partition and base offset.
+    pub(crate) fn id(&self) -> (TopicPartition, u64) {
+        let FileHeader { topic, partition, first, .. } = self.header;
+        (TopicPartition { topic, partition }, first)
+    }
+
     pub(crate) fn salt(&self) -> u32 {
         self.header.salt
     }

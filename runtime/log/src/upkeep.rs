@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sluice_env::Open;
 
+use crate::change::TopicPartition;
 use crate::commit_log::CommitLog;
 use crate::committer::Committer;
 use crate::directory::number;
@@ -30,7 +31,7 @@ const REMOVALS_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Removal {
     /// A segment, with its index.
-    Segment(PathBuf),
+    Segment(TopicPartition, u64),
     /// Everything of a topic.
     Topic(u32),
 }
@@ -162,8 +163,9 @@ impl Committer {
             && (*group <= self.told_durably || self.options.has(Planted::RemoveTooEarly))
         {
             let removed = match removal {
-                Removal::Segment(path) => {
-                    self.disk.remove(path).and_then(|()| self.disk.remove(&path.with_extension("index")))
+                Removal::Segment(tp, base_offset) => {
+                    let path = self.dir.segment(*tp, *base_offset);
+                    self.disk.remove(&path).and_then(|()| self.disk.remove(&path.with_extension("index")))
                 }
                 Removal::Topic(id) => {
                     let dir = self.dir.topic(*id);
@@ -175,11 +177,8 @@ impl Committer {
             };
             // What is gone need not be synced, and an open file would keep its space.
             match removal {
-                Removal::Segment(path) => drop(self.unsynced.remove(path)),
-                Removal::Topic(id) => {
-                    let dir = self.dir.topic(*id);
-                    self.unsynced.retain(|path, _| !path.starts_with(&dir));
-                }
+                Removal::Segment(tp, base_offset) => drop(self.unsynced.remove(&(*tp, *base_offset))),
+                Removal::Topic(id) => self.unsynced.retain(|(tp, _), _| tp.topic != *id),
             }
             if let Err(error) = removed {
                 // It is no part of the log any more; the next start removes it.

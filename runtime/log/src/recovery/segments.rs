@@ -246,7 +246,7 @@ impl Recovery {
                 if base >= self.catalog.next_offset(tp) {
                     self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error))?;
                 } else if base < self.catalog.low_mark(tp) {
-                    self.superfluous.push(Removal::Segment(path));
+                    self.superfluous.push(Removal::Segment(tp, base));
                 }
             }
         }
