@@ -13,8 +13,8 @@ fn workspace() -> Workspace {
     workspace
 }
 
+/// As RFC 3339, a moment after every event that was appended so far, and before every one that comes.
 #[expect(clippy::disallowed_methods, reason = "the test's own clock")]
-/// As RFC 3339, a moment that no event before it and every event after it was appended at.
 fn moment() -> String {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     let at = now() + 2;

@@ -201,10 +201,8 @@ impl LaneRunner {
 
     fn decide(&mut self, draining: bool) -> Step {
         match self.lane.next(self.readable()) {
-            // What is claimed is dealt with in any case: it would be lost.
-            Next::Call { from, at_most } if draining && from < self.claims.claimed() => {
-                self.attempt(from, at_most, true)
-            }
+            // What is claimed is dealt with in any case, for it would be lost; and at once, for it has waited.
+            Next::Call { from, at_most } if from < self.claims.claimed() => self.attempt(from, at_most, draining),
             Next::Call { .. } if draining && self.is_settled() => Step::Idle,
             Next::Call { .. } if draining => Step::Waiting,
             Next::Call { from, at_most } => self.linger(from).unwrap_or_else(|| self.attempt(from, at_most, false)),

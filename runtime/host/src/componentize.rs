@@ -13,6 +13,12 @@ const WIT: &str = include_str!("../../../guest-sdk/wit/sluicegate.wit");
 /// The component of a core module, which exports the functions of a world under their names in the canonical ABI, such as
 /// `sluicegate:plugin/batch@1.0.0#process`, with `memory` and `cabi_realloc`.
 pub(crate) fn componentize(module: &[u8]) -> Result<Vec<u8>, Error> {
+    // Other people's code over bytes that may be anything: what it did not foresee is to refuse the plugin, not to end the node.
+    let made = std::panic::catch_unwind(|| encode(module));
+    made.unwrap_or_else(|_| Err(Error::Module { reason: "the encoder of components gave up".to_owned() }))
+}
+
+fn encode(module: &[u8]) -> Result<Vec<u8>, Error> {
     let invalid = |error: &dyn std::fmt::Display| Error::Invalid(format!("{error:#}"));
     Validator::new().validate_all(module).map_err(|error| invalid(&error))?;
     let (exports, has_contract) = look(module).map_err(|error| invalid(&error))?;
@@ -58,4 +64,24 @@ fn resolve(exports: &[String]) -> Result<(Resolve, wit_parser::WorldId), Error> 
     let package = resolve.push_str("sluicegate.wit", WIT).map_err(|error| failed(&error))?;
     let world = resolve.select_world(&[package], Some(world)).map_err(|error| failed(&error))?;
     Ok((resolve, world))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_modules_are_refused_or_made_components_never_a_panic() {
+        let module = include_bytes!("../../../tests/guests/upper.wasm");
+        let whole = encode(module).unwrap();
+        assert!(whole.len() > module.len());
+        for (at, flip) in (8..module.len()).flat_map(|at| [(at, 0x01), (at, 0x80), (at, 0xff)]) {
+            let mut damaged = module.to_vec();
+            damaged[at] ^= flip;
+            let _ = encode(&damaged);
+        }
+        for length in 8..module.len() {
+            let _ = encode(&module[..length]);
+        }
+    }
 }

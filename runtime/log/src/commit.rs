@@ -309,10 +309,14 @@ impl Sequence {
         }
         let mut changes = Vec::new();
         if known.is_none() && catalog.producers.len() >= MAX_PRODUCERS {
-            // The one that has been silent for longest makes room.
-            let silent = catalog.producers.iter().min_by_key(|(_, producer)| producer.time);
+            // Those that have been silent for longest make room: some at once, for to find them takes a look at all.
+            let mut all: Vec<_> = catalog.producers.iter().map(|(key, producer)| (producer.time, key)).collect();
+            let room = (all.len() / 100).max(1);
+            all.select_nth_unstable(room - 1);
             changes.extend(
-                silent.map(|((name, topic), _)| Change::ProducerForgotten { topic: *topic, name: name.clone() }),
+                all[..room]
+                    .iter()
+                    .map(|(_, (name, topic))| Change::ProducerForgotten { topic: *topic, name: name.clone() }),
             );
         }
         let id = known.map_or(catalog.counters.producer, |producer| producer.id);

@@ -10,7 +10,7 @@ pub const MAX_EVENT_BYTES: usize = 1 << 20;
 /// Partitions one topic may have.
 pub const MAX_PARTITIONS: u32 = 10_000;
 
-/// Producers whose counts are kept; beyond that, the one that has been silent for longest is forgotten.
+/// Producers whose counts are kept; beyond that, those that have been silent for longest are forgotten.
 pub(crate) const MAX_PRODUCERS: usize = 100_000;
 /// A producer that has been silent for longer is forgotten.
 pub(crate) const PRODUCER_AGE_MS: i64 = 7 * 24 * 60 * 60 * 1000;

@@ -871,6 +871,30 @@ fn producers_are_forgotten_after_a_week_and_told_so() {
 }
 
 #[test]
+fn producers_beyond_the_bound_make_room_by_forgetting_the_most_silent() {
+    let clock = Arc::new(sluice_env::ManualClock::default());
+    let options = Options { snapshot_bytes: 1 << 30, unsynced_bytes: 1 << 30, ..options(None) };
+    let opened = recovery::open(Arc::new(SimDisk::default()), clock.clone(), Path::new(ROOT), options).unwrap();
+    let mut committer = opened.committer;
+    committer.commit_group(workload(5, false).remove(0)).remove(0).unwrap();
+    let most = crate::options::MAX_PRODUCERS;
+    let send = |number: usize| {
+        let sequence = Some(Sequence { producer: format!("producer-{number}"), topic: IN.topic, first: 0 });
+        Commit { sequence, ..Commit::default() }
+    };
+    committer.commit_group(vec![send(0)]).remove(0).unwrap();
+    clock.set(1000);
+    for chunk in (1..most).collect::<Vec<_>>().chunks(10_000) {
+        let answers = committer.commit_group(chunk.iter().map(|number| send(*number)).collect());
+        answers.into_iter().for_each(|answer| drop(answer.unwrap()));
+    }
+    assert_eq!(committer.catalog.producers.len(), most);
+    committer.commit_group(vec![send(most)]).remove(0).unwrap();
+    let kept = |number: usize| committer.catalog.producers.contains_key(&(format!("producer-{number}"), IN.topic));
+    assert!(!kept(0) && kept(most) && committer.catalog.producers.len() > most * 98 / 100);
+}
+
+#[test]
 fn orders_go_through_on_a_full_disk_by_the_reserve() {
     let disk = SimDisk::default();
     let options = Options { reserve_bytes: 4096, ..options(None) };

@@ -18,7 +18,6 @@ const MAX_IN_FLIGHT: usize = 8;
 /// One pipeline that runs.
 pub(crate) struct Running {
     pub(crate) name: String,
-    pub(crate) delivery: sluice_config::Delivery,
     /// Topics it writes to.
     pub(crate) sinks: Vec<String>,
     /// Each partition it reads, with the scheduler's number of its lane.
@@ -223,7 +222,7 @@ pub(crate) fn run(
     // As the log lists cursors.
     lanes.sort_unstable();
     let sinks = pipeline.sinks.iter().map(|sink| sink.topic.clone()).collect();
-    Ok(Running { name: pipeline.name.clone(), delivery: pipeline.delivery, sinks, lanes })
+    Ok(Running { name: pipeline.name.clone(), sinks, lanes })
 }
 
 fn sink(log: &Log, sink: &sluice_config::Sink) -> Result<Sink, Error> {

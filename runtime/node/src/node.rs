@@ -287,7 +287,6 @@ impl Node {
 
     fn pipeline(&self, running: &Running) -> Option<PipelineStatus> {
         let mut status = status::of_pipeline(&self.log, &running.name)?;
-        status.delivery = Some(running.delivery.to_string());
         let (mut waiting, mut paused) = (false, true);
         for (partition, (_, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
             let Some(seen) = self.scheduler.seen(*lane) else { continue };

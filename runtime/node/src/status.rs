@@ -1,6 +1,9 @@
 //! How a node and its pipelines stand, as people and programs read it.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
+use sluice_config::Pipeline;
 use sluice_log::{Desired, Log};
 
 /// How a node stands.
@@ -82,7 +85,7 @@ pub struct PipelineStatus {
     pub state: PipelineState,
     /// What it is told to do: `run`, `pause` or `drain`; remembered over restarts.
     pub desired: String,
-    /// How often an event's effects can come about; not known while no node runs it.
+    /// How often an event's effects can come about, by the definition in force.
     pub delivery: Option<String>,
     /// Counts definitions and plugins that were in force.
     pub generation: u64,
@@ -174,7 +177,7 @@ pub(crate) fn of_pipeline(log: &Log, name: &str) -> Option<PipelineStatus> {
             Desired::Drain => "drain",
         }
         .to_owned(),
-        delivery: None,
+        delivery: Pipeline::parse(Path::new(""), &info.definition).ok().map(|pipeline| pipeline.delivery.to_string()),
         generation: info.generation,
         epoch: info.epoch,
         digests: info.digest.chunks(32).map(hex).collect(),
