@@ -38,6 +38,7 @@ pub struct Origin {
 }
 
 impl Origin {
+    #[inline]
     pub(crate) fn to_bytes(self) -> [u8; ORIGIN] {
         let mut bytes = [0; ORIGIN];
         bytes[0..4].copy_from_slice(&self.topic.to_le_bytes());
