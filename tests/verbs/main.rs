@@ -21,6 +21,16 @@ config = { threshold-minutes = 60 }
 topic = "late"
 "#;
 
+/// Writes every event of one topic to another as it is.
+const THROUGH: &str = r#"name = "p"
+[source]
+topics = ["in"]
+[[stage]]
+plugin = "../plugins/pass-through"
+[[sink]]
+topic = "out"
+"#;
+
 const FLIGHT: &str = r#"{"date":"2001/01/01 00:47","delay":66,"distance":1750,"origin":"DTW","destination":"LAS"}"#;
 
 fn workspace() -> Workspace {

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sluice_tests::sluice::{Workspace, kill, terminate};
 
-const THROUGH: &str = "name = \"p\"\n[source]\ntopics = [\"in\"]\n[[stage]]\nplugin = \"../plugins/pass-through\"\n[[sink]]\ntopic = \"out\"\n";
+use crate::THROUGH;
 
 fn workspace() -> Workspace {
     let workspace = Workspace::new();

@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use sluice_tests::sluice::{Ran, Workspace, binary, project};
+use sluice_tests::sluice::{Ran, Workspace, binary, kill, project};
 
-const THROUGH: &str = "name = \"p\"\n[source]\ntopics = [\"in\"]\n[[stage]]\nplugin = \"../plugins/pass-through\"\n[[sink]]\ntopic = \"out\"\n";
+use crate::THROUGH;
 
 /// Runs a script with the workspace as its folder and `sluice` on its path.
 fn script(workspace: &Workspace, program: &[&str], script: &str) -> Ran {
@@ -120,6 +120,15 @@ fn damage_is_explained_and_given_up_only_on_request() {
     );
     assert_eq!(std::fs::read(&segment).unwrap(), bytes, "fsck changed the segment without being asked");
     workspace.sluice(&["consume", "in"]).fails(3);
+    let halted = workspace.sluice(&["run", "--until-idle"]).fails(3);
+    assert!(halted.contains("p is halted at in/0 offset 0: damaged: ") && halted.contains("`sluice fsck` explains"));
+    let mut node = workspace.start(&[]).unwrap();
+    workspace.until("it is halted", || workspace.pipeline("p")["state"] == "halted");
+    let status = workspace.sluice(&["status"]).ok();
+    assert!(status.contains("run `sluice fsck`: it explains") && !status.contains("mend the plugin"), "{status}");
+    let refused = workspace.sluice(&["consume", "in"]).fails(3);
+    assert!(refused.contains("help: stop the node, and run `sluice fsck`"), "{refused}");
+    kill(&mut node);
     workspace.sluice(&["fsck", "--repair"]).ok();
     let told = workspace.json(&["fsck"]);
     let gone = told["holes"][0]["to"].as_u64().unwrap();

@@ -9,7 +9,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use sluice_event::Batch;
-use sluice_log::ReadBatch;
+use sluice_log::{Audit, ReadBatch};
 use sluice_node::Status;
 use sluice_node::operate::{Rewind, Target};
 use sluice_node::topics::{Place, TopicDescription};
@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use crate::problem::Problem;
 use crate::socket;
-use crate::wire::{AuditTold, Located, NewTopic, NextSequence, Produced, RewindRequest, Want, decode_read};
+use crate::wire::{Located, NewTopic, NextSequence, Produced, RewindRequest, Want, decode_read};
 
 /// A connection to a running node. Calls block.
 pub struct Client {
@@ -55,13 +55,8 @@ impl Client {
             if status.is_success() {
                 return Ok(body.to_vec());
             }
-            let text = || String::from_utf8_lossy(&body).into_owned();
-            Err(serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
-                status: status.as_u16(),
-                detail: text(),
-                storage: false,
-                expected: None,
-            }))
+            let other = |_| Problem::new(status.as_u16(), String::from_utf8_lossy(&body));
+            Err(serde_json::from_slice(&body).unwrap_or_else(other))
         })
     }
 
@@ -152,7 +147,7 @@ impl Client {
     ///
     /// # Errors
     /// What the node says, or the connection.
-    pub fn audit(&mut self) -> Result<AuditTold, Problem> {
+    pub fn audit(&mut self) -> Result<Audit, Problem> {
         self.json("GET", "/audit", Body::empty())
     }
 

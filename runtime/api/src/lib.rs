@@ -10,7 +10,7 @@ mod socket;
 mod wire;
 
 pub use client::Client;
-pub use problem::Problem;
+pub use problem::{Problem, help};
 pub use server::serve;
 pub use socket::{bind, is_answering};
-pub use wire::{AccountTold, AuditTold, NewTopic, Produced, Want};
+pub use wire::{NewTopic, Produced, Want};

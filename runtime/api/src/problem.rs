@@ -14,6 +14,8 @@ pub struct Problem {
     pub status: u16,
     /// What is wrong.
     pub detail: String,
+    /// What to do about it.
+    pub help: Option<String>,
     /// Whether storage is at fault.
     pub storage: bool,
     /// The sequence number a producer should go on with, when it skipped some.
@@ -21,19 +23,36 @@ pub struct Problem {
 }
 
 impl Problem {
+    pub(crate) fn new(status: u16, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into(), help: None, storage: false, expected: None }
+    }
+
     /// A request that is not as it should be.
     pub fn bad_request(detail: impl Into<String>) -> Self {
-        Self { status: 400, detail: detail.into(), storage: false, expected: None }
+        Self::new(400, detail)
     }
 
     /// The connection, or the other side of it, is not as it should be.
     pub fn connection(detail: impl std::fmt::Display) -> Self {
-        Self { status: 500, detail: format!("the node does not answer: {detail}"), storage: false, expected: None }
+        Self::new(500, format!("the node does not answer: {detail}"))
     }
 
     /// Whether the request itself was wrong.
     pub fn is_usage(&self) -> bool {
         (400..500).contains(&self.status)
+    }
+}
+
+/// What to do about an error that a running node's log gave.
+pub fn help(error: &Error) -> Option<String> {
+    match error {
+        Error::UnknownTopic(topic) => {
+            Some(format!("`sluice topic list` shows them; `sluice topic create {topic}` makes it"))
+        }
+        Error::UnknownPipeline(_) => Some("`sluice status` shows them".to_owned()),
+        Error::NoSpace { .. } => Some("free some space and try again; nothing was written".to_owned()),
+        Error::Damaged { .. } => Some("stop the node, and run `sluice fsck`: it explains".to_owned()),
+        _ => None,
     }
 }
 
@@ -48,7 +67,7 @@ impl From<Error> for Problem {
             _ => 500,
         };
         let expected = if let Error::SequenceGap { expected, .. } = &error { Some(*expected) } else { None };
-        Self { status, storage: error.is_storage_fault(), detail: error.to_string(), expected }
+        Self { status, detail: error.to_string(), help: help(&error), storage: error.is_storage_fault(), expected }
     }
 }
 

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use sluice_event::Region;
+use sluice_log::Audit;
 use sluice_node::operate::{Rewind, Target};
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Node, Status};
@@ -17,8 +18,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::problem::Problem;
 use crate::wire::{
-    AuditTold, LocateQuery, Located, MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence, ProduceQuery, Produced,
-    ReadQuery, RewindRequest, Want, encode_read,
+    LocateQuery, Located, MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence, ProduceQuery, Produced, ReadQuery,
+    RewindRequest, Want, encode_read,
 };
 
 #[derive(Clone)]
@@ -184,6 +185,6 @@ async fn rewind(
     blocking(move || Ok(api.node.rewind(&pipeline, &target, request.really)?)).await.map(Json)
 }
 
-async fn audit(State(api): State<Api>) -> Answer<AuditTold> {
-    blocking(move || Ok(api.node.log().audit()?.into())).await.map(Json)
+async fn audit(State(api): State<Api>) -> Answer<Audit> {
+    blocking(move || Ok(api.node.log().audit()?)).await.map(Json)
 }

@@ -1,7 +1,7 @@
 //! What travels besides events.
 
 use serde::{Deserialize, Serialize};
-use sluice_log::{Account, Audit, Committed, Compression, Desired, ReadBatch, TopicSettings};
+use sluice_log::{Committed, Compression, Desired, ReadBatch, TopicSettings};
 
 use crate::problem::Problem;
 
@@ -101,84 +101,6 @@ pub(crate) struct RewindRequest {
     pub(crate) to: String,
     /// Whether to do it, or only to say what it would do.
     pub(crate) really: bool,
-}
-
-/// What became of the events that a pipeline read from a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct AccountTold {
-    /// The pipeline.
-    pub pipeline: String,
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: u32,
-    /// Where the cursor stood when the audit begins.
-    pub from: u64,
-    /// Where it stands.
-    pub to: u64,
-    /// Events read.
-    pub read: u64,
-    /// Of these, events with outputs that are committed.
-    pub committed: u64,
-    /// Of these, events without any output.
-    pub filtered: u64,
-    /// Of these, events dead-lettered.
-    pub dead: u64,
-    /// Of these, events skipped.
-    pub skipped: u64,
-    /// Of these, events claimed without an outcome (at-most-once).
-    pub lost: u64,
-    /// The offsets of these, as half-open ranges.
-    pub lost_ranges: Vec<(u64, u64)>,
-    /// How often the cursor was set anew.
-    pub rewinds: u64,
-    /// Whether every event is accounted for.
-    pub balances: bool,
-    /// What does not add up.
-    pub errors: Vec<String>,
-}
-
-/// What the commit log tells of pipelines.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct AuditTold {
-    /// It reaches back to the commit behind this one.
-    pub since_seq: u64,
-    /// When that was, ms since the epoch; none for the very beginning.
-    pub since: Option<i64>,
-    /// The last commit it tells of.
-    pub last_seq: u64,
-    /// Per pipeline and partition.
-    pub accounts: Vec<AccountTold>,
-}
-
-impl From<Audit> for AuditTold {
-    fn from(audit: Audit) -> Self {
-        let account = |account: Account| AccountTold {
-            balances: account.balances(),
-            pipeline: account.pipeline,
-            topic: account.topic,
-            partition: account.partition,
-            from: account.from,
-            to: account.to,
-            read: account.read,
-            committed: account.committed,
-            filtered: account.filtered,
-            dead: account.dead,
-            skipped: account.skipped,
-            lost: account.lost,
-            lost_ranges: account.lost_ranges,
-            rewinds: account.rewinds,
-            errors: account.errors,
-        };
-        Self {
-            since_seq: audit.since_seq,
-            since: audit.since,
-            last_seq: audit.last_seq,
-            accounts: audit.accounts.into_iter().map(account).collect(),
-        }
-    }
 }
 
 /// What became of events that were sent.

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use sluice_api::{AuditTold, Client, NewTopic, Problem, Produced, Want};
+use sluice_api::{Client, NewTopic, Problem, Produced, Want};
 use sluice_event::Batch;
-use sluice_log::{Commit, Durability, Error, Log, Order, ReadBatch};
+use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
 use sluice_node::operate::{self, Rewind, Target};
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{NodeError, NodeOptions, Status, open_log, status_of};
@@ -136,10 +136,10 @@ impl Access {
         }
     }
 
-    pub(crate) fn audit(&mut self) -> Result<AuditTold, Failure> {
+    pub(crate) fn audit(&mut self) -> Result<Audit, Failure> {
         match self {
             Self::Node(client) => Ok(client.audit()?),
-            Self::Directory(log) => Ok(log.audit()?.into()),
+            Self::Directory(log) => Ok(log.audit()?),
         }
     }
 

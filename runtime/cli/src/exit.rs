@@ -95,12 +95,7 @@ impl From<Error> for Failure {
             _ => 1,
         };
         let help = match &error {
-            Error::UnknownTopic(topic) => {
-                Some(format!("`sluice topic list` shows them; `sluice topic create {topic}` makes it"))
-            }
-            Error::UnknownPipeline(_) => Some("`sluice status` shows them".to_owned()),
             Error::InUse(_) => Some("stop the other process, or name another directory with --data".to_owned()),
-            Error::NoSpace { .. } => Some("free some space and try again; nothing was written".to_owned()),
             Error::Damaged { file, .. } if file.extension().is_some_and(|kind| kind == "segment") => {
                 Some("nothing was changed; `sluice fsck` explains it; restore the file from a copy, or let `sluice fsck --repair` give up what is damaged".to_owned())
             }
@@ -111,7 +106,7 @@ impl From<Error> for Failure {
             Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Some("check who owns the data directory, or name another one with --data".to_owned())
             }
-            _ => None,
+            other => sluice_api::help(other),
         };
         Self { code, message: error.to_string(), help, diagnostics: Vec::new() }
     }
@@ -124,21 +119,7 @@ impl From<Problem> for Failure {
             () if problem.is_usage() => 2,
             () => 1,
         };
-        let pipeline =
-            problem.detail.starts_with("unknown pipeline: ").then(|| "`sluice status` shows them".to_owned());
-        let help = problem.detail.strip_prefix("unknown topic: ");
-        let full = problem
-            .detail
-            .starts_with("no space left")
-            .then(|| "free some space and try again; nothing was written".to_owned());
-        let damaged = problem
-            .detail
-            .starts_with("damaged: ")
-            .then(|| "stop the node, and run `sluice fsck`: it explains".to_owned());
-        let help = pipeline.or(full).or(damaged).or_else(|| {
-            help.map(|topic| format!("`sluice topic list` shows them; `sluice topic create {topic}` makes it"))
-        });
-        Self { code, message: problem.detail, help, diagnostics: Vec::new() }
+        Self { code, message: problem.detail, help: problem.help, diagnostics: Vec::new() }
     }
 }
 

@@ -22,9 +22,7 @@ pub(crate) fn check(file: &Path, text: &str) -> Result<Pipeline, Vec<Diagnostic>
     let mut checker = Checker { file, text, found: Vec::new(), places: Vec::new() };
     let definition: Definition = match toml::from_str(text) {
         Ok(definition) => definition,
-        Err(error) => {
-            return Err(vec![Diagnostic::of_toml(file, text, &error)]);
-        }
+        Err(error) => return Err(vec![Diagnostic::of_toml(file, text, &error)]),
     };
     let pipeline = checker.pipeline(definition);
     match pipeline {

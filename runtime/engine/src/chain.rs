@@ -97,21 +97,12 @@ impl Chain {
                 self.router.clear();
                 StageError { stage: self.stages[at].config.name.clone(), error: self.at_source(at, error) }
             })?;
-            match routed.failed {
-                Some((input, reason)) if at > 0 => {
-                    self.router.clear();
-                    let error = CallError { kind: CallErrorKind::Failed, message: reason, in_hand: Some(input) };
-                    let stage = self.stages[at].config.name.clone();
-                    return Err(StageError { stage, error: self.at_source(at, error) });
-                }
-                _ if at == 0 => {
-                    let stage = &self.stages[0].config.name;
-                    total = Routed {
-                        failed: routed.failed.map(|(input, reason)| (input, format!("stage {stage}: {reason}"))),
-                        ..routed
-                    };
-                }
-                _ => {}
+            if at == 0 {
+                let stage = &self.stages[0].config.name;
+                total = Routed {
+                    failed: routed.failed.map(|(input, reason)| (input, format!("stage {stage}: {reason}"))),
+                    ..routed
+                };
             }
         }
         if is_chain {
@@ -128,6 +119,7 @@ impl Chain {
         CallError { in_hand: error.in_hand.and_then(source), ..error }
     }
 
+    /// Calls one stage. An event that fails in a later one is an error, for what came before it cannot be committed alone.
     fn call_stage(&mut self, at: usize, batch: &ReadBatch) -> Result<Routed, CallError> {
         let has_next = at + 1 < self.stages.len();
         let stage = &mut self.stages[at];
@@ -160,7 +152,12 @@ impl Chain {
         })?;
         let nothing =
             || CallError { kind: CallErrorKind::BadOutcome, message: "it returned nothing".into(), in_hand: None };
-        let routed = routed.unwrap_or_else(|| Err(nothing()))?;
+        let mut routed = routed.unwrap_or_else(|| Err(nothing()))?;
+        if at > 0
+            && let Some((input, message)) = routed.failed.take()
+        {
+            return Err(CallError { kind: CallErrorKind::Failed, message, in_hand: Some(input) });
+        }
         // Only an instance that behaved is used again.
         stage.consumer = Some(consumer);
         Ok(routed)

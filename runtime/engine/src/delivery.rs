@@ -43,8 +43,8 @@ impl Counts {
 /// At-least-once: the cursor follows what has been delivered, in steps of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Follower {
-    /// Attempts whose outputs are handed over, oldest first: end, counts, events, bytes of outputs.
-    attempts: VecDeque<(u64, u64, Counts, u32, usize)>,
+    /// Attempts whose outputs are handed over, oldest first: each by its number.
+    attempts: VecDeque<(u64, Delivered)>,
     /// What was delivered and the cursor has not passed.
     delivered: Delivered,
     /// When the cursor last moved.
@@ -53,12 +53,25 @@ pub(crate) struct Follower {
     moving: Option<(u64, Delivered)>,
 }
 
+/// Outputs of events up to `to`.
 #[derive(Debug, Clone, Default)]
 struct Delivered {
     to: u64,
     counts: Counts,
+    /// Events of each call.
     calls: Vec<u32>,
+    /// Bytes of outputs.
     bytes: usize,
+}
+
+impl Delivered {
+    /// Adds what was delivered after it.
+    fn add(&mut self, next: Self) {
+        self.to = self.to.max(next.to);
+        self.counts.add(&next.counts);
+        self.calls.extend(next.calls);
+        self.bytes += next.bytes;
+    }
 }
 
 /// The cursor moves sooner when so many bytes of outputs would come again after a crash.
@@ -69,17 +82,14 @@ const MOST_CALLS: usize = 4096;
 impl Follower {
     /// The outputs of events up to `to` were handed over under this number.
     pub(crate) fn submitted(&mut self, id: u64, to: u64, counts: Counts, events: u32, bytes: usize) {
-        self.attempts.push_back((id, to, counts, events, bytes));
+        self.attempts.push_back((id, Delivered { to, counts, calls: vec![events], bytes }));
     }
 
     /// They are committed.
     pub(crate) fn committed(&mut self, id: u64) {
-        if let Some(at) = self.attempts.iter().position(|attempt| attempt.0 == id) {
-            let Some((_, to, counts, events, bytes)) = self.attempts.remove(at) else { return };
-            self.delivered.to = to;
-            self.delivered.counts.add(&counts);
-            self.delivered.calls.push(events);
-            self.delivered.bytes += bytes;
+        let at = self.attempts.iter().position(|attempt| attempt.0 == id);
+        if let Some((_, delivered)) = at.and_then(|at| self.attempts.remove(at)) {
+            self.delivered.add(delivered);
         }
     }
 
@@ -113,11 +123,7 @@ impl Follower {
             *cursor = delivered.to;
             return true;
         }
-        let since = std::mem::take(&mut self.delivered);
-        delivered.to = delivered.to.max(since.to);
-        delivered.counts.add(&since.counts);
-        delivered.calls.extend(since.calls);
-        delivered.bytes += since.bytes;
+        delivered.add(std::mem::take(&mut self.delivered));
         self.delivered = delivered;
         true
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use sluice_log::Advice;
+use sluice_log::{Advice, Error};
 
 /// Why a lane stands still until somebody acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,20 @@ pub struct Halt {
     pub offset: u64,
     /// What happened.
     pub reason: String,
+    /// Whether that is damage to the log: no plugin is to blame then.
+    pub damaged: bool,
+}
+
+impl Halt {
+    /// For a reason that is not of the log.
+    fn new(offset: u64, reason: String) -> Self {
+        Self { offset, reason, damaged: false }
+    }
+
+    /// Because of what the log says.
+    fn by(offset: u64, error: &Error) -> Self {
+        Self { offset, reason: error.to_string(), damaged: matches!(error, Error::Damaged { .. }) }
+    }
 }
 
 /// What to do next.
@@ -147,7 +161,7 @@ impl Lane {
     pub fn call_failed(&mut self, from: u64, to: u64, in_hand: Option<u32>, reason: String) {
         let events = u32::try_from(to - from).unwrap_or(u32::MAX);
         if events <= 1 {
-            self.halt = Some(Halt { offset: from, reason });
+            self.halt_at(from, reason);
             return;
         }
         self.suspect = Some(match in_hand.filter(|index| *index < events) {
@@ -158,7 +172,12 @@ impl Lane {
 
     /// The event at `offset` cannot be dealt with; all before it were.
     pub fn halt_at(&mut self, offset: u64, reason: String) {
-        self.halt = Some(Halt { offset, reason });
+        self.halt = Some(Halt::new(offset, reason));
+    }
+
+    /// The event at `offset` cannot be read, or the log refuses what became of it.
+    pub fn halt_by(&mut self, offset: u64, error: &Error) {
+        self.halt = Some(Halt::by(offset, error));
     }
 
     /// A commit was made. False when it should not have been: it was planned on one that failed.
@@ -174,7 +193,7 @@ impl Lane {
 
     /// A commit was refused: it falls, and with it all planned on it. True when the instance must go as well, because it
     /// has seen what never happened.
-    pub fn commit_failed(&mut self, id: u64, advice: Advice, reason: String) -> bool {
+    pub fn commit_failed(&mut self, id: u64, error: &Error) -> bool {
         let Some(at) = self.in_flight.iter().position(|attempt| attempt.id == id) else { return false };
         let failed = self.in_flight.remove(at);
         let first = failed.is_some_and(|attempt| !attempt.discarded);
@@ -182,7 +201,7 @@ impl Lane {
         // Everything before the failed one was answered before it, for commits are answered in order.
         self.planned = self.in_flight.iter().take(at).next_back().map_or(self.cursor, |attempt| attempt.to);
         self.suspect = None;
-        match advice {
+        match error.advice() {
             Advice::Retry => {
                 self.backoff = true;
                 // A halt further on came of an attempt that is discarded now; it will come again.
@@ -192,7 +211,7 @@ impl Lane {
             Advice::Resync if !first => {}
             Advice::Resync => self.resync = true,
             Advice::Fix | Advice::StopPartition | Advice::StopNode => {
-                self.halt.get_or_insert(Halt { offset: self.cursor, reason });
+                self.halt.get_or_insert_with(|| Halt::by(self.cursor, error));
             }
         }
         first

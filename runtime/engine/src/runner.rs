@@ -242,16 +242,14 @@ impl LaneRunner {
         if matches!(step, Step::StopNode(_) | Step::Backoff(_)) {
             return step;
         }
-        let (now, id) = (self.clock.elapsed(), self.next_own_id);
+        let now = self.clock.elapsed();
         if self.lane.is_backing_off() {
             // Also a lane that is halted asks storage only now and then.
             return Step::Backoff(self.state.waits_for.clone().unwrap_or_default());
         }
         let at_once = draining || self.bound.is_some() || matches!(step, Step::Halted(_));
-        if let Some(input) = self.follower.due(id, self.committed, now, every, at_once) {
-            self.next_own_id -= 1;
-            let input = self.input(input);
-            self.submit(id, Commit { input: Some(input), ..Commit::default() });
+        if let Some(input) = self.follower.due(self.next_own_id, self.committed, now, every, at_once) {
+            self.submit_own(input);
             return if matches!(step, Step::Worked) { step } else { Step::Waiting };
         }
         match (step, self.follower.next_at(self.committed, every)) {
@@ -287,11 +285,11 @@ impl LaneRunner {
             match advice {
                 Advice::Retry => self.lane.back_off(),
                 Advice::Resync => self.lane.resync(),
-                _ => self.lane.halt_at(self.lane.cursor(), error.to_string()),
+                _ => self.lane.halt_by(self.lane.cursor(), &error),
             }
         } else {
             self.follower.failed(id);
-            if self.lane.commit_failed(id, advice, error.to_string()) {
+            if self.lane.commit_failed(id, &error) {
                 // The instances have seen what never happened.
                 self.chain.drop_instances();
                 // Fenced by somebody who moved the cursor is nothing to worry about.
@@ -319,36 +317,28 @@ impl LaneRunner {
         }
         self.chain.drop_instances();
         self.resyncs += 1;
-        match self.storage.position(self.config.pipeline, self.config.source) {
+        let reason = match self.storage.position(self.config.pipeline, self.config.source) {
             Some((epoch, cursor)) if self.resyncs <= MOST_RESYNCS => {
                 tracing::info!(source = %self.config.source, epoch, cursor, "goes on from the committed cursor");
                 self.config.epoch = epoch;
                 self.lane.go_on_from(cursor);
                 (self.follower, self.claims, self.committed) = (Follower::default(), Claims::new(cursor), cursor);
-                Step::Worked
+                return Step::Worked;
             }
-            Some(_) => {
-                self.lane.go_on_from(self.lane.cursor());
-                self.lane.halt_at(self.lane.cursor(), "somebody else keeps moving the cursor".to_owned());
-                Step::Worked
-            }
-            None => {
-                self.lane.go_on_from(self.lane.cursor());
-                self.lane.halt_at(self.lane.cursor(), "the pipeline was deleted".to_owned());
-                Step::Worked
-            }
-        }
+            Some(_) => "somebody else keeps moving the cursor",
+            None => "the pipeline was deleted",
+        };
+        self.lane.go_on_from(self.lane.cursor());
+        self.lane.halt_at(self.lane.cursor(), reason.to_owned());
+        Step::Worked
     }
 
     /// At-most-once: claims events ahead of the next call. `None` while there is nothing to call the consumer with.
     fn claim(&mut self, from: u64, draining: bool) -> Option<u32> {
         let due = self.claims.due(from, self.batch_size.events(), self.readable());
         if let Some((from, to)) = due.filter(|_| !draining) {
-            let id = self.next_own_id;
-            self.next_own_id -= 1;
-            self.claims.claiming(id, to);
-            let input = self.input(Input { step: InputStep::Claim, from, to, ..Input::default() });
-            self.submit(id, Commit { input: Some(input), ..Commit::default() });
+            self.claims.claiming(self.next_own_id, to);
+            self.submit_own(Input { step: InputStep::Claim, from, to, ..Input::default() });
         }
         let claimed = self.claims.claimed().saturating_sub(from);
         (claimed > 0).then(|| u32::try_from(claimed).unwrap_or(u32::MAX))
@@ -366,7 +356,7 @@ impl LaneRunner {
             if error.advice() == Advice::StopNode {
                 return Step::StopNode(error);
             }
-            self.lane.halt_at(from, error.to_string());
+            self.lane.halt_by(from, &error);
             return Step::Worked;
         }
         if self.batch.base_offset > from {
@@ -437,6 +427,14 @@ impl LaneRunner {
             partition: self.config.source.partition,
             ..input
         }
+    }
+
+    /// Hands over a commit other than an attempt, under [`next_own_id`](Self::next_own_id).
+    fn submit_own(&mut self, input: Input) {
+        let id = self.next_own_id;
+        self.next_own_id -= 1;
+        let input = self.input(input);
+        self.submit(id, Commit { input: Some(input), ..Commit::default() });
     }
 
     fn submit(&self, id: u64, commit: Commit) {

@@ -44,6 +44,7 @@ struct World {
     dies_of_failed_sync: bool,
     syncs: u64,
     capacity: Option<usize>,
+    refuses_cuts: bool,
 }
 
 #[derive(Clone)]
@@ -184,6 +185,11 @@ impl SimDisk {
     /// Room for this many bytes in all files together; writes beyond it fail half done with `StorageFull`.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.world().capacity = bytes;
+    }
+
+    /// Lets no file become another length, except by writing.
+    pub fn refuse_cuts(&self) {
+        self.world().refuses_cuts = true;
     }
 
     /// The disk that is found after a crash at this moment. The original stays as it is, so that one crash can be looked at
@@ -391,6 +397,9 @@ impl File for SimFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut world = self.disk.world();
         world.step()?;
+        if world.refuses_cuts {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let change = Change::SetLen(usize::try_from(len).unwrap_or(usize::MAX));
         let inode = &mut world.inodes[self.inode];
         change.apply(&mut inode.cached);

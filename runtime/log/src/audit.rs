@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use sluice_env::Disk;
 
 use crate::catalog::Catalog;
 use crate::change::{Change, Input, Step, TopicPartition, decode_commits};
-use crate::directory::{Directory, number};
+use crate::commit_log::CommitLog;
+use crate::directory::Directory;
 use crate::error::Error;
 use crate::file_header::{FILE_HEADER, FileHeader, Kind, read_whole};
 use crate::frame::{FRAME_HEADER, Frame};
 use crate::snapshot::Snapshot;
 
 /// What became of the events that one pipeline read from one partition since the audit begins.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Account {
     /// The pipeline's name.
     pub pipeline: String,
@@ -42,19 +45,15 @@ pub struct Account {
     pub lost_ranges: Vec<(u64, u64)>,
     /// How often the cursor was set anew.
     pub rewinds: u64,
+    /// Whether every event is accounted for.
+    pub balances: bool,
     /// What does not add up: it should be empty, always.
     pub errors: Vec<String>,
 }
 
-impl Account {
-    /// Whether every event is accounted for.
-    pub fn balances(&self) -> bool {
-        self.read == self.committed + self.filtered + self.dead + self.skipped + self.lost && self.errors.is_empty()
-    }
-}
-
 /// What the commit log tells.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Audit {
     /// It reaches back to the commit behind this one; 0 for the very first.
     pub since_seq: u64,
@@ -208,7 +207,7 @@ fn try_audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Option<Audit
         }
         auditor.catalog = snapshot.catalog;
     }
-    let parts: Vec<u64> = firsts(disk, &dir)?.into_iter().filter(|first| *first >= next).collect();
+    let parts: Vec<u64> = CommitLog::list(disk, &dir)?.into_iter().filter(|first| *first >= next).collect();
     if parts.first() != Some(&next) {
         return Ok(None);
     }
@@ -244,15 +243,12 @@ fn try_audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Option<Audit
         (account.topic, account.partition) = (topic.unwrap_or_else(|| format!("id {}", tp.topic)), tp.partition);
         account.lost = open.ranges.iter().map(|(from, to)| to - from).sum();
         account.lost_ranges = open.ranges;
+        let outcomes = account.committed + account.filtered + account.dead + account.skipped + account.lost;
+        account.balances = account.read == outcomes && account.errors.is_empty();
         told.accounts.push(account);
     }
     told.accounts.sort_by(|a, b| (&a.pipeline, &a.topic, a.partition).cmp(&(&b.pipeline, &b.topic, b.partition)));
     Ok(Some(told))
-}
-
-fn firsts(disk: &dyn Disk, dir: &Directory) -> Result<Vec<u64>, Error> {
-    let names = disk.list(&dir.commits()).map_err(|error| Error::io("list", &dir.commits(), error))?;
-    Ok(names.iter().filter_map(|name| number(name, ".commits")).collect())
 }
 
 #[cfg(test)]

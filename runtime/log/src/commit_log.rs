@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sluice_env::{Disk, File, Open};
 
-use crate::directory::Directory;
+use crate::directory::{Directory, number};
 use crate::error::Error;
 use crate::file_header::{FILE_HEADER, FileHeader, Kind};
 
@@ -21,6 +21,12 @@ pub(crate) struct CommitLog {
 }
 
 impl CommitLog {
+    /// The first groups of the parts there are, oldest first.
+    pub(crate) fn list(disk: &dyn Disk, dir: &Directory) -> Result<Vec<u64>, Error> {
+        let names = disk.list(&dir.commits()).map_err(|error| Error::io("list", &dir.commits(), error))?;
+        Ok(names.iter().filter_map(|name| number(name, ".commits")).collect())
+    }
+
     /// Makes a new part that begins with `first_group`, durable when this returns.
     pub(crate) fn create(
         disk: &dyn Disk,

@@ -293,15 +293,15 @@ impl Committer {
         let result = self
             .make_topic_directories(planned)
             .and_then(|()| self.write_segments(planned, &mut written))
-            .and_then(|()| self.commit_log.append(&parts));
+            .and_then(|()| self.commit_log.append(&parts))
+            .and_then(|()| self.make_durable(&written, whole, bytes));
         if let Err(error) = result {
-            self.take_back(commit_start, &written)?;
-            return Err(error);
-        }
-        if let Err(error) = self.make_durable(&written, whole, bytes) {
-            // The log has stopped, and nobody is answered for this group: what can be taken back of it, a restart need not find.
-            // Whether that works makes no difference to what may be relied on.
-            let _ = self.try_take_back(commit_start, &written);
+            let taken_back = self.take_back(commit_start, &written);
+            // After a failed sync the log has stopped, and nobody is answered for this group: what can be taken back of it, a
+            // restart need not find, and whether that works makes no difference to what may be relied on.
+            if self.poisoned.is_none() {
+                taken_back.map_err(|error| self.poison(&error))?;
+            }
             return Err(error);
         }
         for (tp, writer) in written.created {
@@ -381,12 +381,8 @@ impl Committer {
         Ok(Writer { file, segment: Arc::new(segment) })
     }
 
-    /// Cuts every file back to where the group began. What cannot be cut poisons the log.
+    /// Cuts every file back to where the group began, as far as that goes.
     fn take_back(&mut self, commit_start: u64, written: &Written) -> Result<(), Error> {
-        self.try_take_back(commit_start, written).map_err(|error| self.poison(&error))
-    }
-
-    fn try_take_back(&mut self, commit_start: u64, written: &Written) -> Result<(), Error> {
         let mut result = self.commit_log.cut(commit_start);
         for (writer, position) in &written.grown {
             let cut = writer.file.set_len(*position);

@@ -130,6 +130,12 @@ pub enum Advice {
     StopNode,
 }
 
+/// Whether a device cannot read some of its bytes (EIO), as with a bad sector.
+pub(crate) fn is_unreadable(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    error.raw_os_error() == Some(EIO)
+}
+
 impl Error {
     /// What to do about it.
     pub fn advice(&self) -> Advice {

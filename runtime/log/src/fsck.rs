@@ -9,7 +9,7 @@ use crate::catalog::{Hole, SegmentInfo};
 use crate::change::TopicPartition;
 use crate::commit::{Commit, Order};
 use crate::directory::Directory;
-use crate::error::Error;
+use crate::error::{Error, is_unreadable};
 use crate::file_header::{FILE_HEADER, FileHeader, Kind};
 use crate::options::Options;
 use crate::recovery;
@@ -19,8 +19,6 @@ use crate::stored_batch::{BATCH_HEADER, BatchHeader};
 
 /// Bytes read at once: a bad sector costs so many at most.
 const BLOCK: usize = 64 << 10;
-/// What the operating system says of a sector that it cannot read.
-const EIO: i32 = 5;
 
 /// Events that are damaged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +179,7 @@ impl Scrub<'_> {
         for (at, block) in (0..).step_by(BLOCK).zip(bytes.chunks_mut(BLOCK)) {
             match file.read_device_at(block, at) {
                 Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(EIO) => block.fill(0),
+                Err(error) if is_unreadable(&error) => block.fill(0),
                 Err(error) => return Err(damaged(error)),
             }
         }

@@ -113,6 +113,7 @@ impl Shared {
             | Change::Append { .. }
             | Change::SegmentState { .. }
             | Change::Cursor { .. }
+            // Raised in its partition where the files that go with it are noted.
             | Change::LowMark { .. }
             | Change::Counters { .. } => {}
         }

@@ -8,7 +8,7 @@ use sluice_env::{Disk, File, Open};
 
 use crate::catalog::{Hole, SegmentInfo};
 use crate::change::TopicPartition;
-use crate::error::Error;
+use crate::error::{Error, is_unreadable};
 use crate::file_header::{FILE_HEADER, FileHeader, Kind};
 use crate::index::Index;
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
@@ -120,8 +120,7 @@ impl Segment {
 
     /// A missing file and a device that cannot read it are damage; that there are too many files open, say, is not.
     fn cannot_read(&self, position: u64, error: std::io::Error) -> Error {
-        const EIO: i32 = 5;
-        if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(EIO) {
+        if error.kind() == std::io::ErrorKind::NotFound || is_unreadable(&error) {
             Error::damaged(&self.path, position, error.to_string())
         } else {
             Error::io("read", &self.path, error)

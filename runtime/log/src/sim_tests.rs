@@ -536,6 +536,28 @@ fn a_full_disk_refuses_whole_groups_and_writing_resumes_with_space() {
     }
 }
 
+#[test]
+fn what_cannot_be_taken_back_stops_the_log_and_a_restart_goes_on() {
+    for seed in 420..440 {
+        let (disk, groups) = (SimDisk::default(), workload(seed, false));
+        let mut committer = open(&disk, &options(None)).unwrap();
+        let done = groups[..groups.len() / 2].to_vec();
+        let acknowledged = run(&mut committer, &done);
+        disk.refuse_cuts();
+        disk.set_capacity(Some(disk.files().iter().map(|(_, length)| length).sum()));
+        let refused = committer.commit_group(groups[done.len()].clone());
+        assert!(refused.iter().all(|answer| matches!(answer, Err(Error::Poisoned(_)))), "seed {seed}: {refused:?}");
+        disk.set_capacity(None);
+        let later = committer.commit_group(groups[done.len()].clone());
+        assert!(later.iter().all(|answer| matches!(answer, Err(Error::Poisoned(_)))), "seed {seed}: {later:?}");
+        let mut rng = Rng::from_seed(seed);
+        for crash in [Crash::Process, Crash::Power] {
+            let committer = open(&disk.after_crash(crash, &mut rng), &options(None)).unwrap();
+            check_prefix(&look(&committer).unwrap(), &groups, acknowledged).unwrap();
+        }
+    }
+}
+
 fn committed(seed: u64, options: &Options) -> (SimDisk, Vec<Vec<Commit>>) {
     let (disk, groups) = (SimDisk::default(), workload(seed, false));
     let mut committer = open(&disk, options).unwrap();
@@ -807,7 +829,7 @@ fn an_outcome_follows_the_one_before_and_none_of_an_old_epoch_counts() {
     let told = crate::audit::audit(&disk, Path::new(ROOT), u64::MAX).unwrap();
     let account = &told.accounts[0];
     let counts = (account.read, account.committed, account.lost, account.rewinds);
-    assert_eq!((counts, account.balances()), ((5, 3, 2, 1), true), "{account:?}");
+    assert_eq!((counts, account.balances), ((5, 3, 2, 1), true), "{account:?}");
     assert_eq!(account.lost_ranges, [(2, 4)]);
     // After a restart the outcome begins at the cursor.
     let mut committer = open(&disk, &options(None)).unwrap();

@@ -10,7 +10,6 @@ use sluice_env::Open;
 use crate::change::TopicPartition;
 use crate::commit_log::CommitLog;
 use crate::committer::Committer;
-use crate::directory::number;
 use crate::error::Error;
 use crate::options::{Durability, Planted};
 use crate::retention;
@@ -162,12 +161,15 @@ impl Committer {
         while let Some((group, removal)) = self.upkeep.removals.front()
             && (*group <= self.told_durably || self.options.has(Planted::RemoveTooEarly))
         {
+            // What is gone need not be synced, and an open file would keep its space.
             let removed = match removal {
                 Removal::Segment(tp, base_offset) => {
+                    self.unsynced.remove(&(*tp, *base_offset));
                     let path = self.dir.segment(*tp, *base_offset);
                     self.disk.remove(&path).and_then(|()| self.disk.remove(&path.with_extension("index")))
                 }
                 Removal::Topic(id) => {
+                    self.unsynced.retain(|(tp, _), _| tp.topic != *id);
                     let dir = self.dir.topic(*id);
                     let names = self.disk.list(&dir);
                     let all =
@@ -175,11 +177,6 @@ impl Committer {
                     all.and_then(|()| self.disk.remove_dir(&dir))
                 }
             };
-            // What is gone need not be synced, and an open file would keep its space.
-            match removal {
-                Removal::Segment(tp, base_offset) => drop(self.unsynced.remove(&(*tp, *base_offset))),
-                Removal::Topic(id) => self.unsynced.retain(|(tp, _), _| tp.topic != *id),
-            }
             if let Err(error) = removed {
                 // It is no part of the log any more; the next start removes it.
                 tracing::warn!(%error, ?removal, "a superfluous file was not removed");
@@ -247,9 +244,7 @@ impl Committer {
         let snapshots = Snapshot::list(&*self.disk, &self.dir)?;
         let Some(oldest) = snapshots.len().checked_sub(KEPT).and_then(|at| snapshots.get(at)) else { return Ok(()) };
         let remove = |path: PathBuf| self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error));
-        let names = self.disk.list(&self.dir.commits());
-        let names = names.map_err(|error| Error::io("list", &self.dir.commits(), error))?;
-        let firsts: Vec<u64> = names.iter().filter_map(|name| number(name, ".commits")).collect();
+        let firsts = CommitLog::list(&*self.disk, &self.dir)?;
         // A part ends where the next begins.
         for pair in firsts.windows(2).filter(|pair| pair[1] <= oldest + 1) {
             remove(self.dir.commit_file(pair[0]))?;

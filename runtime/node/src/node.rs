@@ -252,10 +252,13 @@ impl Node {
     fn idle(&self) -> Option<Outcome> {
         // One pipeline's output is another's input: nothing may have been committed while it was looked.
         let seq = self.log.last_seq();
-        let pipelines = self.pipelines();
+        if !self.is_at_rest() {
+            return None;
+        }
+        let mut pipelines = self.status().pipelines;
+        pipelines.retain(|pipeline| pipeline.state != PipelineState::Stopped);
         let done = |lane: &LaneStatus| lane.halted.is_some() || lane.paused || lane.lag == 0;
-        let all_done = self.is_at_rest() && pipelines.iter().flat_map(|p| &p.partitions).all(done);
-        if !all_done || self.log.last_seq() != seq {
+        if !pipelines.iter().flat_map(|p| &p.partitions).all(done) || self.log.last_seq() != seq {
             return None;
         }
         let halted: Vec<_> = pipelines.into_iter().filter(|p| p.state == PipelineState::Halted).collect();
@@ -273,41 +276,36 @@ impl Node {
     pub fn status(&self) -> Status {
         let mut status = status::of(&self.log);
         status.pid = Some(std::process::id());
-        for pipeline in self.pipelines() {
-            status.pipelines.retain(|other| other.name != pipeline.name);
-            status.pipelines.push(pipeline);
+        for running in self.running().iter() {
+            if let Some(pipeline) = status.pipelines.iter_mut().find(|pipeline| pipeline.name == running.name) {
+                self.observe(running, pipeline);
+            }
         }
         status.pipelines.sort_by(|a, b| a.name.cmp(&b.name));
         status
     }
 
-    fn pipelines(&self) -> Vec<PipelineStatus> {
-        self.running().iter().filter_map(|running| self.pipeline(running)).collect()
-    }
-
-    fn pipeline(&self, running: &Running) -> Option<PipelineStatus> {
-        let mut status = status::of_pipeline(&self.log, &running.name)?;
+    /// Adds what only the node that runs a pipeline knows of it.
+    fn observe(&self, running: &Running, status: &mut PipelineStatus) {
         let (mut waiting, mut paused) = (false, true);
         for (partition, (_, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
             let Some(seen) = self.scheduler.seen(*lane) else { continue };
-            partition.halted = seen.state.halt.map(|halt| Halted { offset: halt.offset, reason: halt.reason });
+            partition.halted = seen.state.halt.map(Halted::from);
             partition.waits_for = seen.state.waits_for;
             partition.paused = seen.paused && seen.at_rest && seen.state.settled;
             status.failed_calls += seen.state.failed_calls;
             waiting |= partition.waits_for.is_some();
             paused &= partition.paused;
         }
-        let desired = self.log.pipeline(&running.name).map(|info| info.desired);
-        status.state = match desired {
+        status.state = match status.desired {
             _ if status.partitions.iter().any(|partition| partition.halted.is_some()) => PipelineState::Halted,
-            Some(Desired::Pause | Desired::Drain) if paused => PipelineState::Paused,
-            Some(Desired::Pause) => PipelineState::Pausing,
-            Some(Desired::Drain) => PipelineState::Draining,
-            _ if waiting => PipelineState::Waiting,
-            _ if status.lag > 0 => PipelineState::Running,
-            _ => PipelineState::Idle,
+            Desired::Pause | Desired::Drain if paused => PipelineState::Paused,
+            Desired::Pause => PipelineState::Pausing,
+            Desired::Drain => PipelineState::Draining,
+            Desired::Run if waiting => PipelineState::Waiting,
+            Desired::Run if status.lag > 0 => PipelineState::Running,
+            Desired::Run => PipelineState::Idle,
         };
-        Some(status)
     }
 }
 

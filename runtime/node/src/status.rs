@@ -4,7 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sluice_config::Pipeline;
-use sluice_log::{Desired, Log};
+use sluice_engine::Halt;
+use sluice_log::{Desired, Log, PipelineInfo, TopicInfo};
 
 /// How a node stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,8 +84,8 @@ pub struct PipelineStatus {
     pub name: String,
     /// What it does.
     pub state: PipelineState,
-    /// What it is told to do: `run`, `pause` or `drain`; remembered over restarts.
-    pub desired: String,
+    /// What it is told to do; remembered over restarts.
+    pub desired: Desired,
     /// How often an event's effects can come about, by the definition in force.
     pub delivery: Option<String>,
     /// Counts definitions and plugins that were in force.
@@ -142,13 +143,22 @@ pub struct Halted {
     pub offset: u64,
     /// What happened.
     pub reason: String,
+    /// Whether that is damage to the log: no plugin is to blame then.
+    pub damaged: bool,
+}
+
+impl From<Halt> for Halted {
+    fn from(halt: Halt) -> Self {
+        Self { offset: halt.offset, reason: halt.reason, damaged: halt.damaged }
+    }
 }
 
 /// How everything stands that a log knows of, when no node runs on it.
 pub fn of(log: &Log) -> Status {
-    let pipelines = log.pipelines().iter().filter_map(|pipeline| of_pipeline(log, &pipeline.name)).collect();
     let damaged = log.report().damaged.iter().map(|file| file.display().to_string()).collect();
-    let topics = log.topics();
+    // Topics after the pipelines that read them: none of those made meanwhile is missed.
+    let (pipelines, topics) = (log.pipelines(), log.topics());
+    let pipelines = pipelines.into_iter().filter_map(|info| of_pipeline(log, &topics, info)).collect();
     let holds = log.holds().into_iter().filter_map(|hold| {
         let topic = topics.iter().find(|topic| topic.id == hold.tp.topic)?;
         Some(HoldStatus {
@@ -164,19 +174,12 @@ pub fn of(log: &Log) -> Status {
 }
 
 /// How a pipeline's cursors stand, as the log knows them.
-pub(crate) fn of_pipeline(log: &Log, name: &str) -> Option<PipelineStatus> {
-    let info = log.pipeline(name)?;
-    let topics = log.topics();
+fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<PipelineStatus> {
     let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let mut status = PipelineStatus {
         name: info.name,
         state: PipelineState::Stopped,
-        desired: match info.desired {
-            Desired::Run => "run",
-            Desired::Pause => "pause",
-            Desired::Drain => "drain",
-        }
-        .to_owned(),
+        desired: info.desired,
         delivery: Pipeline::parse(Path::new(""), &info.definition).ok().map(|pipeline| pipeline.delivery.to_string()),
         generation: info.generation,
         epoch: info.epoch,

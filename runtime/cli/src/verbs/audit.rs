@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sluice_api::{AccountTold, AuditTold};
+use sluice_log::{Account, Audit, Error};
 
 use crate::access::Access;
 use crate::args::{self, Global};
@@ -17,7 +17,7 @@ pub(crate) fn audit(global: &Global, verb: &args::Audit) -> Result<ExitCode, Fai
     if let Some(name) = &verb.pipeline {
         audit.accounts.retain(|account| account.pipeline == *name);
         if audit.accounts.is_empty() {
-            return Err(Failure::usage(format!("unknown pipeline: {name}")).help("`sluice status` shows them"));
+            return Err(Error::UnknownPipeline(name.clone()).into());
         }
     }
     show::answer(global, &audit, || describe(&audit))?;
@@ -25,7 +25,7 @@ pub(crate) fn audit(global: &Global, verb: &args::Audit) -> Result<ExitCode, Fai
     Ok(if balances { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn describe(audit: &AuditTold) -> String {
+fn describe(audit: &Audit) -> String {
     let since = match audit.since {
         None => "the very beginning".to_owned(),
         Some(time) => {
@@ -38,7 +38,7 @@ fn describe(audit: &AuditTold) -> String {
         out.push_str("no pipelines yet\n");
         return out;
     }
-    let row = |account: &AccountTold| {
+    let row = |account: &Account| {
         let numbers = [
             account.from,
             account.to,

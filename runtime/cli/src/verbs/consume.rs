@@ -23,19 +23,15 @@ pub(crate) fn consume(global: &Global, verb: &Consume) -> Result<ExitCode, Failu
         return Err(failure.help("start one with `sluice run`, or leave --follow out"));
     }
     let topic = access.describe(&verb.topic)?;
-    let mut partitions: Vec<_> = topic.partitions.iter().map(|p| (p.partition, 0, p.high_watermark)).collect();
-    if let Some(only) = verb.partition {
-        partitions.retain(|(partition, ..)| *partition == only);
-        if partitions.is_empty() {
-            let count = topic.partitions.len();
-            return Err(Failure::usage(format!("unknown partition: {}/{only}; it has {count}", verb.topic)));
+    let mut partitions = Vec::new();
+    for found in &topic.partitions {
+        if verb.partition.is_none_or(|only| only == found.partition) {
+            partitions.push((found.partition, start(&mut access, verb, found)?, found.high_watermark));
         }
     }
-    for (partition, next, _) in &mut partitions {
-        *next = match topic.partitions.iter().find(|p| p.partition == *partition) {
-            Some(found) => start(&mut access, verb, found)?,
-            None => 0,
-        };
+    if let Some(only) = verb.partition.filter(|_| partitions.is_empty()) {
+        let count = topic.partitions.len();
+        return Err(Failure::usage(format!("unknown partition: {}/{only}; it has {count}", verb.topic)));
     }
     let names: Vec<(u32, String)> = match global.json {
         true => access.topics()?.into_iter().map(|topic| (topic.id, topic.name)).collect(),

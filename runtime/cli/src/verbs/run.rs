@@ -117,7 +117,7 @@ fn halted_failure(halted: &[PipelineStatus]) -> Failure {
         })
     });
     let reasons = || halted.iter().flat_map(|pipeline| &pipeline.partitions).filter_map(|lane| lane.halted.as_ref());
-    if reasons().all(|halted| halted.reason.starts_with("damaged: ")) {
+    if reasons().all(|halted| halted.damaged) {
         return Failure::storage(lines.collect::<Vec<_>>().join("\nerror: "))
             .help("everything before it is committed; `sluice fsck` explains what is damaged");
     }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use sluice_log::Desired;
 use sluice_node::{HoldStatus, PipelineState, Status};
 
 use crate::access::Access;
@@ -39,7 +40,7 @@ fn render(status: &Status) -> String {
             let name = &pipeline.name;
             out.push_str(&format!("\n{name} is paused: `sluice pipeline resume {name}` lets it run\n"));
         }
-        if pipeline.state == PipelineState::Stopped && pipeline.desired != "run" {
+        if pipeline.state == PipelineState::Stopped && pipeline.desired != Desired::Run {
             let (name, desired) = (&pipeline.name, &pipeline.desired);
             out.push_str(&format!("\n{name} is told to {desired}: `sluice pipeline resume {name}` lets it run\n"));
         }
@@ -53,7 +54,7 @@ fn render(status: &Status) -> String {
             let at = format!("{} on {}/{}", pipeline.name, lane.topic, lane.partition);
             if let Some(halted) = &lane.halted {
                 out.push_str(&format!("\n{at} is halted at offset {}: {}\n", halted.offset, halted.reason));
-                if halted.reason.starts_with("damaged: ") {
+                if halted.damaged {
                     out.push_str("help: stop the node, and run `sluice fsck`: it explains what is damaged\n");
                     continue;
                 }

@@ -1,6 +1,9 @@
 //! What exists: topics, segments, pipelines, producers.
 
 use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::change::TopicPartition;
 use crate::compression::Compression;
@@ -51,7 +54,8 @@ pub struct Cursor {
 }
 
 /// What a pipeline is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 #[repr(u32)]
 pub enum Desired {
     /// Run.
@@ -61,6 +65,16 @@ pub enum Desired {
     Pause = 1,
     /// Deal with everything there is, then stand still.
     Drain = 2,
+}
+
+impl fmt::Display for Desired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Run => "run",
+            Self::Pause => "pause",
+            Self::Drain => "drain",
+        })
+    }
 }
 
 /// What the log knows of a pipeline.

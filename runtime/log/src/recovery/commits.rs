@@ -9,7 +9,6 @@ use sluice_env::{File, Open};
 use super::{Batch, Part, Placed, Recovery};
 use crate::change::{Change, Undecodable, decode_commits};
 use crate::commit_log::CommitLog;
-use crate::directory::number;
 use crate::error::Error;
 use crate::file_header::{FILE_HEADER, FileHeader, Kind, VERSION, read_whole};
 use crate::frame::{FRAME_HEADER, Frame};
@@ -32,9 +31,7 @@ fn check_batches(frame: &Frame, batches: &[Batch]) -> Result<(), &'static str> {
 impl Recovery {
     /// The files of the commit log from the snapshot on.
     pub(super) fn read_parts(&self) -> Result<Vec<Part>, Error> {
-        let commits = self.dir.commits();
-        let names = self.disk.list(&commits).map_err(|error| Error::io("list", &commits, error))?;
-        let firsts: Vec<u64> = names.iter().filter_map(|name| number(name, ".commits")).collect();
+        let firsts = CommitLog::list(&*self.disk, &self.dir)?;
         // A part is durable before the snapshot that it follows is.
         let start = firsts
             .iter()
