@@ -83,7 +83,7 @@ fn jobs(events: u64, runs: usize) -> Result<()> {
     for job in [Job::J1, Job::J3] {
         let input = job.events(events);
         let framed = native::prepare(&input)?;
-        let through = through::Through::new(job, &input)?;
+        let through = through::Through::new(job, 1, &input)?;
         // Memory is to be that of the node alone.
         drop(input);
         let (mut native, mut wasm, mut clock) = (vec![], vec![], vec![]);
@@ -103,7 +103,7 @@ fn jobs(events: u64, runs: usize) -> Result<()> {
 /// J1 with each delivery, in turn.
 fn deliveries(events: u64, runs: usize) -> Result<()> {
     const DELIVERIES: [&str; 3] = ["at-least-once", "exactly-once", "at-most-once"];
-    let through = through::Through::new(Job::J1, &Job::J1.events(events))?;
+    let through = through::Through::new(Job::J1, 1, &Job::J1.events(events))?;
     let mut costs = vec![(vec![], vec![]); 3];
     for run in 0..runs {
         for (delivery, (core, clock)) in DELIVERIES.iter().zip(&mut costs) {
@@ -121,32 +121,35 @@ fn deliveries(events: u64, runs: usize) -> Result<()> {
     Ok(())
 }
 
-/// Two stages as a chain, and as two pipelines with a topic between them.
+/// Two stages as a chain, and as two pipelines with a topic between them: with a partition for each core, so that both sides use the
+/// whole machine, and with one, where the two pipelines use two cores and the chain hardly more than one.
 fn chain(events: u64, runs: usize) -> Result<()> {
-    println!("\n| two stages | two pipelines through a topic | a chain | ratio of medians |\n|---|---|---|---|");
-    let job = Job::J3;
-    let input = job.events(events);
-    let mut costs = [(vec![], vec![]), (vec![], vec![])];
-    for run in 0..runs {
-        for (chained, (core, clock)) in [false, true].into_iter().zip(&mut costs) {
-            // A directory of its own for each: memory that a virtual machine has not touched before is slow to come by, and a page
-            // cache that only grows takes more and more of it.
-            let through = through::Through::new(job, &input)?;
-            let cost = Cost::of(|| through.run_twice(chained, run))?;
-            core.push(cost.per_core(events));
-            clock.push(cost.by_clock(events));
+    println!("\n| two stages of J3 | two pipelines through a topic | a chain | ratio of medians |\n|---|---|---|---|");
+    let input = Job::J3.events(events);
+    for partitions in [2, 1] {
+        let mut costs = [(vec![], vec![]), (vec![], vec![])];
+        for run in 0..runs {
+            for (chained, (core, clock)) in [false, true].into_iter().zip(&mut costs) {
+                // A directory of its own for each: memory that a virtual machine has not touched before is slow to come by, and a
+                // page cache that only grows takes more and more of it.
+                let through = through::Through::new(Job::J3, partitions, &input)?;
+                let cost = Cost::of(|| through.run_twice(chained, run))?;
+                core.push(cost.per_core(events));
+                clock.push(cost.by_clock(events));
+            }
         }
+        let [(two, two_clock), (one, one_clock)] = costs.map(|(core, clock)| (Spread::of(core), Spread::of(clock)));
+        let (core, clock) = (one.median / two.median, one_clock.median / two_clock.median);
+        println!("| partitions: {partitions}; M/s by the clock | {two_clock} | {one_clock} | {clock:.2} |");
+        println!("| the same, M/s per core | {two} | {one} | {core:.2} |");
     }
-    let [(two, two_clock), (one, one_clock)] = costs.map(|(core, clock)| (Spread::of(core), Spread::of(clock)));
-    println!("| {job}, twice; M/s per core | {two} | {one} | {:.2} |", one.median / two.median);
-    println!("| the same, M/s by the clock | {two_clock} | {one_clock} | {:.2} |", one_clock.median / two_clock.median);
     Ok(())
 }
 
 /// Memory of a node while one pipeline deals with the same number of events again and again.
 fn memory(events: u64) -> Result<()> {
     let input = Job::J3.events(events / 10);
-    let through = through::Through::new(Job::J3, &input)?;
+    let through = through::Through::new(Job::J3, 1, &input)?;
     through.run(0)?;
     let mut resident = vec![measure::resident_mib()?];
     for _ in 0..10 {

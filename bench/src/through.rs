@@ -17,20 +17,30 @@ pub(crate) struct Through {
 }
 
 impl Through {
-    /// A node with the input in its log.
-    pub(crate) fn new(job: Job, input: &[Batch]) -> Result<Self> {
+    /// A node with the input in its log, spread over so many partitions.
+    pub(crate) fn new(job: Job, partitions: u32, input: &[Batch]) -> Result<Self> {
         let data = tempfile::tempdir()?;
         let node = Node::open(&NodeOptions { data: data.path().to_owned(), durability: Durability::Os })?;
-        sluice_node::topics::create(node.log(), NewTopic::new("in", 1))?;
         let through = Self { node, job, _data: data };
+        for topic in ["warm-up", "in"] {
+            sluice_node::topics::create(through.node.log(), NewTopic::new(topic, partitions))?;
+        }
+        // Compiling the plugin is none of the costs that are measured.
+        through.append_to("warm-up", &input[..1])?;
+        through.start(&[pipeline("warm-up", "exactly-once", "warm-up", &[job.plugin()])?])?;
         through.append(input)?;
         Ok(through)
     }
 
     /// Appends events to the topic that all runs read.
     pub(crate) fn append(&self, input: &[Batch]) -> Result<()> {
-        let to = TopicPartition { topic: self.node.log().topic("in")?.id, partition: 0 };
-        for batch in input {
+        self.append_to("in", input)
+    }
+
+    fn append_to(&self, topic: &str, input: &[Batch]) -> Result<()> {
+        let topic = self.node.log().topic(topic)?;
+        for (batch, partition) in input.iter().zip((0..topic.partitions).cycle()) {
+            let to = TopicPartition { topic: topic.id, partition };
             self.node.log().commit(Commit::append(to, batch.clone()))?;
         }
         Ok(())

@@ -68,14 +68,17 @@ impl NewEvent<'_> {
         let header_count = u16::try_from(self.headers.len()).map_err(|_| TooLarge)?;
         let key = self.key.unwrap_or_default();
         let flags = if self.key.is_some() { FLAG_KEY } else { 0 } | if self.origin.is_some() { FLAG_ORIGIN } else { 0 };
-        let mut fixed = [0; FIXED];
+        // One write of a fixed length where there is an origin, for guests write a lot of these.
+        let mut fixed = [0; FIXED + ORIGIN];
         fixed[4..6].copy_from_slice(&flags.to_le_bytes());
         fixed[6..8].copy_from_slice(&header_count.to_le_bytes());
         fixed[8..16].copy_from_slice(&self.timestamp.to_le_bytes());
         fixed[16..20].copy_from_slice(&length(key.len())?);
-        out.extend_from_slice(&fixed);
         if let Some(origin) = self.origin {
-            out.extend_from_slice(&origin.to_bytes());
+            fixed[FIXED..].copy_from_slice(&origin.to_bytes());
+            out.extend_from_slice(&fixed);
+        } else {
+            out.extend_from_slice(&fixed[..FIXED]);
         }
         for (name, value) in self.headers {
             out.extend_from_slice(&length(name.len())?);

@@ -149,12 +149,6 @@ impl Shared {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "nearly every message is a commit")]
-enum Message {
-    Commit(Commit, Waiter),
-    Close,
-}
-
 /// Bytes of commits that wait; submitting blocks beyond it.
 const QUEUE_BYTES: usize = 64 << 20;
 /// What a commit counts for besides its events.
@@ -223,12 +217,14 @@ pub struct Log {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     shared: Arc<Shared>,
-    queue: SyncSender<Message>,
+    /// `None` when it is closing.
+    queue: Option<SyncSender<(Commit, Waiter)>>,
     budget: Arc<Budget>,
     thread: Option<JoinHandle<()>>,
     report: Report,
     check_crc: bool,
-    _lock: Box<dyn Send + Sync>,
+    /// The directory is this process's until also the committing thread is through.
+    _lock: Arc<dyn Send + Sync>,
 }
 
 impl Log {
@@ -241,19 +237,24 @@ impl Log {
         let (queue, waiting) = sync_channel(QUEUE);
         let shared = opened.committer.shared.clone();
         let check_crc = !opened.committer.options.has(crate::options::Planted::NoCrcCheck);
-        let mut committer = opened.committer;
-        let thread = sluice_env::spawn("sluice-commit", move || run(&mut committer, &waiting));
+        let committer = opened.committer;
+        let lock: Arc<dyn Send + Sync> = opened.lock.into();
+        let locked = lock.clone();
+        let thread = sluice_env::spawn("sluice-commit", move || {
+            run(committer, &waiting);
+            drop(locked);
+        });
         let thread = thread.map_err(|error| Error::io("start a thread for", root, error))?;
         Ok(Self {
             disk,
             root: root.to_owned(),
             shared,
-            queue,
+            queue: Some(queue),
             budget: Arc::default(),
             thread: Some(thread),
             report: opened.report,
             check_crc,
-            _lock: opened.lock,
+            _lock: lock,
         })
     }
 
@@ -276,7 +277,9 @@ impl Log {
         self.budget.take(bytes);
         let waiter = Waiter { done: Some(done), budget: self.budget.clone(), bytes };
         // When nobody listens any more, dropping the waiter says so.
-        let _ = self.queue.send(Message::Commit(commit, waiter));
+        if let Some(queue) = &self.queue {
+            let _ = queue.send((commit, waiter));
+        }
     }
 
     /// Commits and waits.
@@ -378,8 +381,10 @@ impl Log {
     }
 
     fn stop(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            let _ = self.queue.send(Message::Close);
+        // The committing thread ends when it has committed what was submitted and nobody can bring more.
+        drop(self.queue.take());
+        // Whoever is told of a commit may hold the log's last reference: then it is the committing thread that drops it.
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
             let _ = thread.join();
         }
     }
@@ -391,52 +396,39 @@ impl Drop for Log {
     }
 }
 
-fn run(committer: &mut Committer, waiting: &Receiver<Message>) {
+fn run(mut committer: Committer, waiting: &Receiver<(Commit, Waiter)>) {
     let _last_words = LastWords(committer.shared.clone());
     let mut kept_back = None;
     loop {
         let first = match kept_back.take() {
             Some(message) => message,
-            None => match next_message(committer, waiting) {
+            None => match next_message(&mut committer, waiting) {
                 Some(message) => message,
                 None => break,
             },
         };
-        let (mut commits, mut callbacks, mut size, mut closing) = (Vec::new(), Vec::new(), 0, false);
+        let (mut commits, mut callbacks, mut size) = (Vec::new(), Vec::new(), 0);
         let mut next = Some(first);
-        while let Some(message) = next {
-            match message {
-                Message::Commit(commit, waiter) => {
-                    // An order is a group of its own.
-                    let alone = commit.order.is_some();
-                    if alone && !commits.is_empty() {
-                        kept_back = Some(Message::Commit(commit, waiter));
-                        break;
-                    }
-                    size += if alone { GROUP_BYTES } else { waiter.bytes };
-                    commits.push(commit);
-                    callbacks.push(waiter);
-                }
-                Message::Close => {
-                    closing = true;
-                    break;
-                }
+        while let Some((commit, waiter)) = next {
+            // An order is a group of its own.
+            let alone = commit.order.is_some();
+            if alone && !commits.is_empty() {
+                kept_back = Some((commit, waiter));
+                break;
             }
+            size += if alone { GROUP_BYTES } else { waiter.bytes };
+            commits.push(commit);
+            callbacks.push(waiter);
             next = if size < GROUP_BYTES { waiting.try_recv().ok() } else { None };
         }
-        if !commits.is_empty() {
-            let answers = committer.commit_group(commits);
-            callbacks.into_iter().zip(answers).for_each(|(waiter, answer)| waiter.answer(answer));
-        }
-        if closing {
-            break;
-        }
+        let answers = committer.commit_group(commits);
+        callbacks.into_iter().zip(answers).for_each(|(waiter, answer)| waiter.answer(answer));
     }
     committer.end();
 }
 
 /// Waits for work; `None` when nobody can bring any more.
-fn next_message(committer: &mut Committer, waiting: &Receiver<Message>) -> Option<Message> {
+fn next_message(committer: &mut Committer, waiting: &Receiver<(Commit, Waiter)>) -> Option<(Commit, Waiter)> {
     loop {
         match committer.idle_for() {
             None => return waiting.recv().ok(),
@@ -446,5 +438,37 @@ fn next_message(committer: &mut Committer, waiting: &Receiver<Message>) -> Optio
                 Err(RecvTimeoutError::Timeout) => committer.idle(),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use sluice_env::{SimDisk, SystemClock};
+
+    use super::*;
+    use crate::commit::NewTopic;
+
+    #[test]
+    fn the_last_reference_may_be_dropped_by_whoever_is_told_of_a_commit() {
+        let (disk, clock) = (Arc::new(SimDisk::default()), Arc::new(SystemClock));
+        let log = Log::open(disk, clock, Path::new("/data"), Options::default()).unwrap();
+        let log = Arc::new(log);
+        let topic = |name: &str| Commit { topics: vec![NewTopic::new(name, 1)], ..Commit::default() };
+        let (go_on, wait) = channel::<()>();
+        let (tell, answers) = channel();
+        let last = log.clone();
+        log.submit(
+            topic("first"),
+            Box::new(move |_| {
+                let _ = wait.recv();
+                drop(last);
+            }),
+        );
+        log.submit(topic("second"), Box::new(move |answer| tell.send(answer.is_ok()).unwrap()));
+        drop(log);
+        drop(go_on);
+        assert_eq!(answers.recv(), Ok(true));
     }
 }
