@@ -45,7 +45,7 @@ fn a_chain_of_wat_rust_and_c_runs_with_every_delivery() {
 fn a_later_stage_that_fails_halts_at_the_source_event_it_comes_from() {
     for delivery in ["exactly-once", "at-least-once", "at-most-once"] {
         let workspace = with_guests();
-        workspace.write("pipelines/p.toml", pipeline(delivery, CHAIN));
+        workspace.write("pipelines/p.toml", pipeline(delivery, CHAIN) + "[errors]\non-error = \"halt\"\n");
         workspace.produce("words", &["one", "two", "!", "three"]);
         let stderr = workspace.sluice(&["run", "--until-idle"]).fails(1);
         assert!(stderr.contains("words/0 offset 2") && stderr.contains("stage upper"), "{stderr}");
@@ -83,7 +83,7 @@ fn a_stage_that_breaks_its_promise_about_keys_is_told_so() {
     let workspace = Workspace::new();
     workspace.write(
         "pipelines/p.toml",
-        "name = \"p\"\n[source]\ntopics = [\"flights\"]\n[[stage]]\nplugin = \"../plugins/late-flights\"\nkeys = \"unchanged\"\n[[sink]]\ntopic = \"out\"\n",
+        "name = \"p\"\n[source]\ntopics = [\"flights\"]\n[[stage]]\nplugin = \"../plugins/late-flights\"\nkeys = \"unchanged\"\n[[sink]]\ntopic = \"out\"\n[errors]\non-error = \"halt\"\n",
     );
     workspace.sluice(&["topic", "create", "flights"]).ok();
     workspace.produce("flights", &[r#"{"delay":66,"origin":"DTW","destination":"LAS"}"#]);

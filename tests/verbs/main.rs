@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test, in functions of its own too")]
 
 mod delivery;
+mod errors;
 mod operate;
 mod storage;
 
@@ -251,6 +252,7 @@ fn a_full_disk_refuses_and_loses_nothing() {
 #[test]
 fn an_event_that_fails_halts_its_partition_at_that_event_and_says_why() {
     let workspace = with_flight();
+    workspace.write("pipelines/late.toml", format!("{PIPELINE}[errors]\non-error = \"halt\"\n"));
     workspace.write("bad", "not a flight\n");
     workspace.sluice(&["produce", "flights", "bad"]).ok();
     workspace.sluice(&["produce", "flights", "flight", "--key", "origin"]).ok();

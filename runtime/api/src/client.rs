@@ -11,13 +11,14 @@ use serde::de::DeserializeOwned;
 use sluice_event::Batch;
 use sluice_log::{Audit, ReadBatch};
 use sluice_node::Status;
+use sluice_node::dead::{DeadLetters, Found, LetterId, Selection, Treated};
 use sluice_node::operate::{Rewind, Target};
 use sluice_node::topics::{Place, TopicDescription};
 use tokio::runtime::Runtime;
 
 use crate::problem::Problem;
 use crate::socket;
-use crate::wire::{Located, NewTopic, NextSequence, Produced, RewindRequest, Want, decode_read};
+use crate::wire::{DeadRequest, Located, NewTopic, NextSequence, Produced, RewindRequest, Want, decode_read};
 
 /// A connection to a running node. Calls block.
 pub struct Client {
@@ -123,6 +124,39 @@ impl Client {
     pub fn want(&mut self, pipeline: &str, want: Want) -> Result<(), Problem> {
         let body = serde_json::to_vec(&want).map_err(Problem::connection)?;
         self.json("PUT", &format!("/pipelines/{}/desired", escaped(pipeline)), body)
+    }
+
+    /// A pipeline's dead letters, by cause.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn dead_list(&mut self, pipeline: &str) -> Result<DeadLetters, Problem> {
+        self.json("GET", &format!("/pipelines/{}/dead", escaped(pipeline)), Body::empty())
+    }
+
+    /// Where a dead letter is, and what became of it.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn dead_find(&mut self, pipeline: &str, id: LetterId) -> Result<Found, Problem> {
+        self.json("GET", &format!("/pipelines/{}/dead/{id}", escaped(pipeline)), Body::empty())
+    }
+
+    /// Sends dead letters through again (`redrive`), or gives them up, or says which that would be.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn dead_treat(
+        &mut self,
+        pipeline: &str,
+        redrive: bool,
+        selection: &Selection,
+        really: bool,
+    ) -> Result<Treated, Problem> {
+        let request = DeadRequest { selection: selection.clone(), really };
+        let body = serde_json::to_vec(&request).map_err(Problem::connection)?;
+        let what = if redrive { "redrive" } else { "discard" };
+        self.json("POST", &format!("/pipelines/{}/dead/{what}", escaped(pipeline)), body)
     }
 
     /// Stops a pipeline and forgets its cursors.

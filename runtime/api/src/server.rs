@@ -11,6 +11,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use sluice_event::Region;
 use sluice_log::Audit;
+use sluice_node::dead::{self, DeadLetters, Found, Treated};
 use sluice_node::operate::{Rewind, Target};
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Node, Status};
@@ -18,8 +19,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::problem::Problem;
 use crate::wire::{
-    LocateQuery, Located, MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence, ProduceQuery, Produced, ReadQuery,
-    RewindRequest, Want, encode_read,
+    DeadRequest, LocateQuery, Located, MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence, ProduceQuery, Produced,
+    ReadQuery, RewindRequest, Want, encode_read,
 };
 
 #[derive(Clone)]
@@ -52,6 +53,10 @@ pub async fn serve(
         .route("/pipelines/{pipeline}", delete(delete_pipeline))
         .route("/pipelines/{pipeline}/desired", put(want))
         .route("/pipelines/{pipeline}/rewind", post(rewind))
+        .route("/pipelines/{pipeline}/dead", get(dead_list))
+        .route("/pipelines/{pipeline}/dead/{id}", get(dead_find))
+        .route("/pipelines/{pipeline}/dead/redrive", post(dead_redrive))
+        .route("/pipelines/{pipeline}/dead/discard", post(dead_discard))
         .route("/audit", get(audit))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Api { node, appended });
@@ -172,7 +177,11 @@ async fn want(
     want: Result<Json<Want>, JsonRejection>,
 ) -> Answer<()> {
     let Json(want) = want.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
-    blocking(move || Ok(api.node.want(&pipeline, want.into())?)).await.map(Json)
+    let done = blocking(move || match want {
+        Want::Resume | Want::ResumePast => Ok(api.node.resume(&pipeline, want == Want::ResumePast)?),
+        Want::Pause | Want::Drain => Ok(api.node.want(&pipeline, want.into())?),
+    });
+    done.await.map(Json)
 }
 
 async fn rewind(
@@ -183,6 +192,35 @@ async fn rewind(
     let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let target: Target = request.to.parse().map_err(|what: String| Problem::bad_request(what))?;
     blocking(move || Ok(api.node.rewind(&pipeline, &target, request.really)?)).await.map(Json)
+}
+
+async fn dead_list(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<DeadLetters> {
+    blocking(move || Ok(dead::list(api.node.log(), &pipeline)?)).await.map(Json)
+}
+
+async fn dead_find(State(api): State<Api>, Path((pipeline, id)): Path<(String, String)>) -> Answer<Found> {
+    let id = id.parse().map_err(|what: String| Problem::bad_request(what))?;
+    blocking(move || Ok(dead::find(api.node.log(), &pipeline, id)?)).await.map(Json)
+}
+
+async fn dead_redrive(
+    State(api): State<Api>,
+    Path(pipeline): Path<String>,
+    request: Result<Json<DeadRequest>, JsonRejection>,
+) -> Answer<Treated> {
+    let Json(DeadRequest { selection, really }) =
+        request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    blocking(move || Ok(api.node.redrive(&pipeline, &selection, really)?)).await.map(Json)
+}
+
+async fn dead_discard(
+    State(api): State<Api>,
+    Path(pipeline): Path<String>,
+    request: Result<Json<DeadRequest>, JsonRejection>,
+) -> Answer<Treated> {
+    let Json(DeadRequest { selection, really }) =
+        request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    blocking(move || Ok(dead::discard(api.node.log(), &pipeline, &selection, really)?)).await.map(Json)
 }
 
 async fn audit(State(api): State<Api>) -> Answer<Audit> {

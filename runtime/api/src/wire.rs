@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use sluice_log::{Committed, Compression, Desired, ReadBatch, TopicSettings};
+use sluice_node::dead::Selection;
 
 use crate::problem::Problem;
 
@@ -78,8 +79,10 @@ pub(crate) struct LocateQuery {
 pub enum Want {
     /// Finish what is in hand, and stand still.
     Pause,
-    /// Run.
+    /// Run, and try again what it stands still at.
     Resume,
+    /// Run, and pass over the events that block it; they are counted as skipped.
+    ResumePast,
     /// Deal with everything there is, then stand still.
     Drain,
 }
@@ -88,7 +91,7 @@ impl From<Want> for Desired {
     fn from(want: Want) -> Self {
         match want {
             Want::Pause => Self::Pause,
-            Want::Resume => Self::Run,
+            Want::Resume | Want::ResumePast => Self::Run,
             Want::Drain => Self::Drain,
         }
     }
@@ -99,6 +102,15 @@ impl From<Want> for Desired {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RewindRequest {
     pub(crate) to: String,
+    /// Whether to do it, or only to say what it would do.
+    pub(crate) really: bool,
+}
+
+/// What to do about dead letters.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeadRequest {
+    pub(crate) selection: Selection,
     /// Whether to do it, or only to say what it would do.
     pub(crate) really: bool,
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use sluice_api::{Client, NewTopic, Problem, Produced, Want};
 use sluice_event::Batch;
 use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
+use sluice_node::dead::{self, DeadLetters, Found, LetterId, Selection, Treated};
 use sluice_node::operate::{self, Rewind, Target};
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{NodeError, NodeOptions, Status, open_log, status_of};
@@ -118,6 +119,10 @@ impl Access {
     pub(crate) fn want(&mut self, pipeline: &str, want: Want) -> Result<(), Failure> {
         match self {
             Self::Node(client) => Ok(client.want(pipeline, want)?),
+            Self::Directory(_) if want == Want::ResumePast => {
+                let failure = Failure::failed("no node runs: only a running pipeline knows which events block it");
+                Err(failure.help("start it with `sluice run`; or set its cursor behind the event with `sluice rewind`"))
+            }
             Self::Directory(log) => order(log, Order::Want(pipeline.to_owned(), want.into())),
         }
     }
@@ -134,6 +139,40 @@ impl Access {
             Self::Node(client) => Ok(client.rewind(pipeline, target, really)?),
             Self::Directory(log) => Ok(operate::rewind(log, pipeline, target, really)?),
         }
+    }
+
+    pub(crate) fn dead_list(&mut self, pipeline: &str) -> Result<DeadLetters, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.dead_list(pipeline)?),
+            Self::Directory(log) => Ok(dead::list(log, pipeline)?),
+        }
+    }
+
+    pub(crate) fn dead_find(&mut self, pipeline: &str, id: LetterId) -> Result<Found, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.dead_find(pipeline, id)?),
+            Self::Directory(log) => Ok(dead::find(log, pipeline, id)?),
+        }
+    }
+
+    /// Sends dead letters through again, or gives them up, or says which that would be.
+    pub(crate) fn dead_treat(
+        &mut self,
+        pipeline: &str,
+        redrive: bool,
+        selection: &Selection,
+        really: bool,
+    ) -> Result<Treated, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.dead_treat(pipeline, redrive, selection, really)?),
+            Self::Directory(log) if redrive => Ok(dead::redrive(log, pipeline, selection, really)?),
+            Self::Directory(log) => Ok(dead::discard(log, pipeline, selection, really)?),
+        }
+    }
+
+    /// Whether a node runs.
+    pub(crate) fn is_node(&self) -> bool {
+        matches!(self, Self::Node(_))
     }
 
     pub(crate) fn audit(&mut self) -> Result<Audit, Failure> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args as Arguments, Parser, Subcommand};
 use sluice_config::{parse_duration, parse_size};
 use sluice_log::{Compression, Durability};
+use sluice_node::dead::LetterId;
 use sluice_node::operate::Target;
 use sluice_node::topics::Place;
 
@@ -49,6 +50,9 @@ pub(crate) enum Verb {
     Pipeline(Pipeline),
     /// Move a pipeline's cursors back, or forth; shows what it would do, and with --yes does it
     Rewind(Rewind),
+    /// Dead letters: list them by cause, look at one, send them through again, give them up
+    #[command(subcommand)]
+    Dead(Dead),
     /// Tell what became of every event that pipelines read, from the commit log alone
     Audit(Audit),
     /// Check every byte of a data directory, and explain what is damaged; no node may run on it
@@ -126,10 +130,13 @@ pub(crate) enum Pipeline {
         /// The pipeline
         name: String,
     },
-    /// Let it run again
+    /// Let it run again, and try again what it stands still at
     Resume {
         /// The pipeline
         name: String,
+        /// Pass over the events that block it; they are counted as skipped
+        #[arg(long)]
+        skip: bool,
     },
     /// Let it deal with everything there is, then stand still
     Drain {
@@ -141,6 +148,56 @@ pub(crate) enum Pipeline {
         /// The pipeline
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dead {
+    /// Show a pipeline's dead letters by cause
+    List {
+        /// The pipeline
+        pipeline: String,
+    },
+    /// Show one dead letter: the event, and why it failed
+    Show {
+        /// The pipeline
+        pipeline: String,
+        /// PARTITION:OFFSET in the topic of dead letters, as `list` shows it
+        id: LetterId,
+    },
+    /// Send dead letters through their pipeline again, with its current plugin; shows which, --yes does it
+    Redrive(Treat),
+    /// Give dead letters up; shows which, --yes does it
+    Discard(Treat),
+}
+
+/// Which dead letters to do something about, of those that are open.
+#[derive(Debug, Arguments)]
+pub(crate) struct Treat {
+    /// The pipeline
+    pub(crate) pipeline: String,
+    /// These: PARTITION:OFFSET in the topic of dead letters
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<LetterId>,
+    /// Those of this cause, as `list` names it
+    #[arg(long, value_name = "CAUSE")]
+    pub(crate) cause: Option<String>,
+    /// Those that died at this time or later (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) since: Option<i64>,
+    /// Those that died before this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) until: Option<i64>,
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Do it
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+fn parse_time(text: &str) -> Result<i64, String> {
+    let time = text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
+    time.map_err(|_| "a time is written as in RFC 3339, such as 2026-01-31T12:00:00Z".to_owned())
 }
 
 #[derive(Debug, Arguments)]

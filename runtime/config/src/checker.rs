@@ -11,7 +11,9 @@ use crate::definition::{
 };
 use crate::diagnostic::Diagnostic;
 use crate::json::{is_not_finite, json_of_table};
-use crate::pipeline::{At, Batch, Delivery, Limits, PartitionBy, Pipeline, Retention, Sink, Stage, Start, Topic};
+use crate::pipeline::{
+    At, Batch, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink, Stage, Start, Topic,
+};
 use crate::units::{parse_duration, parse_size};
 
 /// Stages of one chain, at most.
@@ -70,6 +72,7 @@ impl Checker<'_> {
             self.report(span, format!("the sink is the source: {}", sinks[at].topic), Some(help));
         }
         let batch = self.batch(definition.batch, delivery);
+        let errors = self.errors(definition.errors, &name);
         Some(Pipeline {
             file: self.file.to_owned(),
             text: self.text.to_owned(),
@@ -81,6 +84,7 @@ impl Checker<'_> {
             sinks,
             topics,
             batch,
+            errors,
             places: std::mem::take(&mut self.places),
         })
     }
@@ -114,31 +118,65 @@ impl Checker<'_> {
                 self.not_yet(section.span(), name, "leave this section out");
             }
         }
-        if let Some(errors) = &definition.errors {
-            self.errors(errors);
-        }
     }
 
-    fn errors(&mut self, errors: &ErrorsKeys) {
-        let help = "a failing event halts its partition; leave this out, or write on-error = \"halt\"";
-        let tables = [(&errors.retry, "retry"), (&errors.breaker, "breaker")];
-        for (table, name) in tables {
-            if let Some(table) = table {
-                self.not_yet(table.span(), name, help);
-            }
+    fn errors(&mut self, keys: Option<ErrorsKeys>, pipeline: &str) -> Errors {
+        let mut errors = Errors {
+            attempts: 5,
+            initial_backoff: Duration::from_millis(200),
+            max_backoff: Duration::from_secs(30),
+            on_error: OnError::default(),
+            dead_letter_topic: format!("{pipeline}.dead"),
+            window: 1000,
+            max_failures: 500,
+        };
+        let Some(keys) = keys else { return errors };
+        if let Some(retry) = &keys.retry {
+            errors.attempts = self.bounded_number(retry.attempts.as_ref(), 1..=1000).unwrap_or(errors.attempts);
+            let bounds = || Duration::from_millis(1)..=Duration::from_secs(3600);
+            let (initial, max) = (retry.initial_backoff.as_ref(), retry.max_backoff.as_ref());
+            let initial = self.bounded_duration(initial, "initial-backoff", bounds(), "1ms to 1h");
+            errors.initial_backoff = initial.unwrap_or(errors.initial_backoff);
+            let longest = self.bounded_duration(max, "max-backoff", bounds(), "1ms to 1h");
+            errors.max_backoff = longest.unwrap_or(errors.max_backoff.max(errors.initial_backoff));
         }
-        if let Some(topic) = &errors.dead_letter_topic {
-            self.not_yet(topic.span(), "dead letters", help);
-        }
-        if let Some(on_error) = &errors.on_error {
-            match on_error.get_ref().as_str() {
-                "halt" => {}
-                "dead-letter" | "skip" => {
-                    self.not_yet(on_error.span(), &format!("on-error {}", on_error.get_ref()), help);
+        if let Some(on_error) = &keys.on_error {
+            errors.on_error = match on_error.get_ref().as_str() {
+                "dead-letter" => OnError::DeadLetter,
+                "halt" => OnError::Halt,
+                "skip" => OnError::Skip,
+                other => {
+                    let help = "write \"dead-letter\", \"halt\" or \"skip\"".to_owned();
+                    self.report(on_error.span(), format!("unknown on-error: {other:?}"), Some(help));
+                    OnError::default()
                 }
-                other => self.report(on_error.span(), format!("unknown on-error: {other:?}"), Some(help.to_owned())),
+            };
+        }
+        if let Some(topic) = &keys.dead_letter_topic {
+            errors.dead_letter_topic = self.name("topic", topic);
+            self.places.push((At::DeadLetters, topic.span()));
+            if errors.on_error != OnError::DeadLetter {
+                let help = "leave it out, or write on-error = \"dead-letter\"".to_owned();
+                self.report(topic.span(), "no dead letters are written with this on-error", Some(help));
             }
         }
+        if let Some(breaker) = &keys.breaker {
+            errors.window = self.bounded_number(breaker.window.as_ref(), 1..=1_000_000).unwrap_or(errors.window);
+            errors.max_failures = self
+                .bounded_number(breaker.max_failures.as_ref(), 0..=errors.window)
+                .unwrap_or(errors.max_failures.min(errors.window));
+        }
+        errors
+    }
+
+    fn bounded_number(&mut self, number: Option<&Spanned<u32>>, bounds: RangeInclusive<u32>) -> Option<u32> {
+        let number = number?;
+        if bounds.contains(number.get_ref()) {
+            return Some(*number.get_ref());
+        }
+        let (least, most) = bounds.into_inner();
+        self.report(number.span(), "the number is out of bounds", Some(format!("{least} to {most}")));
+        None
     }
 
     fn source(&mut self, source: SourceKeys) -> Option<(Vec<String>, Start)> {

@@ -89,8 +89,23 @@ pub(crate) struct BatchKeys {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct ErrorsKeys {
-    pub(crate) retry: Option<Spanned<Table>>,
+    pub(crate) retry: Option<RetryKeys>,
     pub(crate) on_error: Option<Text>,
     pub(crate) dead_letter_topic: Option<Text>,
-    pub(crate) breaker: Option<Spanned<Table>>,
+    pub(crate) breaker: Option<BreakerKeys>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct RetryKeys {
+    pub(crate) attempts: Option<Spanned<u32>>,
+    pub(crate) initial_backoff: Option<Text>,
+    pub(crate) max_backoff: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct BreakerKeys {
+    pub(crate) window: Option<Spanned<u32>>,
+    pub(crate) max_failures: Option<Spanned<u32>>,
 }

@@ -17,6 +17,8 @@ mod tests;
 
 pub use diagnostic::Diagnostic;
 pub use json::json;
-pub use pipeline::{At, Batch, Delivery, Limits, PartitionBy, Pipeline, Retention, Sink, Stage, Start, Topic};
+pub use pipeline::{
+    At, Batch, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink, Stage, Start, Topic,
+};
 pub use together::check_together;
 pub use units::{parse_duration, parse_size};

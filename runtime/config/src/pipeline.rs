@@ -127,6 +127,37 @@ pub struct Batch {
     pub commit_every: Duration,
 }
 
+/// What becomes of an event that will not go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// It goes to the dead-letter topic.
+    #[default]
+    DeadLetter,
+    /// It blocks its partition until somebody acts.
+    Halt,
+    /// It is counted and passed over.
+    Skip,
+}
+
+/// What to do about events that fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Errors {
+    /// How often an event is tried in all whose failure may pass.
+    pub attempts: u32,
+    /// How long to wait before the second attempt; twice as long before each one after that.
+    pub initial_backoff: Duration,
+    /// No wait is longer.
+    pub max_backoff: Duration,
+    /// What becomes of an event that will not go through.
+    pub on_error: OnError,
+    /// Where dead letters go.
+    pub dead_letter_topic: String,
+    /// The pipeline halts before it dead-letters more than `max_failures` of the last so many events.
+    pub window: u32,
+    /// See `window`.
+    pub max_failures: u32,
+}
+
 /// A checked pipeline definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pipeline {
@@ -150,6 +181,8 @@ pub struct Pipeline {
     pub topics: Vec<Topic>,
     /// How much a call gets.
     pub batch: Batch,
+    /// What to do about events that fail.
+    pub errors: Errors,
     pub(crate) places: Vec<(At, Range<usize>)>,
 }
 
@@ -168,6 +201,8 @@ pub enum At {
     Sink(usize),
     /// A `[[topic]]`, by its position.
     Topic(usize),
+    /// The topic of dead letters, or the pipeline's name where none is named.
+    DeadLetters,
 }
 
 impl Pipeline {
@@ -179,10 +214,19 @@ impl Pipeline {
         checker::check(file, text)
     }
 
+    /// Every topic it writes to, with its place in the definition.
+    pub fn written(&self) -> impl Iterator<Item = (At, &str)> {
+        let sinks = self.sinks.iter().enumerate().map(|(at, sink)| (At::Sink(at), sink.topic.as_str()));
+        let dead = (self.errors.on_error == OnError::DeadLetter)
+            .then_some((At::DeadLetters, self.errors.dead_letter_topic.as_str()));
+        sinks.chain(dead)
+    }
+
     /// A diagnostic about a place in this definition.
     pub fn diagnose(&self, at: At, message: impl Into<String>, help: Option<String>) -> Diagnostic {
         let at = match at {
             At::Config(stage) if !self.places.iter().any(|(place, _)| *place == at) => At::Plugin(stage),
+            At::DeadLetters if !self.places.iter().any(|(place, _)| *place == at) => At::Name,
             at => at,
         };
         let span = self.places.iter().find(|(place, _)| *place == at).map(|(_, span)| span.clone());

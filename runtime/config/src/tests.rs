@@ -84,14 +84,62 @@ fn everything_wrong_is_reported_at_once() {
 
 #[test]
 fn what_is_not_available_yet_is_refused_by_name() {
-    insta::assert_snapshot!(rendered(&format!("{GOOD}[errors]\non-error = \"skip\"\n")), @r#"
-    error: not available yet in this version: on-error skip
+    insta::assert_snapshot!(rendered(&format!("{GOOD}[time]\nlateness = \"5s\"\n")), @"
+    error: not available yet in this version: [time]
+     --> pipelines/late.toml:6:1
+      |
+    6 | [time]
+      | ^^^^^^
+      |
+      = help: leave this section out
+    ");
+}
+
+#[test]
+fn what_is_wrong_about_errors_is_shown_where_it_stands() {
+    let text = "[errors]\non-error = \"ignore\"\nretry = { attempts = 0, max-backoff = \"2h\" }\nbreaker = { window = 10, max-failures = 11 }\n";
+    insta::assert_snapshot!(rendered(&format!("{GOOD}{text}")), @r#"
+    error: the number is out of bounds
+     --> pipelines/late.toml:8:22
+      |
+    8 | retry = { attempts = 0, max-backoff = "2h" }
+      |                      ^
+      |
+      = help: 1 to 1000
+
+    error: max-backoff is out of bounds
+     --> pipelines/late.toml:8:39
+      |
+    8 | retry = { attempts = 0, max-backoff = "2h" }
+      |                                       ^^^^
+      |
+      = help: 1ms to 1h
+
+    error: unknown on-error: "ignore"
      --> pipelines/late.toml:7:12
       |
-    7 | on-error = "skip"
-      |            ^^^^^^
+    7 | on-error = "ignore"
+      |            ^^^^^^^^
       |
-      = help: a failing event halts its partition; leave this out, or write on-error = "halt"
+      = help: write "dead-letter", "halt" or "skip"
+
+    error: the number is out of bounds
+     --> pipelines/late.toml:9:41
+      |
+    9 | breaker = { window = 10, max-failures = 11 }
+      |                                         ^^
+      |
+      = help: 0 to 10
+    "#);
+    let text = "[errors]\non-error = \"halt\"\ndead-letter-topic = \"d\"\n";
+    insta::assert_snapshot!(rendered(&format!("{GOOD}{text}")), @r#"
+    error: no dead letters are written with this on-error
+     --> pipelines/late.toml:8:21
+      |
+    8 | dead-letter-topic = "d"
+      |                     ^^^
+      |
+      = help: leave it out, or write on-error = "dead-letter"
     "#);
 }
 
@@ -120,9 +168,19 @@ compression = "zstd"
 max-events = 100
 linger = "5ms"
 commit-every = "2s"
+[errors]
+retry = { attempts = 3, initial-backoff = "1s", max-backoff = "1m" }
+dead-letter-topic = "graveyard"
+breaker = { window = 100, max-failures = 5 }
 "#;
     let pipeline = Pipeline::parse(Path::new("all.toml"), text).unwrap();
     assert_eq!(pipeline.start, crate::Start::Time(1_769_860_800_000));
+    let (errors, seconds) = (&pipeline.errors, std::time::Duration::from_secs);
+    assert_eq!((errors.attempts, errors.initial_backoff, errors.max_backoff), (3, seconds(1), seconds(60)));
+    assert_eq!((errors.dead_letter_topic.as_str(), errors.window, errors.max_failures), ("graveyard", 100, 5));
+    assert_eq!(errors.on_error, crate::OnError::DeadLetter);
+    let written: Vec<_> = pipeline.written().map(|(_, topic)| topic).collect();
+    assert_eq!(written, ["c", "graveyard"]);
     assert_eq!((pipeline.sources.len(), pipeline.stages.len()), (2, 2));
     assert!(pipeline.stages[0].keys_unchanged && !pipeline.stages[1].keys_unchanged);
     assert_eq!((pipeline.batch.linger.as_millis(), pipeline.batch.commit_every.as_secs()), (5, 2));

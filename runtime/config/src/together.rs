@@ -40,20 +40,20 @@ pub fn check_together(pipelines: &[Pipeline]) -> Result<(), Vec<Diagnostic>> {
 
 /// A way from a pipeline's sinks back to its source.
 fn cycle(start: &Pipeline, pipelines: &[Pipeline]) -> Option<Diagnostic> {
-    for (at, sink) in start.sinks.iter().enumerate() {
-        let mut reached = BTreeSet::from([sink.topic.as_str()]);
+    for (at, topic) in start.written() {
+        let mut reached = BTreeSet::from([topic]);
         loop {
             let before = reached.len();
             let next: Vec<_> = pipelines
                 .iter()
                 .filter(|pipeline| pipeline.sources.iter().any(|source| reached.contains(source.as_str())))
-                .flat_map(|pipeline| pipeline.sinks.iter().map(|sink| sink.topic.as_str()))
+                .flat_map(|pipeline| pipeline.written().map(|(_, topic)| topic))
                 .collect();
             reached.extend(next);
             if let Some(source) = start.sources.iter().find(|source| reached.contains(source.as_str())) {
-                let message = format!("a cycle: what is written to {:?} comes back to {source:?}", sink.topic);
+                let message = format!("a cycle: what is written to {topic:?} comes back to {source:?}");
                 let help = "break the circle: events in it would never end".to_owned();
-                return Some(start.diagnose(At::Sink(at), message, Some(help)));
+                return Some(start.diagnose(at, message, Some(help)));
             }
             if reached.len() == before {
                 break;

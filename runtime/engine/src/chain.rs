@@ -5,8 +5,9 @@ use std::sync::Arc;
 use sluice_event::View;
 use sluice_log::{Append, ReadBatch, TopicPartition};
 
+use crate::errors::Failed;
 use crate::port::{CallError, CallErrorKind, Consumer, Plugin};
-use crate::router::{Given, Link, Routed, Router, Sink};
+use crate::router::{Given, Link, Router, Sink, Told};
 
 /// One stage, as a lane is given it.
 #[derive(Clone)]
@@ -17,14 +18,33 @@ pub struct StageConfig {
     pub plugin: Arc<dyn Plugin>,
     /// Whether outputs must keep the keys of their inputs.
     pub keys_unchanged: bool,
+    /// SHA-256 of the plugin, in hexadecimal.
+    pub digest: Arc<str>,
+}
+
+/// What a batch came to. Indices are those of the events in the batch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Called {
+    /// Events dealt with, from the first on.
+    pub(crate) processed: u32,
+    /// Of these, events with outputs.
+    pub(crate) committed: u64,
+    /// Of these, events without any output.
+    pub(crate) filtered: u64,
+    /// Of these, events that will not go through, in order; they have no effects.
+    pub(crate) failed: Vec<Failed>,
+    /// The next event, when a stage stopped there because trying it again may help.
+    pub(crate) stopped: Option<Failed>,
 }
 
 /// What went wrong in which stage. An index of an event is that of the source event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("stage {stage}: {error}")]
+#[error("stage {name}: {error}")]
 pub struct StageError {
-    /// The stage's name.
-    pub stage: String,
+    /// The stage, by its position.
+    pub stage: usize,
+    /// Its name.
+    pub name: String,
     /// What went wrong.
     pub error: CallError,
 }
@@ -60,6 +80,14 @@ impl Chain {
         }
     }
 
+    /// Has it called with events of another partition from now on.
+    pub(crate) fn point_at(&mut self, source: TopicPartition, topic_name: &str) {
+        self.source = source;
+        self.topic_name.clear();
+        self.topic_name.push_str(topic_name);
+        self.router.point_at(source);
+    }
+
     /// Whether it holds instances.
     pub(crate) fn is_warm(&self) -> bool {
         self.stages.iter().any(|stage| stage.consumer.is_some())
@@ -78,13 +106,13 @@ impl Chain {
     }
 
     /// Gives a batch to the first stage, its outputs to the second, and so on. What goes to the sinks is
-    /// [`take_appends`](Self::take_appends). A failure in a later stage fails the whole: which source event it comes from is
-    /// told, so that it can be tried alone.
-    pub(crate) fn call(&mut self, batch: &ReadBatch) -> Result<Routed, StageError> {
+    /// [`take_appends`](Self::take_appends). Where a call fails, the whole fails: which source event was in hand is told, so that it
+    /// can be tried alone.
+    pub(crate) fn call(&mut self, batch: &ReadBatch) -> Result<Called, StageError> {
         let count = self.stages.len();
-        let is_chain = count > 1;
-        self.router.begin(batch.count, is_chain);
-        let mut total = Routed { processed: batch.count, ..Routed::default() };
+        self.router.begin(batch.count);
+        let mut called = Called { processed: batch.count, ..Called::default() };
+        let mut keep_instances = true;
         for at in 0..count {
             if at > 0 {
                 std::mem::swap(&mut self.given, &mut self.handed_on);
@@ -93,23 +121,42 @@ impl Chain {
                 }
             }
             self.handed_on.clear();
-            let routed = self.call_stage(at, batch).map_err(|error| {
+            let told = self.call_stage(at, batch).map_err(|error| {
                 self.router.clear();
-                StageError { stage: self.stages[at].config.name.clone(), error: self.at_source(at, error) }
+                StageError { stage: at, name: self.stages[at].config.name.clone(), error: self.at_source(at, error) }
             })?;
-            if at == 0 {
-                let stage = &self.stages[0].config.name;
-                total = Routed {
-                    failed: routed.failed.map(|(input, reason)| (input, format!("stage {stage}: {reason}"))),
-                    ..routed
-                };
+            let failed = told.failed.into_iter();
+            called.failed.extend(failed.map(|(i, reason)| Failed::told(i, at, CallErrorKind::Permanent, reason)));
+            if let Some((source, reason)) = told.stopped {
+                called.processed = source;
+                called.stopped = Some(Failed::told(source, at, CallErrorKind::Transient, reason));
+                // Earlier stages have seen events that will come again.
+                keep_instances &= at == 0;
             }
         }
-        if is_chain {
-            total.committed = self.router.with_outputs(total.processed);
-            total.filtered = u64::from(total.processed) - total.committed;
+        called.failed.retain(|failed| failed.index < called.processed);
+        called.failed.sort_by_key(|failed| failed.index);
+        if !keep_instances {
+            self.drop_instances();
         }
-        Ok(total)
+        if count > 1 && (called.stopped.is_some() || !called.failed.is_empty()) {
+            // What earlier stages sent to sinks by name.
+            self.router.keep(batch.base_offset, called.processed, &called.failed);
+        }
+        self.count(&mut called);
+        Ok(called)
+    }
+
+    /// Leaves only the first events of what was called; none of these may have failed.
+    pub(crate) fn cut(&mut self, called: &mut Called, batch: &ReadBatch, processed: u32) {
+        (called.processed, called.failed) = (processed, Vec::new());
+        self.router.keep(batch.base_offset, processed, &[]);
+        self.count(called);
+    }
+
+    fn count(&self, called: &mut Called) {
+        called.committed = self.router.with_outputs(called.processed, &called.failed);
+        called.filtered = u64::from(called.processed) - called.committed - called.failed.len() as u64;
     }
 
     /// An error whose event is named by its index in what a stage was given, named by that of its source event.
@@ -119,8 +166,7 @@ impl Chain {
         CallError { in_hand: error.in_hand.and_then(source), ..error }
     }
 
-    /// Calls one stage. An event that fails in a later one is an error, for what came before it cannot be committed alone.
-    fn call_stage(&mut self, at: usize, batch: &ReadBatch) -> Result<Routed, CallError> {
+    fn call_stage(&mut self, at: usize, batch: &ReadBatch) -> Result<Told, CallError> {
         let has_next = at + 1 < self.stages.len();
         let stage = &mut self.stages[at];
         let mut consumer = match stage.consumer.take() {
@@ -146,21 +192,15 @@ impl Chain {
         view.write(&mut self.header);
         let given = Given { events, sources, keys_unchanged: stage.config.keys_unchanged };
         let (router, handed_on) = (&mut self.router, &mut self.handed_on);
-        let mut routed = None;
+        let mut told = None;
         consumer.call(&self.header, events.bytes(), &mut |outcome| {
-            routed = Some(router.route(outcome, &given, batch.base_offset, has_next.then_some(&mut *handed_on)));
+            told = Some(router.route(outcome, &given, batch.base_offset, has_next.then_some(&mut *handed_on)));
         })?;
-        let nothing =
-            || CallError { kind: CallErrorKind::BadOutcome, message: "it returned nothing".into(), in_hand: None };
-        let mut routed = routed.unwrap_or_else(|| Err(nothing()))?;
-        if at > 0
-            && let Some((input, message)) = routed.failed.take()
-        {
-            return Err(CallError { kind: CallErrorKind::Failed, message, in_hand: Some(input) });
-        }
+        let nothing = || CallError::new(CallErrorKind::BadOutcome, "it returned nothing");
+        let told = told.unwrap_or_else(|| Err(nothing()))?;
         // Only an instance that behaved is used again.
         stage.consumer = Some(consumer);
-        Ok(routed)
+        Ok(told)
     }
 
     /// What was routed to the sinks, ready to be appended.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use sluice_event::Batch;
 use sluice_log::{Input, Step};
 
 /// How often an event's effects can come about.
@@ -25,6 +26,7 @@ pub enum Delivery {
 pub(crate) struct Counts {
     pub(crate) committed: u64,
     pub(crate) filtered: u64,
+    pub(crate) dead: u64,
     pub(crate) skipped: u64,
 }
 
@@ -32,11 +34,13 @@ impl Counts {
     fn add(&mut self, other: &Self) {
         self.committed += other.committed;
         self.filtered += other.filtered;
+        self.dead += other.dead;
         self.skipped += other.skipped;
     }
 
     pub(crate) fn tell(&self, input: &mut Input) {
-        (input.committed, input.filtered, input.skipped) = (self.committed, self.filtered, self.skipped);
+        (input.committed, input.filtered) = (self.committed, self.filtered);
+        (input.dead, input.skipped) = (self.dead, self.skipped);
     }
 }
 
@@ -53,15 +57,17 @@ pub(crate) struct Follower {
     moving: Option<(u64, Delivered)>,
 }
 
-/// Outputs of events up to `to`.
+/// What became of the events up to `to`.
 #[derive(Debug, Clone, Default)]
-struct Delivered {
-    to: u64,
-    counts: Counts,
+pub(crate) struct Delivered {
+    pub(crate) to: u64,
+    pub(crate) counts: Counts,
     /// Events of each call.
-    calls: Vec<u32>,
+    pub(crate) calls: Vec<u32>,
     /// Bytes of outputs.
-    bytes: usize,
+    pub(crate) bytes: usize,
+    /// Dead letters: they are committed with the cursor that passes their events.
+    pub(crate) dead: Batch,
 }
 
 impl Delivered {
@@ -71,6 +77,7 @@ impl Delivered {
         self.counts.add(&next.counts);
         self.calls.extend(next.calls);
         self.bytes += next.bytes;
+        self.dead.extend(&next.dead);
     }
 }
 
@@ -80,9 +87,9 @@ const MOST_BYTES: usize = 16 << 20;
 const MOST_CALLS: usize = 4096;
 
 impl Follower {
-    /// The outputs of events up to `to` were handed over under this number.
-    pub(crate) fn submitted(&mut self, id: u64, to: u64, counts: Counts, events: u32, bytes: usize) {
-        self.attempts.push_back((id, Delivered { to, counts, calls: vec![events], bytes }));
+    /// Outputs were handed over under this number.
+    pub(crate) fn submitted(&mut self, id: u64, delivered: Delivered) {
+        self.attempts.push_back((id, delivered));
     }
 
     /// They are committed.
@@ -98,11 +105,18 @@ impl Follower {
         self.attempts.retain(|attempt| attempt.0 < id);
     }
 
-    /// What the commit of this number is to say, if it is time to move the cursor from where it is.
-    pub(crate) fn due(&mut self, id: u64, cursor: u64, now: Duration, every: Duration, at_once: bool) -> Option<Input> {
+    /// What the commit of this number is to say, and its dead letters, if it is time to move the cursor from where it is.
+    pub(crate) fn due(
+        &mut self,
+        id: u64,
+        cursor: u64,
+        now: Duration,
+        every: Duration,
+        at_once: bool,
+    ) -> Option<(Input, Batch)> {
         let due = at_once
             || now >= self.moved_at + every
-            || self.delivered.bytes >= MOST_BYTES
+            || self.delivered.bytes + self.delivered.dead.bytes().len() >= MOST_BYTES
             || self.delivered.calls.len() >= MOST_CALLS;
         if !due || self.moving.is_some() || self.delivered.to <= cursor {
             return None;
@@ -111,9 +125,10 @@ impl Follower {
         let (to, calls) = (delivered.to, delivered.calls.clone());
         let mut input = Input { step: Step::Done, from: cursor, to, calls, ..Input::default() };
         delivered.counts.tell(&mut input);
+        let dead = delivered.dead.clone();
         self.moved_at = now;
         self.moving = Some((id, delivered));
-        Some(input)
+        Some((input, dead))
     }
 
     /// Takes the answer, if it is that of the commit that moves the cursor; `cursor` is where it is then.

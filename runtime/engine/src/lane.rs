@@ -2,28 +2,39 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
 use sluice_log::{Advice, Error};
 
 /// Why a lane stands still until somebody acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Halt {
-    /// The offset of the event that blocks, where it is one event.
+    /// Where: the event that blocks, or the next one.
     pub offset: u64,
     /// What happened.
     pub reason: String,
-    /// Whether that is damage to the log: no plugin is to blame then.
-    pub damaged: bool,
+    /// What kind of reason that is.
+    pub kind: HaltKind,
+}
+
+/// What makes a lane stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HaltKind {
+    /// An event that does not go through.
+    Event,
+    /// So many events failed that the pipeline stopped before it would write more dead letters.
+    Breaker,
+    /// Damage to the log: no plugin is to blame.
+    Damage,
+    /// No event in particular: no instance can be made, or the log refuses.
+    Other,
 }
 
 impl Halt {
-    /// For a reason that is not of the log.
-    fn new(offset: u64, reason: String) -> Self {
-        Self { offset, reason, damaged: false }
-    }
-
     /// Because of what the log says.
     fn by(offset: u64, error: &Error) -> Self {
-        Self { offset, reason: error.to_string(), damaged: matches!(error, Error::Damaged { .. }) }
+        let damaged = matches!(error, Error::Damaged { .. });
+        Self { offset, reason: error.to_string(), kind: if damaged { HaltKind::Damage } else { HaltKind::Other } }
     }
 }
 
@@ -75,6 +86,8 @@ pub struct Lane {
     resync: bool,
     halt: Option<Halt>,
     suspect: Option<Suspect>,
+    /// Calls in a row that failed with the suspect among their events.
+    failed_calls: u32,
 }
 
 /// How a culprit is looked for after a call failed.
@@ -99,6 +112,7 @@ impl Lane {
             resync: false,
             halt: None,
             suspect: None,
+            failed_calls: 0,
         }
     }
 
@@ -149,30 +163,41 @@ impl Lane {
         self.planned = to;
         self.in_flight.push_back(InFlight { id, to, discarded: false });
         // A suspect that went through alone was innocent.
-        self.suspect = self.suspect.filter(|suspect| match suspect {
-            Suspect::Named { culprit } => to <= *culprit,
-            Suspect::Among { until, .. } => to < *until,
+        self.suspect = self.suspect.and_then(|suspect| match suspect {
+            Suspect::Named { culprit } => (to <= culprit).then_some(suspect),
+            Suspect::Among { until, .. } if to >= until => None,
+            // The culprit is among the rest.
+            Suspect::Among { until, .. } => Some(Suspect::Among { until, at_most: half(until - to) }),
         });
+        if self.suspect.is_none() {
+            self.failed_calls = 0;
+        }
         id
     }
 
     /// A call with the events `from..to` did not return, or returned nonsense. What was in hand is tried alone, or the
-    /// events are halved, until one event is left: it halts the lane.
-    pub fn call_failed(&mut self, from: u64, to: u64, in_hand: Option<u32>, reason: String) {
-        let events = u32::try_from(to - from).unwrap_or(u32::MAX);
-        if events <= 1 {
-            self.halt_at(from, reason);
-            return;
+    /// events are halved, until one event is left. Then that is the culprit, and how often it was tried is the answer.
+    pub fn call_failed(&mut self, from: u64, to: u64, in_hand: Option<u32>) -> Option<u32> {
+        self.failed_calls += 1;
+        if to - from <= 1 {
+            return Some(self.failed_calls);
         }
-        self.suspect = Some(match in_hand.filter(|index| *index < events) {
-            Some(index) => Suspect::Named { culprit: from + u64::from(index) },
-            None => Suspect::Among { until: to, at_most: events / 2 },
+        self.suspect = Some(match in_hand.map(|index| from + u64::from(index)).filter(|culprit| *culprit < to) {
+            Some(culprit) => Suspect::Named { culprit },
+            None => Suspect::Among { until: to, at_most: half(to - from) },
         });
+        None
     }
 
-    /// The event at `offset` cannot be dealt with; all before it were.
-    pub fn halt_at(&mut self, offset: u64, reason: String) {
-        self.halt = Some(Halt::new(offset, reason));
+    /// The event at `offset` cannot be dealt with, or nothing from there on; all before it were.
+    pub fn halt_at(&mut self, offset: u64, kind: HaltKind, reason: String) {
+        self.halt = Some(Halt { offset, reason, kind });
+    }
+
+    /// Tries again what it stands still at. What it stood still at, if it did.
+    pub fn resume(&mut self) -> Option<Halt> {
+        (self.suspect, self.failed_calls) = (None, 0);
+        self.halt.take()
     }
 
     /// The event at `offset` cannot be read, or the log refuses what became of it.
@@ -200,7 +225,7 @@ impl Lane {
         self.in_flight.iter_mut().skip(at).for_each(|attempt| attempt.discarded = true);
         // Everything before the failed one was answered before it, for commits are answered in order.
         self.planned = self.in_flight.iter().take(at).next_back().map_or(self.cursor, |attempt| attempt.to);
-        self.suspect = None;
+        (self.suspect, self.failed_calls) = (None, 0);
         match error.advice() {
             Advice::Retry => {
                 self.backoff = true;
@@ -231,7 +256,7 @@ impl Lane {
     /// on.
     pub fn resync(&mut self) {
         self.in_flight.iter_mut().for_each(|attempt| attempt.discarded = true);
-        (self.resync, self.halt, self.suspect) = (true, None, None);
+        (self.resync, self.halt, self.suspect, self.failed_calls) = (true, None, None, 0);
     }
 
     /// Goes on from `cursor`. Nothing may be in flight.
@@ -243,4 +268,9 @@ impl Lane {
     pub fn retry(&mut self) {
         self.backoff = false;
     }
+}
+
+/// Half of so many events, but at least one.
+fn half(events: u64) -> u32 {
+    u32::try_from(events / 2).unwrap_or(u32::MAX).max(1)
 }

@@ -7,11 +7,14 @@
 
 mod batch_size;
 mod chain;
+mod dead_letter;
 mod delivery;
+mod errors;
 mod lane;
 mod legible;
 mod partitioner;
 mod port;
+mod redrive;
 mod router;
 mod runner;
 
@@ -20,10 +23,13 @@ mod sim_tests;
 
 pub use batch_size::BatchSize;
 pub use chain::{StageConfig, StageError};
+pub use dead_letter::DeadLetter;
 pub use delivery::Delivery;
-pub use lane::{Halt, Lane, Next};
+pub use errors::{Breaker, ErrorPolicy, Failed, OnError, Retry};
+pub use lane::{Halt, HaltKind, Lane, Next};
 pub use legible::legible;
 pub use partitioner::{PartitionBy, murmur2};
 pub use port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage};
+pub use redrive::{RedriveConfig, Redriver, Sent};
 pub use router::Sink;
-pub use runner::{LaneConfig, LaneRunner, LaneState, Step};
+pub use runner::{LaneConfig, LaneRunner, LaneState, Retrying, Step};

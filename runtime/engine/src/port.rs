@@ -31,6 +31,21 @@ pub struct CallError {
     pub message: String,
     /// Index of the event in hand, where the guest says.
     pub in_hand: Option<u32>,
+    /// The guest's functions on the stack, innermost first, by name where the plugin has names.
+    pub backtrace: Vec<String>,
+}
+
+impl CallError {
+    /// One of no event in particular.
+    pub fn new(kind: CallErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), in_hand: None, backtrace: Vec::new() }
+    }
+
+    /// The same, of this event.
+    #[must_use]
+    pub fn at(self, index: u32) -> Self {
+        Self { in_hand: Some(index), ..self }
+    }
 }
 
 /// What happened to a call.
@@ -45,10 +60,27 @@ pub enum CallErrorKind {
     Limit,
     /// What it returned is malformed.
     BadOutcome,
-    /// The consumer says that it cannot deal with an event.
-    Failed,
+    /// The consumer says that an event will never go through.
+    Permanent,
+    /// The consumer says that trying again may help, and it did not.
+    Transient,
     /// No instance could be made.
     Instantiate,
+}
+
+impl CallErrorKind {
+    /// As dead letters call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trap => "trap",
+            Self::Timeout => "timeout",
+            Self::Limit => "limit",
+            Self::BadOutcome => "bad-outcome",
+            Self::Permanent => "permanent",
+            Self::Transient => "transient",
+            Self::Instantiate => "instantiate",
+        }
+    }
 }
 
 impl std::fmt::Display for CallErrorKind {
@@ -58,7 +90,8 @@ impl std::fmt::Display for CallErrorKind {
             Self::Timeout => "call-timeout exceeded",
             Self::Limit => "limit exceeded",
             Self::BadOutcome => "malformed outcome",
-            Self::Failed => "the consumer failed",
+            Self::Permanent => "permanent failure",
+            Self::Transient => "transient failure",
             Self::Instantiate => "cannot be instantiated",
         })
     }

@@ -3,6 +3,7 @@
 use sluice_event::{Batch, FailureKind, Origin, Outcome, Region, Source};
 use sluice_log::{Append, MAX_EVENT_BYTES, TopicPartition};
 
+use crate::errors::Failed;
 use crate::legible::legible;
 use crate::partitioner::PartitionBy;
 use crate::port::{CallError, CallErrorKind};
@@ -20,17 +21,13 @@ pub struct Sink {
     pub partition_by: PartitionBy,
 }
 
-/// What a call came to.
+/// What a stage says of the events it was given, each named by the index of its source event.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Routed {
-    /// Events dealt with, from the first on.
-    pub processed: u32,
-    /// Of these, events with outputs.
-    pub committed: u64,
-    /// Of these, events without any output.
-    pub filtered: u64,
-    /// The first event that the consumer failed, with its reason; it is not among those dealt with.
-    pub failed: Option<(u32, String)>,
+pub(crate) struct Told {
+    /// Events that failed and always will, with the reason; in order.
+    pub(crate) failed: Vec<(u32, String)>,
+    /// The event at which it stopped, for trying again may help.
+    pub(crate) stopped: Option<(u32, String)>,
 }
 
 /// The events that one stage hands to the next.
@@ -59,6 +56,35 @@ pub(crate) struct Given<'a> {
     pub(crate) keys_unchanged: bool,
 }
 
+impl Given<'_> {
+    /// The index of the source event of an event that was given.
+    #[inline]
+    fn source(&self, input: u32) -> u32 {
+        self.sources.map_or(input, |sources| sources[input as usize])
+    }
+
+    /// What the outcome says of the events, by their source events.
+    fn told(&self, outcome: &Outcome<'_>) -> Result<Told, CallError> {
+        let mut told = Told::default();
+        for failure in outcome.failures() {
+            let failure = failure?;
+            let failed = (failure.input, legible(failure.reason));
+            match failure.kind {
+                FailureKind::Transient => told.stopped = told.stopped.or(Some(failed)),
+                FailureKind::Permanent => told.failed.push(failed),
+            }
+        }
+        let sources = told.failed.iter_mut().chain(&mut told.stopped);
+        sources.for_each(|(input, _)| *input = self.source(*input));
+        // What is behind the event at which it stopped, or comes of the same source event, is tried again with that.
+        let stopped = told.stopped.as_ref().map_or(u32::MAX, |(source, _)| *source);
+        told.failed.retain(|(source, _)| *source < stopped);
+        told.failed.sort_by_key(|(source, _)| *source);
+        told.failed.dedup_by_key(|(source, _)| *source);
+        Ok(told)
+    }
+}
+
 /// Routes the outputs of one lane.
 #[derive(Debug, Clone)]
 pub struct Router {
@@ -69,7 +95,7 @@ pub struct Router {
     batches: Vec<Vec<Batch>>,
     /// Sinks and partitions with something in them.
     touched: Vec<(usize, u32)>,
-    /// Of a chain: the outputs of each source event so far, all stages together.
+    /// The outputs of each source event so far, all stages together.
     ordinals: Vec<u32>,
 }
 
@@ -80,13 +106,16 @@ impl Router {
         Self { sinks, source, max_outputs_per_event: 1000, batches, touched: Vec::new(), ordinals: Vec::new() }
     }
 
-    /// Begins with a batch of `count` events, for a chain of several stages or for one.
-    pub(crate) fn begin(&mut self, count: u32, is_chain: bool) {
+    /// Routes what comes of another partition from now on.
+    pub(crate) fn point_at(&mut self, source: TopicPartition) {
+        self.source = source;
+    }
+
+    /// Begins with a batch of `count` events.
+    pub(crate) fn begin(&mut self, count: u32) {
         self.clear();
         self.ordinals.clear();
-        if is_chain {
-            self.ordinals.resize(count as usize, 0);
-        }
+        self.ordinals.resize(count as usize, 0);
     }
 
     /// Drops what was routed since the last time.
@@ -103,7 +132,7 @@ impl Router {
     }
 
     /// Checks and routes a stage's outcome for the events it was given, the first source event being at `base_offset`. Outputs
-    /// of events from the first failed one on are left out. Where a stage follows, the default outputs go to `next`.
+    /// of events that failed are left out. Where a stage follows, the default outputs go to `next`.
     ///
     /// # Errors
     /// When the outcome is malformed, or breaks a limit; nothing of it may be used then.
@@ -113,37 +142,32 @@ impl Router {
         given: &Given<'_>,
         base_offset: u64,
         mut next: Option<&mut Link>,
-    ) -> Result<Routed, CallError> {
+    ) -> Result<Told, CallError> {
         let count = given.events.count();
         let outcome = Outcome::parse(bytes, count)?;
         if outcome.uses_state() || outcome.uses_timers() {
-            let message = "the consumer writes state or timers, which the pipeline does not grant".to_owned();
-            return Err(CallError { kind: CallErrorKind::Limit, message, in_hand: None });
+            let message = "the consumer writes state or timers, which the pipeline does not grant";
+            return Err(CallError::new(CallErrorKind::Limit, message));
         }
-        let failed = outcome.failures().try_fold(None, |first: Option<(u32, String)>, failure| {
-            let failure = failure?;
-            let kind = if failure.kind == FailureKind::Transient { "transient" } else { "permanent" };
-            let earlier = first.filter(|(input, _)| *input <= failure.input);
-            Ok::<_, CallError>(
-                earlier.or_else(|| Some((failure.input, format!("{kind}: {}", legible(failure.reason))))),
-            )
-        })?;
-        let processed = failed.as_ref().map_or(outcome.processed(), |(input, _)| *input);
-        if failed.is_none() && processed < count {
+        let told = given.told(&outcome)?;
+        let processed = outcome.processed();
+        if told.stopped.is_none() && processed < count {
             let message = format!("it dealt with {processed} of {count} events and names no failure");
-            return Err(CallError { kind: CallErrorKind::BadOutcome, message, in_hand: None });
+            return Err(CallError::new(CallErrorKind::BadOutcome, message));
         }
+        // Of a chain, several events may come of one source event: it stands or falls as a whole.
+        let stopped = told.stopped.as_ref().map_or(u32::MAX, |(source, _)| *source);
         let mut keys = given.keys_unchanged.then(|| Keys { events: given.events.events(), at: None });
         let mut sinks = SinkTable::new(&outcome, &self.sinks, next.is_some())?;
-        let (mut with_outputs, mut last) = (0, None);
         for output in outcome.outputs() {
             let output = output?;
-            if output.input >= processed {
+            let source = given.source(output.input);
+            if source >= stopped {
                 // Outputs are in the order of their inputs: all that follow belong to events that are tried again.
                 break;
             }
-            if last != Some(output.input) {
-                (with_outputs, last) = (with_outputs + 1, Some(output.input));
+            if !told.failed.is_empty() && told.failed.binary_search_by_key(&source, |(source, _)| *source).is_ok() {
+                continue;
             }
             if output.ordinal >= self.max_outputs_per_event || output.event.bytes().len() > MAX_EVENT_BYTES {
                 return Err(self.over_limit(&output));
@@ -151,10 +175,6 @@ impl Router {
             if let Some(keys) = &mut keys {
                 keys.check(&output)?;
             }
-            let source = match given.sources {
-                None => output.input,
-                Some(sources) => sources[output.input as usize],
-            };
             let offset = base_offset + u64::from(source);
             let mut origin = Origin {
                 topic: self.source.topic,
@@ -187,17 +207,34 @@ impl Router {
             }
             batch.push_output(&output.event, origin);
         }
-        Ok(Routed {
-            processed,
-            committed: with_outputs,
-            filtered: u64::from(processed).saturating_sub(with_outputs),
-            failed,
-        })
+        Ok(told)
     }
 
-    /// Of a chain: how many of the first source events have outputs.
-    pub(crate) fn with_outputs(&self, processed: u32) -> u64 {
-        self.ordinals.iter().take(processed as usize).filter(|outputs| **outputs > 0).count() as u64
+    /// How many of the first source events have outputs, but for those that failed.
+    pub(crate) fn with_outputs(&self, processed: u32, failed: &[Failed]) -> u64 {
+        let all = self.ordinals.iter().take(processed as usize).filter(|outputs| **outputs > 0).count() as u64;
+        let failed = failed.iter().filter(|failed| self.ordinals[failed.index as usize] > 0).count() as u64;
+        all - failed
+    }
+
+    /// Keeps what comes from the first source events, and of these not from those that failed.
+    pub(crate) fn keep(&mut self, base_offset: u64, processed: u32, failed: &[Failed]) {
+        for (sink, partition) in &self.touched {
+            let batch = &mut self.batches[*sink][*partition as usize];
+            let mut kept = Batch::with_capacity(batch.bytes().len());
+            for event in batch.region().events().flatten() {
+                let index = event.origin().and_then(|origin| u32::try_from(origin.offset - base_offset).ok());
+                let stays = index.is_some_and(|index| {
+                    index < processed && failed.binary_search_by_key(&index, |failed| failed.index).is_err()
+                });
+                if stays {
+                    kept.push_event(&event);
+                }
+            }
+            *batch = kept;
+        }
+        let batches = &self.batches;
+        self.touched.retain(|(sink, partition)| !batches[*sink][*partition as usize].is_empty());
     }
 
     fn over_limit(&self, output: &sluice_event::Output<'_>) -> CallError {
@@ -207,7 +244,7 @@ impl Router {
         } else {
             format!("an output of {size} bytes; the limit is {MAX_EVENT_BYTES}")
         };
-        CallError { kind: CallErrorKind::Limit, message, in_hand: Some(output.input) }
+        CallError::new(CallErrorKind::Limit, message).at(output.input)
     }
 
     /// What was routed since the last time, ready to be appended.
@@ -242,7 +279,7 @@ impl Keys<'_> {
         }
         let message =
             "an output has another key than its event, but the stage promises `keys = \"unchanged\"`".to_owned();
-        Err(CallError { kind: CallErrorKind::BadOutcome, message, in_hand: Some(output.input) })
+        Err(CallError::new(CallErrorKind::BadOutcome, message).at(output.input))
     }
 }
 
@@ -268,7 +305,7 @@ impl<'a> SinkTable<'a> {
         const MOST: u32 = 1000;
         if outcome.sink_count() > MOST {
             let message = format!("it names more than {MOST} sinks");
-            return Err(CallError { kind: CallErrorKind::BadOutcome, message, in_hand: None });
+            return Err(CallError::new(CallErrorKind::BadOutcome, message));
         }
         Ok(Self { outcome, sinks, has_next, found: vec![None; outcome.sink_count() as usize + 1] })
     }
@@ -299,13 +336,13 @@ impl<'a> SinkTable<'a> {
         found.map(To::Sink).ok_or_else(|| {
             let names: Vec<_> = self.sinks.iter().map(|sink| sink.name.as_str()).collect();
             let message = format!("an output names the sink `{}`; the pipeline has {names:?}", legible(name));
-            CallError { kind: CallErrorKind::BadOutcome, message, in_hand: Some(output.input) }
+            CallError::new(CallErrorKind::BadOutcome, message).at(output.input)
         })
     }
 }
 
 impl From<sluice_event::Malformed> for CallError {
     fn from(malformed: sluice_event::Malformed) -> Self {
-        Self { kind: CallErrorKind::BadOutcome, message: malformed.to_string(), in_hand: None }
+        Self::new(CallErrorKind::BadOutcome, malformed.to_string())
     }
 }

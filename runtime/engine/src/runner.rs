@@ -4,20 +4,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sluice_env::Clock;
-use sluice_log::{Advice, Commit, Committed, Error, Input, ReadBatch, Step as InputStep, TopicPartition};
+use sluice_event::Batch;
+use sluice_log::{Advice, Commit, Committed, Error, Input, ReadBatch, Step as InputStep, TopicPartition, Tried};
 
 use crate::batch_size::BatchSize;
-use crate::chain::{Chain, StageConfig, StageError};
-use crate::delivery::{Claims, Counts, Delivery, Follower};
-use crate::lane::{Halt, Lane, Next};
+use crate::chain::{Called, Chain, StageConfig, StageError};
+use crate::dead_letter::DeadLetter;
+use crate::delivery::{Claims, Counts, Delivered, Delivery, Follower};
+use crate::errors::{ErrorPolicy, Failed, OnError};
+use crate::lane::{Halt, HaltKind, Lane, Next};
 use crate::port::{CallErrorKind, Source, Storage};
-use crate::router::{Routed, Sink};
+use crate::router::Sink;
 
 /// How often in a row the cursor may turn out to be elsewhere before a lane gives up.
 const MOST_RESYNCS: u32 = 8;
 
 /// What a lane needs to know.
 pub struct LaneConfig {
+    /// The pipeline's name.
+    pub pipeline_name: String,
     /// The pipeline's id, epoch and generation, as the log gave them.
     pub pipeline: u32,
     /// Commits of another epoch are fenced.
@@ -32,6 +37,10 @@ pub struct LaneConfig {
     pub topic_name: String,
     /// Where it starts.
     pub cursor: u64,
+    /// The event that is to be tried again, and how often it was tried before the start.
+    pub tried: Option<(u64, u32)>,
+    /// What to do about events that fail.
+    pub errors: ErrorPolicy,
     /// What is called, one after the other; at least one.
     pub stages: Vec<StageConfig>,
     /// Where outputs go.
@@ -76,12 +85,27 @@ pub struct LaneState {
     pub waits_for: Option<String>,
     /// How often storage has refused since it last committed something.
     pub refusals: u32,
-    /// Calls that did not return, or returned nonsense.
+    /// Calls that did not return, or returned nonsense, and failures that consumers told.
     pub failed_calls: u64,
+    /// The event that waits to be tried again.
+    pub retrying: Option<Retrying>,
     /// No attempt is in flight, and the committed cursor is where it should be.
     pub settled: bool,
     /// It holds instances and memory.
     pub warm: bool,
+}
+
+/// An event that is to be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retrying {
+    /// The event.
+    pub offset: u64,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Why it failed.
+    pub reason: String,
+    /// When it will be tried again, of [`Clock::elapsed`].
+    pub until: Duration,
 }
 
 type Answer = (u64, Result<Committed, Error>);
@@ -107,6 +131,8 @@ pub struct LaneRunner {
     next_own_id: u64,
     /// It reads up to here only.
     bound: Option<u64>,
+    /// The event that failed and is to be tried again, and how often it was tried.
+    tried: Option<(u64, u32)>,
     /// Since when a batch that is not full waits for more events.
     lingering: Option<Duration>,
     resyncs: u32,
@@ -131,6 +157,7 @@ impl LaneRunner {
             claims: Claims::new(config.cursor),
             batch_size: BatchSize::new(config.max_events),
             state: LaneState { cursor: config.cursor, settled: true, ..LaneState::default() },
+            tried: config.tried,
             config,
             source,
             storage,
@@ -168,6 +195,18 @@ impl LaneRunner {
         self.state.waits_for = None;
     }
 
+    /// Tries again what it stands still at or waits for; with `skip`, passes over the event that blocks, which is counted as skipped.
+    pub fn resume(&mut self, skip: bool) {
+        self.config.errors.breaker.reset();
+        self.state.retrying = None;
+        let Some(halt) = self.lane.resume() else { return };
+        if skip && halt.kind == HaltKind::Event {
+            self.tried = None;
+            let counts = Counts { skipped: 1, ..Counts::default() };
+            self.commit_range(halt.offset, halt.offset + 1, counts, Batch::default());
+        }
+    }
+
     /// Has it look where the cursor is, for somebody else has moved it. What is under way falls. It may have noticed by itself.
     pub fn resync(&mut self) {
         let position = self.storage.position(self.config.pipeline, self.config.source);
@@ -200,7 +239,18 @@ impl LaneRunner {
     }
 
     fn decide(&mut self, draining: bool) -> Step {
-        match self.lane.next(self.readable()) {
+        let next = self.lane.next(self.readable());
+        if let Next::Call { from, .. } = next {
+            if self.config.errors.breaker.is_open() {
+                self.lane.halt_at(from, HaltKind::Breaker, self.config.errors.breaker.reason());
+                return Step::Worked;
+            }
+            let waits = self.state.retrying.as_ref().filter(|retrying| retrying.offset == from && !draining);
+            if let Some(until) = waits.map(|retrying| retrying.until).filter(|until| *until > self.clock.elapsed()) {
+                return Step::WaitingUntil(until);
+            }
+        }
+        match next {
             // What is claimed is dealt with in any case, for it would be lost; and at once, for it has waited.
             Next::Call { from, at_most } if from < self.claims.claimed() => self.attempt(from, at_most, draining),
             Next::Call { .. } if draining && self.is_settled() => Step::Idle,
@@ -248,8 +298,12 @@ impl LaneRunner {
             return Step::Backoff(self.state.waits_for.clone().unwrap_or_default());
         }
         let at_once = draining || self.bound.is_some() || matches!(step, Step::Halted(_));
-        if let Some(input) = self.follower.due(self.next_own_id, self.committed, now, every, at_once) {
-            self.submit_own(input);
+        if let Some((input, dead)) = self.follower.due(self.next_own_id, self.committed, now, every, at_once) {
+            self.submit_own(Commit {
+                appends: self.config.errors.on_error.appends(self.config.source, dead),
+                input: Some(input),
+                ..Commit::default()
+            });
             return if matches!(step, Step::Worked) { step } else { Step::Waiting };
         }
         match (step, self.follower.next_at(self.committed, every)) {
@@ -323,13 +377,14 @@ impl LaneRunner {
                 self.config.epoch = epoch;
                 self.lane.go_on_from(cursor);
                 (self.follower, self.claims, self.committed) = (Follower::default(), Claims::new(cursor), cursor);
+                (self.tried, self.state.retrying) = (None, None);
                 return Step::Worked;
             }
             Some(_) => "somebody else keeps moving the cursor",
             None => "the pipeline was deleted",
         };
         self.lane.go_on_from(self.lane.cursor());
-        self.lane.halt_at(self.lane.cursor(), reason.to_owned());
+        self.lane.halt_at(self.lane.cursor(), HaltKind::Other, reason.to_owned());
         Step::Worked
     }
 
@@ -338,7 +393,8 @@ impl LaneRunner {
         let due = self.claims.due(from, self.batch_size.events(), self.readable());
         if let Some((from, to)) = due.filter(|_| !draining) {
             self.claims.claiming(self.next_own_id, to);
-            self.submit_own(Input { step: InputStep::Claim, from, to, ..Input::default() });
+            let input = Input { step: InputStep::Claim, from, to, ..Input::default() };
+            self.submit_own(Commit { input: Some(input), ..Commit::default() });
         }
         let claimed = self.claims.claimed().saturating_sub(from);
         (claimed > 0).then(|| u32::try_from(claimed).unwrap_or(u32::MAX))
@@ -367,11 +423,11 @@ impl LaneRunner {
         }
         let before = self.clock.elapsed();
         match self.chain.call(&self.batch) {
-            Ok(routed) => {
+            Ok(called) => {
                 self.batch_size.learn(self.batch.count, self.clock.elapsed().saturating_sub(before));
-                self.commit(from, &routed);
+                self.commit(from, called, draining);
             }
-            Err(error) => self.call_failed(&error),
+            Err(error) => self.call_failed(error),
         }
         Step::Worked
     }
@@ -382,38 +438,134 @@ impl LaneRunner {
         // Behind what is claimed, the next claim finds them.
         let to = if self.config.delivery == Delivery::AtMostOnce { gone.min(self.claims.claimed()) } else { gone };
         tracing::warn!(source = %self.config.source, from, to, "passes over events that are gone");
-        let routed = Routed::default();
-        self.commit_range(from, to, &routed, to - from);
+        let counts = Counts { skipped: to - from, ..Counts::default() };
+        self.commit_range(from, to, counts, Batch::default());
         Step::Worked
     }
 
-    fn commit(&mut self, from: u64, routed: &Routed) {
-        let to = from + u64::from(routed.processed);
+    /// Commits what a call came to, and decides what becomes of events that failed.
+    fn commit(&mut self, from: u64, mut called: Called, draining: bool) {
+        let tried = |index: u32| self.tried.filter(|(offset, _)| *offset == from + u64::from(index)).map_or(0, |t| t.1);
+        called.failed.iter_mut().for_each(|failed| failed.attempts += tried(failed.index));
+        self.state.failed_calls += called.failed.len() as u64 + u64::from(called.stopped.is_some());
+        // What is claimed must be dealt with before the end.
+        let no_time = draining && self.config.delivery == Delivery::AtMostOnce;
+        let stopped = called.stopped.take().map(|stopped| {
+            let attempts = stopped.attempts + tried(stopped.index);
+            Failed { attempts, ..stopped }
+        });
+        let retry = match stopped {
+            Some(failed) if no_time || failed.attempts >= self.config.errors.retry.attempts => {
+                called.processed += 1;
+                called.failed.push(failed);
+                None
+            }
+            stopped => stopped,
+        };
+        let (counts, dead, halt) = self.settle_failures(from, &mut called);
+        let to = from + u64::from(called.processed);
         if to > from {
-            self.commit_range(from, to, routed, 0);
+            (self.tried, self.state.retrying) = (None, None);
+            self.commit_range(from, to, counts, dead);
         }
-        if let Some((_, reason)) = &routed.failed {
-            self.chain.drop_instances();
-            self.state.failed_calls += 1;
-            self.lane.halt_at(to, format!("{}: {reason}", CallErrorKind::Failed));
+        match (halt, retry) {
+            (Some((kind, reason)), _) => self.lane.halt_at(to, kind, reason),
+            (None, Some(failed)) => self.retry_later(to, &failed),
+            (None, None) => {}
         }
     }
 
-    fn commit_range(&mut self, from: u64, to: u64, routed: &Routed, skipped: u64) {
-        let counts = Counts { committed: routed.committed, filtered: routed.filtered, skipped };
-        let appends = if skipped > 0 { Vec::new() } else { self.chain.take_appends() };
+    /// By the pipeline's policy: what to count, what to dead-letter, and why to stand still at the first failure.
+    fn settle_failures(&mut self, from: u64, called: &mut Called) -> (Counts, Batch, Option<(HaltKind, String)>) {
+        let (mut counts, mut dead, mut halt) = (Counts::default(), Batch::default(), None);
+        let policy = &self.config.errors;
+        match policy.on_error {
+            OnError::Skip => counts.skipped = called.failed.len() as u64,
+            OnError::Halt => halt = called.failed.first().map(|failed| (HaltKind::Event, self.explain(failed))),
+            OnError::DeadLetter { .. } => {
+                if policy.breaker.allows(called.processed, called.failed.iter().map(|failed| failed.index)) {
+                    match self.bury(from, &called.failed) {
+                        Ok(buried) => (counts.dead, dead) = (called.failed.len() as u64, buried),
+                        Err(reason) => halt = Some((HaltKind::Event, reason)),
+                    }
+                } else {
+                    let failed = called.failed.first().map(|failed| self.explain(failed)).unwrap_or_default();
+                    halt =
+                        Some((HaltKind::Breaker, format!("{}; the first one here: {failed}", policy.breaker.reason())));
+                }
+            }
+        }
+        if halt.is_some() {
+            let first = called.failed.first().map_or(called.processed, |failed| failed.index);
+            self.chain.cut(called, &self.batch, first);
+        }
+        (counts.committed, counts.filtered) = (called.committed, called.filtered);
+        (counts, dead, halt)
+    }
+
+    /// What an operator reads of a failure.
+    fn explain(&self, failed: &Failed) -> String {
+        let stage = &self.config.stages[failed.stage].name;
+        let times = if failed.attempts > 1 { format!(" (tried {} times)", failed.attempts) } else { String::new() };
+        let in_functions = failed.error.backtrace.iter().map(|function| format!("\n  in {function}"));
+        format!("stage {stage}: {}{times}{}", failed.error, in_functions.collect::<String>())
+    }
+
+    /// The dead letters of events of the batch that was read.
+    fn bury(&self, from: u64, failed: &[Failed]) -> Result<Batch, String> {
+        let position = |index: u32| DeadLetter {
+            pipeline: self.config.pipeline_name.clone(),
+            topic: self.config.topic_name.clone(),
+            partition: self.config.source.partition,
+            offset: from + u64::from(index),
+            ..DeadLetter::default()
+        };
+        let mut dead = Batch::default();
+        let mut failed = failed.iter().peekable();
+        for (index, event) in (0..).zip(self.batch.region().events()) {
+            let Some(failed) = failed.next_if(|failed| failed.index == index) else { continue };
+            let letter = failed.letter(position(index), &self.config.stages[failed.stage], self.clock.now());
+            let pushed = event.map(|event| letter.push(&event, self.config.source, &mut dead));
+            if !matches!(pushed, Ok(Ok(()))) {
+                return Err(format!(
+                    "{}; as a dead letter the event would have too many headers",
+                    self.explain(failed)
+                ));
+            }
+        }
+        Ok(dead)
+    }
+
+    /// Has an event tried again after a while, and remembers how often it was, also over a restart.
+    fn retry_later(&mut self, offset: u64, failed: &Failed) {
+        let attempts = failed.attempts;
+        let seed = offset ^ (u64::from(self.config.source.partition) << 48);
+        let until = self.clock.elapsed() + self.config.errors.retry.backoff(attempts, seed);
+        let reason = self.explain(failed);
+        tracing::info!(source = %self.config.source, offset, attempts, reason, "will be tried again");
+        self.tried = Some((offset, attempts));
+        self.state.retrying = Some(Retrying { offset, attempts, reason, until });
+        let (pipeline, epoch, source) = (self.config.pipeline, self.config.epoch, self.config.source);
+        let tried = Tried { pipeline, epoch, source, offset, attempts };
+        self.submit_own(Commit { tried: Some(tried), ..Commit::default() });
+    }
+
+    fn commit_range(&mut self, from: u64, to: u64, counts: Counts, dead: Batch) {
+        let mut appends = self.chain.take_appends();
         let id = self.lane.submitted(to);
         let step = match self.config.delivery {
             Delivery::ExactlyOnce => InputStep::Done,
             Delivery::AtLeastOnce { .. } | Delivery::AtMostOnce => InputStep::Outcome,
         };
-        let mut input = self.input(Input { step, from, to, ..Input::default() });
+        let mut input = Input { step, from, to, ..Input::default() };
         if matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
-            // They count when the cursor moves.
+            // They count, and dead letters are written, when the cursor moves.
             let bytes = appends.iter().map(|append| append.batch.bytes().len()).sum();
-            self.follower.submitted(id, to, counts, u32::try_from(to - from).unwrap_or(u32::MAX), bytes);
+            let calls = vec![u32::try_from(to - from).unwrap_or(u32::MAX)];
+            self.follower.submitted(id, Delivered { to, counts, calls, bytes, dead });
         } else {
             counts.tell(&mut input);
+            appends.extend(self.config.errors.on_error.appends(self.config.source, dead));
         }
         self.submit(id, Commit { appends, input: Some(input), ..Commit::default() });
     }
@@ -430,14 +582,14 @@ impl LaneRunner {
     }
 
     /// Hands over a commit other than an attempt, under [`next_own_id`](Self::next_own_id).
-    fn submit_own(&mut self, input: Input) {
+    fn submit_own(&mut self, commit: Commit) {
         let id = self.next_own_id;
         self.next_own_id -= 1;
-        let input = self.input(input);
-        self.submit(id, Commit { input: Some(input), ..Commit::default() });
+        self.submit(id, commit);
     }
 
-    fn submit(&self, id: u64, commit: Commit) {
+    fn submit(&self, id: u64, mut commit: Commit) {
+        commit.input = commit.input.map(|input| self.input(input));
         let (answers, wake) = (self.answers.clone(), self.wake.clone());
         self.storage.submit(
             commit,
@@ -448,19 +600,24 @@ impl LaneRunner {
         );
     }
 
-    fn call_failed(&mut self, error: &StageError) {
+    fn call_failed(&mut self, error: StageError) {
         self.chain.drop_instances();
-        self.state.failed_calls += 1;
         let (from, to) = (self.batch.base_offset, self.batch.base_offset + u64::from(self.batch.count));
         tracing::warn!(source = %self.config.source, from, to, %error, "a call failed");
-        match error.error.kind {
+        let kind = error.error.kind;
+        if kind == CallErrorKind::Instantiate {
+            self.state.failed_calls += 1;
             // No event is to blame.
-            CallErrorKind::Instantiate => self.lane.halt_at(from, error.to_string()),
-            kind => {
-                if matches!(kind, CallErrorKind::Timeout | CallErrorKind::Limit) {
-                    self.batch_size.shrink();
-                }
-                self.lane.call_failed(from, to, error.error.in_hand, error.to_string());
+            return self.lane.halt_at(from, HaltKind::Other, error.to_string());
+        }
+        if matches!(kind, CallErrorKind::Timeout | CallErrorKind::Limit) {
+            self.batch_size.shrink();
+        }
+        match self.lane.call_failed(from, to, error.error.in_hand) {
+            None => self.state.failed_calls += 1,
+            Some(attempts) => {
+                let failed = Failed { index: 0, stage: error.stage, error: error.error, attempts };
+                self.commit(from, Called { processed: 1, failed: vec![failed], ..Called::default() }, false);
             }
         }
     }

@@ -5,12 +5,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sluice_env::{ManualClock, Rng};
-use sluice_event::{Batch, NewEvent, OutcomeWriter, Region, Source as From_, TooLarge, View};
+use sluice_event::{Batch, FailureKind, NewEvent, OutcomeWriter, Region, Source as From_, TooLarge, View};
 use sluice_log::{Commit, Committed, Done, Error, Input, ReadBatch, Step as InputStep, TopicPartition};
 
 use crate::*;
 
 const SOURCE: TopicPartition = TopicPartition { topic: 1, partition: 0 };
+/// Where a chain's last stage, its first stage, and the dead letters go.
+const OUT: u32 = 2;
+const DEAD: u32 = 3;
+const SIDE: u32 = 4;
+
+/// What becomes of a number whose failures are dead-lettered.
+fn is_bad(number: u64) -> bool {
+    number % 13 == 5 || number % 51 == 20
+}
 
 /// A log of one input and one output, which answers late and sometimes with a failure, and checks what it is told.
 #[derive(Default)]
@@ -20,10 +29,22 @@ struct Model {
     epoch: u64,
     /// How often each number came out since the cursor was last set anew.
     outputs: BTreeMap<u64, u32>,
+    /// The same for the first stage's outputs that go to a sink of their own, and for dead letters.
+    side: BTreeMap<u64, u32>,
+    dead: BTreeMap<u64, u32>,
+    /// The event that is to be tried again, and how often it was.
+    tried: Option<(u64, u32)>,
+    /// How often each number was tried by any instance of each stage: what consumers depend on comes back after a while.
+    tries: Vec<Arc<Mutex<BTreeMap<u64, u32>>>>,
     /// All before it is claimed.
     claimed: u64,
     /// Where the last outcome ended.
     outcome: u64,
+    /// At-least-once: outputs come in commits ahead of those that move the cursor.
+    outputs_ahead: bool,
+    /// Bad numbers fail, and are dead-lettered as the poisoned one is.
+    failing: bool,
+    poison: Option<u64>,
     /// The first thing that was wrong.
     wrong: Option<String>,
     /// Commits that do not start at the cursor are taken all the same: a planted defect.
@@ -47,13 +68,39 @@ impl Storage for ModelStorage {
 impl Model {
     /// What is wrong with a commit, if anything.
     fn take(&mut self, commit: &Commit, input: &Input) -> Result<(), String> {
-        let values = commit.appends.iter().flat_map(|append| {
-            let events: Vec<_> = append.batch.region().events().map(|event| event.unwrap().value().to_vec()).collect();
-            events
-        });
-        let numbers: Vec<u64> = values.map(|value| String::from_utf8(value).unwrap().parse().unwrap()).collect();
+        let of = |topic: u32| -> Vec<u64> {
+            let appends = commit.appends.iter().filter(|append| append.to.topic == topic);
+            appends.flat_map(|append| append.batch.region().events().map(|event| number(&event.unwrap()))).collect()
+        };
+        let (mut numbers, dead, side) = (of(OUT), of(DEAD), of(SIDE));
         let range: Vec<u64> = (input.from..input.to).collect();
-        numbers.iter().for_each(|number| *self.outputs.entry(*number).or_default() += 1);
+        for (seen, counts) in [(&numbers, &mut self.outputs), (&dead, &mut self.dead), (&side, &mut self.side)] {
+            seen.iter().for_each(|number| *counts.entry(*number).or_default() += 1);
+        }
+        let follows = input.step == InputStep::Done && numbers.is_empty() && self.outputs_ahead;
+        if !follows && input.dead != dead.len() as u64 {
+            return Err(format!("{input:?} with the dead letters {dead:?}"));
+        }
+        if !side.is_empty() && side != numbers {
+            return Err(format!("{side:?} went aside, and {numbers:?} out"));
+        }
+        // With those that failed for good, which at-least-once tells of when the cursor moves.
+        let failed: Vec<u64> = range.iter().copied().filter(|number| self.failing && is_bad(*number)).collect();
+        if let Some(wrong) = dead.iter().find(|number| !failed.contains(number) && Some(**number) != self.poison) {
+            let appends = commit.appends.iter().filter(|append| append.to.topic == DEAD);
+            let letters: Vec<_> = appends
+                .flat_map(|append| {
+                    append.batch.region().events().map(|event| DeadLetter::of(&event.unwrap()).unwrap().0)
+                })
+                .collect();
+            return Err(format!("{wrong} is dead, and there was nothing wrong with it: {letters:?}"));
+        }
+        let of_these = |number: &u64| failed.contains(number) || self.poison == Some(*number) && self.failing;
+        numbers.extend(range.iter().filter(|number| of_these(number)));
+        numbers.sort_unstable();
+        if input.step == InputStep::Done && self.outputs_ahead {
+            numbers.clear();
+        }
         if input.step == InputStep::Outcome {
             self.outcome = input.to;
         }
@@ -64,16 +111,18 @@ impl Model {
                 return Ok(());
             }
             InputStep::Outcome if input.to <= self.claimed => {
-                if range.iter().any(|number| self.outputs[number] > 1) {
+                let times = |number| self.outputs.get(number).unwrap_or(&0) + self.dead.get(number).unwrap_or(&0);
+                if range.iter().any(|number| times(number) > 1) {
                     return Err(format!("{input:?} came out twice"));
                 }
             }
             InputStep::Outcome => {
                 return if numbers == range { Ok(()) } else { Err(format!("{input:?} with {numbers:?}")) };
             }
-            InputStep::Done if commit.appends.is_empty() => {
+            InputStep::Done if self.outputs_ahead => {
                 self.cursor = input.to;
-                if !range.iter().all(|number| self.outputs.contains_key(number)) {
+                let dealt_with = |number| self.outputs.contains_key(number) || self.dead.contains_key(number);
+                if !range.iter().all(dealt_with) {
                     return Err(format!("the cursor moves over {range:?}, of which something never came out"));
                 }
             }
@@ -94,7 +143,17 @@ impl ModelStorage {
     fn answer(&self, fail: bool) {
         let mut model = self.0.lock().unwrap();
         let Some((commit, done)) = model.waiting.pop_front() else { return };
-        let input = commit.input.clone().unwrap();
+        let Some(input) = commit.input.clone() else {
+            let tried = commit.tried.unwrap();
+            let answer = if tried.epoch == model.epoch && !fail {
+                model.tried = Some((tried.offset, tried.attempts));
+                Ok(Committed::default())
+            } else {
+                Err(Error::Fenced { pipeline: 1, input: SOURCE, from: tried.offset, committed: model.cursor })
+            };
+            drop(model);
+            return done(answer);
+        };
         let from = if input.step == InputStep::Outcome { model.outcome } else { model.cursor };
         let fenced = input.epoch != model.epoch || input.from != from;
         let answer = if fail {
@@ -116,6 +175,9 @@ impl ModelStorage {
         let mut model = self.0.lock().unwrap();
         (model.cursor, model.epoch, model.claimed, model.outcome) = (to, model.epoch + 1, to, to);
         model.outputs.clear();
+        model.side.clear();
+        model.dead.clear();
+        model.tried = None;
     }
 }
 
@@ -138,8 +200,17 @@ impl Source for Numbers {
     }
 }
 
-/// Hands events through; traps on the poisoned ones, naming them or not, and sometimes out of the blue.
+fn number(event: &sluice_event::Event<'_>) -> u64 {
+    std::str::from_utf8(event.value()).unwrap().parse().unwrap()
+}
+
+/// Hands events through; traps on the poisoned ones, naming them or not, and sometimes out of the blue. Told to, it fails on bad
+/// ones, and for a time on some others.
 struct Echo {
+    plan: Plan,
+    stage: usize,
+    /// How often each number was tried, by any instance.
+    tries: Arc<Mutex<BTreeMap<u64, u32>>>,
     poison: Option<u64>,
     names_it: bool,
     rng: Arc<Mutex<Rng>>,
@@ -151,9 +222,11 @@ impl Consumer for Echo {
         assert!(!self.dead, "an instance was used after it trapped");
         let view = View::parse(header).unwrap();
         let mut writer = OutcomeWriter::default();
-        let trap = |in_hand| CallError { kind: CallErrorKind::Trap, message: "boom".into(), in_hand };
+        let trap = |in_hand| CallError { in_hand, ..CallError::new(CallErrorKind::Trap, "boom") };
         for (input, event) in (0..).zip(Region::new(events, view.count).events()) {
-            if self.poison == Some(view.base_offset + u64::from(input)) {
+            let event = event.unwrap();
+            let number = number(&event);
+            if self.poison == Some(number) {
                 self.dead = true;
                 return Err(trap(self.names_it.then_some(input)));
             }
@@ -162,12 +235,29 @@ impl Consumer for Echo {
                 self.dead = true;
                 return Err(trap(Some(input)));
             }
-            let value = event.unwrap().value().to_vec();
+            if self.plan.failing && (self.plan.stages == 1 || number % 2 == self.stage as u64) {
+                let tries = *self.tries.lock().unwrap().entry(number).and_modify(|tries| *tries += 1).or_insert(1);
+                let transient = number % 51 == 20 || number % 17 == 3 && tries < 3;
+                if is_bad(number) || transient {
+                    let kind = if transient { FailureKind::Transient } else { FailureKind::Permanent };
+                    writer.fail((From_::Input, input), kind, "bad");
+                    if transient {
+                        receive(&writer.finish(input));
+                        return Ok(());
+                    }
+                    continue;
+                }
+            }
+            let value = event.value().to_vec();
             let write = |out: &mut Vec<u8>| {
                 out.extend_from_slice(&value);
                 Ok::<_, TooLarge>(())
             };
             writer.output((From_::Input, input), 0, NewEvent::default(), write).unwrap();
+            if self.plan.stages > 1 && self.stage == 0 {
+                let aside = writer.sink(Some("side"));
+                writer.output((From_::Input, input), aside, NewEvent::default(), write).unwrap();
+            }
         }
         receive(&writer.finish(view.count));
         Ok(())
@@ -175,6 +265,9 @@ impl Consumer for Echo {
 }
 
 struct EchoPlugin {
+    plan: Plan,
+    stage: usize,
+    tries: Arc<Mutex<BTreeMap<u64, u32>>>,
     poison: Option<u64>,
     names_it: bool,
     rng: Arc<Mutex<Rng>>,
@@ -183,12 +276,14 @@ struct EchoPlugin {
 impl Plugin for EchoPlugin {
     fn instantiate(&self) -> Result<Box<dyn Consumer>, CallError> {
         let (poison, names_it, rng) = (self.poison, self.names_it, self.rng.clone());
-        Ok(Box::new(Echo { poison, names_it, rng, dead: false }))
+        let (plan, stage, tries) = (self.plan, self.stage, self.tries.clone());
+        Ok(Box::new(Echo { plan, stage, tries, poison, names_it, rng, dead: false }))
     }
 }
 
 /// What a run does.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "troubles that come together in every way")]
 struct Plan {
     delivery: Delivery,
     stages: usize,
@@ -198,22 +293,55 @@ struct Plan {
     crashes: bool,
     /// Whether an operator sets the cursor anew now and then.
     rewinds: bool,
+    /// Whether some numbers fail, and what fails is dead-lettered.
+    failing: bool,
 }
 
-const EXACTLY_ONCE: Plan =
-    Plan { delivery: Delivery::ExactlyOnce, stages: 1, poison: None, no_fence: false, crashes: false, rewinds: false };
+const EXACTLY_ONCE: Plan = Plan {
+    delivery: Delivery::ExactlyOnce,
+    stages: 1,
+    poison: None,
+    no_fence: false,
+    crashes: false,
+    rewinds: false,
+    failing: false,
+};
 
 fn runner(plan: Plan, storage: &ModelStorage, rng: &mut Rng, clock: &Arc<ManualClock>) -> LaneRunner {
     let stage = |index: usize, rng: &mut Rng| {
         // The last stage is the one that traps.
         let poison = plan.poison.filter(|_| index + 1 == plan.stages);
         let rng_of_guest = Arc::new(Mutex::new(Rng::from_seed(rng.next_u64())));
-        let plugin = EchoPlugin { poison, names_it: rng.one_in(2), rng: rng_of_guest };
-        StageConfig { name: format!("echo-{index}"), plugin: Arc::new(plugin), keys_unchanged: index == 0 }
+        let names_it = rng.one_in(2);
+        let plugin = EchoPlugin {
+            plan,
+            stage: index,
+            tries: storage.0.lock().unwrap().tries[index].clone(),
+            poison,
+            names_it,
+            rng: rng_of_guest,
+        };
+        let (name, plugin) = (format!("echo-{index}"), Arc::new(plugin));
+        StageConfig { name, plugin, keys_unchanged: index == 0, digest: "d".into() }
     };
+    let errors = if plan.failing {
+        let (initial_backoff, max_backoff) = (Duration::from_millis(50), Duration::from_millis(100));
+        ErrorPolicy {
+            retry: Retry { attempts: 4, initial_backoff, max_backoff },
+            on_error: OnError::DeadLetter { topic: DEAD, partitions: 1 },
+            breaker: Arc::new(Breaker::new(1000, 500)),
+        }
+    } else {
+        ErrorPolicy::halt()
+    };
+    let sink = |name: &str, topic| Sink { name: name.into(), topic, partitions: 1, partition_by: PartitionBy::Source };
     let (epoch, cursor) = storage.position(1, SOURCE).unwrap();
+    let tried = storage.0.lock().unwrap().tried;
     let config = LaneConfig {
+        pipeline_name: "p".into(),
         pipeline: 1,
+        tried,
+        errors,
         epoch,
         generation: 1,
         delivery: plan.delivery,
@@ -221,7 +349,7 @@ fn runner(plan: Plan, storage: &ModelStorage, rng: &mut Rng, clock: &Arc<ManualC
         topic_name: "in".into(),
         cursor,
         stages: (0..plan.stages).map(|index| stage(index, rng)).collect(),
-        sinks: vec![Sink { name: "out".into(), topic: 2, partitions: 1, partition_by: PartitionBy::Source }],
+        sinks: vec![sink("out", OUT), sink("side", SIDE)],
         max_events: 7,
         max_bytes: 1 << 20,
         linger: Duration::ZERO,
@@ -234,7 +362,12 @@ fn runner(plan: Plan, storage: &ModelStorage, rng: &mut Rng, clock: &Arc<ManualC
 /// Runs 200 events with about five attempts in flight and one commit in eight failing. What was wrong, if anything.
 fn run(seed: u64, plan: Plan) -> Result<(), String> {
     let storage = ModelStorage::default();
-    storage.0.lock().unwrap().no_fence = plan.no_fence;
+    {
+        let mut model = storage.0.lock().unwrap();
+        (model.no_fence, model.failing, model.poison) = (plan.no_fence, plan.failing, plan.poison);
+        model.tries = vec![Arc::default(), Arc::default()];
+        model.outputs_ahead = matches!(plan.delivery, Delivery::AtLeastOnce { .. });
+    }
     let mut rng = Rng::from_seed(seed);
     let clock = Arc::new(ManualClock::default());
     let mut lane = runner(plan, &storage, &mut rng, &clock);
@@ -276,24 +409,30 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
             Step::StopNode(error) => return Err(error.to_string()),
         }
     }
-    let expected = plan.poison.unwrap_or(200);
+    let expected = plan.poison.filter(|_| !plan.failing).unwrap_or(200);
     let context = |what: String| format!("seed {seed}: {what}");
     {
         let model = storage.0.lock().unwrap();
         if let Some(wrong) = &model.wrong {
             return Err(context(wrong.clone()));
         }
-        let lost = (0..expected).find(|number| !model.outputs.contains_key(number));
+        let bad = |number: &u64| plan.failing && (is_bad(*number) || plan.poison == Some(*number));
+        let kept = |number: &u64| if bad(number) { &model.dead } else { &model.outputs };
+        let lost = (0..expected).find(|number| !kept(number).contains_key(number));
         let may_lose = plan.delivery == Delivery::AtMostOnce && plan.crashes || plan.rewinds;
         if let (Some(lost), false) = (lost, may_lose) {
             return Err(context(format!("{lost} never came out")));
+        }
+        let again = model.dead.iter().find(|(_, times)| **times > 1);
+        if let (Some(again), false) = (again, plan.rewinds) {
+            return Err(context(format!("{} died {} times", again.0, again.1)));
         }
         let again = model.outputs.iter().find(|(_, times)| **times > 1);
         let may_repeat = matches!(plan.delivery, Delivery::AtLeastOnce { .. }) && (plan.crashes || plan.rewinds);
         if let (Some(again), false) = (again, may_repeat) {
             return Err(context(format!("{} came out {} times", again.0, again.1)));
         }
-        if plan.poison.is_none() && model.cursor != expected {
+        if (plan.poison.is_none() || plan.failing) && model.cursor != expected {
             return Err(context(format!("the cursor is at {}, not {expected}", model.cursor)));
         }
     }
@@ -302,7 +441,8 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
     }
     match (&lane.state().halt, plan.poison) {
         (None, None) => Ok(()),
-        (Some(halt), Some(poison)) if halt.offset == poison => Ok(()),
+        (None, Some(_)) if plan.failing => Ok(()),
+        (Some(halt), Some(poison)) if halt.offset == poison && !plan.failing => Ok(()),
         (halt, _) => Err(context(format!("halt is {halt:?}"))),
     }
 }
@@ -339,6 +479,16 @@ fn a_rewind_fences_what_is_under_way_and_goes_on_from_there() {
 fn a_poisoned_event_halts_at_its_own_offset_and_all_before_it_are_committed() {
     for plan in plans() {
         (0..300).try_for_each(|seed| run(seed, Plan { poison: Some(seed % 200), ..plan })).unwrap();
+    }
+}
+
+#[test]
+fn failing_events_are_tried_again_or_die_once_and_all_others_come_out() {
+    for plan in plans() {
+        for (crashes, rewinds) in [(false, false), (true, false), (false, true)] {
+            let plan = Plan { failing: true, crashes, rewinds, ..plan };
+            (0..250).try_for_each(|seed| run(seed, Plan { poison: Some(seed % 200), ..plan })).unwrap();
+        }
     }
 }
 

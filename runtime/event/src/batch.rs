@@ -50,6 +50,16 @@ impl Batch {
         }
     }
 
+    /// Copies all events of another batch behind its own.
+    pub fn extend(&mut self, other: &Self) {
+        self.bytes.extend_from_slice(&other.bytes);
+        self.count += other.count;
+        self.timestamps = match (self.timestamps, other.timestamps) {
+            (Some((min, max)), Some(more)) => Some((min.min(more.0), max.max(more.1))),
+            (mine, theirs) => mine.or(theirs),
+        };
+    }
+
     #[inline]
     fn count_in(&mut self, timestamp: i64) {
         self.count += 1;

@@ -17,6 +17,9 @@ use crate::typed;
 /// Bytes a plugin may write to the log in a second.
 const LOG_BYTES_PER_SECOND: u64 = 64 << 10;
 
+/// Functions of a guest's stack that are told of, innermost first.
+const MAX_FRAMES: usize = 16;
+
 /// What a line costs besides its text: level, time and name stand in the log too.
 const LINE_OVERHEAD: u64 = 128;
 
@@ -222,7 +225,7 @@ impl Instance {
 }
 
 fn cannot_instantiate(message: String) -> CallError {
-    CallError { kind: CallErrorKind::Instantiate, message, in_hand: None }
+    CallError::new(CallErrorKind::Instantiate, message)
 }
 
 impl Consumer for Instance {
@@ -237,7 +240,7 @@ impl Consumer for Instance {
                 receive(&outcome);
                 Ok(())
             }
-            Ok(Err(message)) => Err(CallError { kind: CallErrorKind::BadOutcome, message, in_hand: None }),
+            Ok(Err(message)) => Err(CallError::new(CallErrorKind::BadOutcome, message)),
             Err(error) => Err(explain(&mut self.store, &error, &self.limits)),
         }
     }
@@ -273,16 +276,15 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
     if let (Some(panic), true) = (&panic, kind != CallErrorKind::Trap) {
         message = format!("{message} (after: {panic})");
     }
-    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        let frames = backtrace.frames().iter().take(8);
-        let names: Vec<_> = frames.map(|frame| frame.func_name().unwrap_or("?")).map(legible).collect();
-        if !names.is_empty() {
-            message = format!("{message}\n  in {}", names.join("\n  in "));
-        }
-    }
+    let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
+    let name = |frame: &wasmtime::FrameInfo| match frame.func_name() {
+        Some(name) => legible(&format!("{:#}", rustc_demangle::demangle(name))),
+        None => format!("function {}", frame.func_index()),
+    };
+    let backtrace = frames.iter().take(MAX_FRAMES).map(name).collect();
     // What is handed over at the end of a call is no single event's doing.
     let in_hand = in_hand.filter(|_| !over_fuel);
-    CallError { kind, message, in_hand }
+    CallError { kind, message, in_hand, backtrace }
 }
 
 fn humantime(duration: Duration) -> String {

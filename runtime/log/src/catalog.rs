@@ -152,7 +152,9 @@ impl Catalog {
             | Change::Input(_)
             | Change::Moved { .. }
             | Change::Cursor { .. }
-            | Change::Before { .. } => self.apply_to_pipeline(change),
+            | Change::Before { .. }
+            | Change::Tried { .. }
+            | Change::Held { .. } => self.apply_to_pipeline(change),
         }
     }
 
@@ -169,6 +171,7 @@ impl Catalog {
                     digest: digest.clone(),
                     definition: definition.clone(),
                     desired: kept.as_ref().map(|kept| kept.desired).unwrap_or_default(),
+                    held: kept.as_ref().map(|kept| kept.held.clone()).unwrap_or_default(),
                     before: kept.as_ref().map(|kept| kept.before.clone()).unwrap_or_default(),
                     cursors: kept.map(|kept| kept.cursors).unwrap_or_default(),
                 };
@@ -181,6 +184,12 @@ impl Catalog {
                 Ok(Undo::Pipeline(*pipeline, Some(Box::new(before))))
             }
             Change::Desired { pipeline, desired } => self.change_pipeline(*pipeline, |info| info.desired = *desired),
+            Change::Held { pipeline, reason } => self.change_pipeline(*pipeline, |info| info.held.clone_from(reason)),
+            Change::Tried { pipeline, tp, offset, attempts } => {
+                let cursor = self.pipelines.get(pipeline).and_then(|pipeline| pipeline.cursors.get(tp));
+                let cursor = *cursor.ok_or(Misfit("an attempt on a partition that is not read"))?;
+                self.set_cursor(*pipeline, *tp, Cursor { tried: Some((*offset, *attempts)), ..cursor })
+            }
             Change::Before { pipeline, cursors } => {
                 self.change_pipeline(*pipeline, |info| info.before.clone_from(cursors))
             }
@@ -194,7 +203,8 @@ impl Catalog {
                     info.epoch = *epoch;
                     info.before = cursors.iter().map(|(tp, from, _)| (*tp, *from)).collect();
                     for (tp, _, to) in cursors {
-                        info.cursors.entry(*tp).or_default().next = *to;
+                        let cursor = info.cursors.entry(*tp).or_default();
+                        (cursor.next, cursor.tried) = (*to, None);
                     }
                 })?;
                 // The new epoch begins at its cursors, also where they stayed.
@@ -391,11 +401,18 @@ impl PipelineInfo {
         if self.desired != Desired::Run {
             changes.push(Change::Desired { pipeline: self.id, desired: self.desired });
         }
+        if !self.held.is_empty() {
+            changes.push(Change::Held { pipeline: self.id, reason: self.held.clone() });
+        }
         if !self.before.is_empty() {
             changes.push(Change::Before { pipeline: self.id, cursors: self.before.clone() });
         }
-        let cursors = self.cursors.iter();
-        changes.extend(cursors.map(|(tp, cursor)| Change::Cursor { pipeline: self.id, tp: *tp, cursor: *cursor }));
+        for (tp, cursor) in &self.cursors {
+            changes.push(Change::Cursor { pipeline: self.id, tp: *tp, cursor: *cursor });
+            if let Some((offset, attempts)) = cursor.tried {
+                changes.push(Change::Tried { pipeline: self.id, tp: *tp, offset, attempts });
+            }
+        }
     }
 }
 
@@ -428,6 +445,7 @@ impl Cursor {
             }
             Step::Outcome => {}
         }
+        self.tried = self.tried.filter(|(offset, _)| *offset >= self.next);
         Ok(())
     }
 }

@@ -114,4 +114,8 @@ pub(crate) enum Change {
     Cursor { pipeline: u32, tp: TopicPartition, cursor: Cursor },
     /// 21, in snapshots only: where a pipeline's cursors stood before they were last set anew.
     Before { pipeline: u32, cursors: Vec<(TopicPartition, u64)> },
+    /// 22: an event was tried so often, and failed so that it will be tried again.
+    Tried { pipeline: u32, tp: TopicPartition, offset: u64, attempts: u32 },
+    /// 23: a pipeline stands still for this reason until somebody acts; an empty one: no longer.
+    Held { pipeline: u32, reason: String },
 }

@@ -19,6 +19,8 @@ pub struct Commit {
     pub pipeline: Option<PipelineStart>,
     /// The cursor that moves.
     pub input: Option<Input>,
+    /// An event that failed and is to be tried again.
+    pub tried: Option<Tried>,
     /// The producer's own count of what it sends; a repeat adds nothing.
     pub sequence: Option<Sequence>,
     /// What an operator asks for.
@@ -36,6 +38,8 @@ pub enum Order {
     DeletePipeline(String),
     /// Have a pipeline run, pause or drain.
     Want(String, Desired),
+    /// Have a pipeline stand still, for a reason, until somebody wants it to do something.
+    Hold(String, String),
     /// Set cursors of a pipeline anew, and fence what is under way.
     Move {
         /// The pipeline's name.
@@ -89,6 +93,21 @@ pub struct PipelineStart {
     pub definition: String,
     /// The cursors it starts with, for partitions where it has none.
     pub start: Vec<(TopicPartition, u64)>,
+}
+
+/// An event failed, and is to be tried again: how often it was tried is remembered over restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried {
+    /// The pipeline's id.
+    pub pipeline: u32,
+    /// The pipeline's epoch; a commit of another epoch is fenced.
+    pub epoch: u64,
+    /// The source partition.
+    pub source: TopicPartition,
+    /// The event.
+    pub offset: u64,
+    /// How often it was tried.
+    pub attempts: u32,
 }
 
 /// A producer's own count: the commit's events are its numbers from `first` on.
@@ -146,6 +165,13 @@ impl Commit {
         }
         if let Some(order) = &self.order {
             order.changes(catalog, &mut changes)?;
+        }
+        if let Some(Tried { pipeline, epoch, source, offset, attempts }) = self.tried {
+            let found = catalog.pipelines.get(&pipeline).filter(|found| found.epoch == epoch);
+            if found.is_none_or(|found| !found.cursors.contains_key(&source)) {
+                return Err(Error::Fenced { pipeline, input: source, from: offset, committed: 0 });
+            }
+            changes.push(Change::Tried { pipeline, tp: source, offset, attempts });
         }
         if let Some(input) = &self.input {
             let pipeline = catalog.pipelines.get(&input.pipeline);
@@ -207,6 +233,12 @@ impl Order {
                 if pipeline.desired != *desired {
                     changes.push(Change::Desired { pipeline: pipeline.id, desired: *desired });
                 }
+                if !pipeline.held.is_empty() {
+                    changes.push(Change::Held { pipeline: pipeline.id, reason: String::new() });
+                }
+            }
+            Self::Hold(name, reason) => {
+                changes.push(Change::Held { pipeline: pipeline(name)?.id, reason: reason.clone() });
             }
             Self::Move { pipeline: name, to } => {
                 let pipeline = pipeline(name)?;

@@ -38,7 +38,7 @@ mod sim_tests;
 pub use audit::{Account, Audit};
 pub use catalog::{Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
 pub use change::{Input, Step, TopicPartition};
-pub use commit::{Append, Appended, Commit, Committed, NewTopic, Order, PipelineStart, Sequence};
+pub use commit::{Append, Appended, Commit, Committed, NewTopic, Order, PipelineStart, Sequence, Tried};
 pub use compression::Compression;
 pub use error::{Advice, Error};
 pub use fsck::{Finding, Fsck, fsck};

@@ -89,6 +89,8 @@ impl Shared {
             }
             Change::Pipeline { id, .. }
             | Change::Desired { pipeline: id, .. }
+            | Change::Held { pipeline: id, .. }
+            | Change::Tried { pipeline: id, .. }
             | Change::Moved { pipeline: id, .. }
             | Change::Before { pipeline: id, .. } => {
                 write(&self.pipelines).extend(catalog.pipelines.get(id).map(|pipeline| (*id, pipeline.clone())));

@@ -136,7 +136,8 @@ pub fn load_stages(host: &Arc<Host>, pipeline: &Pipeline) -> Result<Vec<(Code, S
             Ok((code, linked)) => {
                 let plugin: Arc<dyn Plugin> = Arc::new(linked);
                 let (name, keys_unchanged) = (stage.name.clone(), stage.keys_unchanged);
-                stages.push((code, StageConfig { name, plugin, keys_unchanged }));
+                let digest = code.digest.to_string().into();
+                stages.push((code, StageConfig { name, plugin, keys_unchanged, digest }));
             }
             Err(diagnostic) => found.push(diagnostic),
         }

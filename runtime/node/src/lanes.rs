@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use sluice_config::{At, Diagnostic, PartitionBy, Pipeline, Start, Topic};
-use sluice_engine::{Delivery, LaneConfig, LaneRunner, Sink, StageConfig};
+use sluice_config::{At, Diagnostic, OnError, PartitionBy, Pipeline, Start, Topic};
+use sluice_engine::{Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, StageConfig};
 use sluice_env::Clock;
 use sluice_log::{
     Commit, Compression, Desired, Error, Log, NewTopic, PipelineInfo, PipelineStart, TopicInfo, TopicPartition,
@@ -22,6 +22,8 @@ pub(crate) struct Running {
     pub(crate) sinks: Vec<String>,
     /// Each partition it reads, with the scheduler's number of its lane.
     pub(crate) lanes: Vec<(TopicPartition, usize)>,
+    /// What sends its dead letters through again; `None` when it writes none.
+    pub(crate) redrive: Option<RedriveConfig>,
 }
 
 /// What a data directory holds, as far as definitions depend on it.
@@ -107,6 +109,15 @@ pub(crate) fn needed_topics(existing: &Existing, pipelines: &[Pipeline]) -> Resu
             }
         }
     }
+    for pipeline in pipelines.iter().filter(|pipeline| pipeline.errors.on_error == OnError::DeadLetter) {
+        let name = &pipeline.errors.dead_letter_topic;
+        if partitions(&needed, name).is_none() {
+            let declared = declared().find(|(_, (_, topic))| topic.name == *name);
+            let settings = declared.map(|(_, (_, topic))| settings(topic)).unwrap_or_default();
+            // Dead letters are few, and are looked at together.
+            needed.missing.push(NewTopic { name: name.clone(), partitions: 1, settings });
+        }
+    }
     for (_, (_, topic)) in declared() {
         if partitions(&needed, &topic.name).is_none() {
             needed.missing.push(NewTopic { name: topic.name.clone(), partitions: 1, settings: settings(topic) });
@@ -179,15 +190,17 @@ pub(crate) fn run(
     (info, sources): (PipelineInfo, Vec<TopicInfo>),
     stages: &[StageConfig],
 ) -> Result<Running, Error> {
-    let sinks = pipeline.sinks.iter().map(|sink| self::sink(log, sink)).collect::<Result<Vec<_>, Error>>()?;
+    let routed = pipeline.sinks.iter().map(|sink| self::sink(log, sink)).collect::<Result<Vec<_>, Error>>()?;
     let number = scheduler.add_pipeline();
     let number = number.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
+    let errors = errors(log, &pipeline.errors)?;
     let mut lanes = Vec::new();
     for source in &sources {
         for partition in 0..source.partitions {
             let tp = TopicPartition { topic: source.id, partition };
-            let cursor = info.cursors.get(&tp).map_or(0, |cursor| cursor.next);
+            let cursor = info.cursors.get(&tp).copied().unwrap_or_default();
             let config = LaneConfig {
+                pipeline_name: info.name.clone(),
                 pipeline: info.id,
                 epoch: info.epoch,
                 generation: info.generation,
@@ -200,29 +213,65 @@ pub(crate) fn run(
                 },
                 source: tp,
                 topic_name: source.name.clone(),
-                cursor,
+                cursor: cursor.next,
+                tried: cursor.tried,
+                errors: errors.clone(),
                 stages: stages.to_vec(),
-                sinks: sinks.clone(),
+                sinks: routed.clone(),
                 max_events: pipeline.batch.max_events,
                 max_bytes: pipeline.batch.max_bytes as usize,
                 linger: pipeline.batch.linger,
                 max_in_flight: MAX_IN_FLIGHT,
             };
-            let reader = Box::new(log.reader(log.partition(source, partition)?, cursor));
-            let lane = scheduler.add(number, tp, info.desired, |waker| {
+            let reader = Box::new(log.reader(log.partition(source, partition)?, cursor.next));
+            // What is held stands still until somebody resumes it.
+            let desired = if info.held.is_empty() { info.desired } else { Desired::Pause };
+            let lane = scheduler.add(number, tp, desired, |waker| {
                 let wake = Arc::new(move || waker.wake());
                 LaneRunner::new(config, reader, log.clone(), clock.clone(), wake)
             });
             lanes.push((tp, lane));
         }
     }
-    if info.desired != Desired::Run {
+    if !info.held.is_empty() {
+        tracing::warn!(
+            pipeline = info.name,
+            reason = info.held,
+            "is held: `sluice pipeline resume {}` lets it run",
+            info.name
+        );
+    } else if info.desired != Desired::Run {
         tracing::warn!(pipeline = info.name, "stands still: `sluice pipeline resume {}` lets it run", info.name);
     }
     // As the log lists cursors.
     lanes.sort_unstable();
-    let sinks = pipeline.sinks.iter().map(|sink| sink.topic.clone()).collect();
-    Ok(Running { name: pipeline.name.clone(), sinks, lanes })
+    let sinks = pipeline.written().map(|(_, topic)| topic.to_owned()).collect();
+    let redrive = (pipeline.errors.on_error == OnError::DeadLetter).then(|| RedriveConfig {
+        pipeline_name: info.name.clone(),
+        stages: stages.to_vec(),
+        sinks: routed,
+        errors,
+    });
+    Ok(Running { name: pipeline.name.clone(), sinks, lanes, redrive })
+}
+
+fn errors(log: &Log, errors: &sluice_config::Errors) -> Result<ErrorPolicy, Error> {
+    Ok(ErrorPolicy {
+        retry: Retry {
+            attempts: errors.attempts,
+            initial_backoff: errors.initial_backoff,
+            max_backoff: errors.max_backoff,
+        },
+        on_error: match errors.on_error {
+            OnError::DeadLetter => {
+                let topic = log.topic(&errors.dead_letter_topic)?;
+                sluice_engine::OnError::DeadLetter { topic: topic.id, partitions: topic.partitions }
+            }
+            OnError::Halt => sluice_engine::OnError::Halt,
+            OnError::Skip => sluice_engine::OnError::Skip,
+        },
+        breaker: Arc::new(Breaker::new(errors.window, errors.max_failures)),
+    })
 }
 
 fn sink(log: &Log, sink: &sluice_config::Sink) -> Result<Sink, Error> {

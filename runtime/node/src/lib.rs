@@ -3,15 +3,18 @@
 //! [`Node`] is a running node. [`definitions`] reads pipeline files, [`topics`] is what producers and readers do, with a
 //! node or without. Guest calls run on the scheduler's own threads, never on those of an async runtime.
 
+pub mod dead;
 pub mod definitions;
 pub mod fixture;
 mod lanes;
 mod node;
 pub mod operate;
+mod redrive;
 mod scheduler;
 mod status;
 pub mod topics;
 
 pub use lanes::Existing;
 pub use node::{Node, NodeError, NodeOptions, Outcome, check, open_log};
-pub use status::{Halted, HoldStatus, LaneStatus, PipelineState, PipelineStatus, Status, of as status_of};
+pub use sluice_engine::{DeadLetter, HaltKind};
+pub use status::{Halted, HoldStatus, LaneStatus, PipelineState, PipelineStatus, Retry, Status, of as status_of};

@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluice_config::{Diagnostic, Pipeline};
-use sluice_engine::StageConfig;
+use sluice_engine::{HaltKind, StageConfig};
 use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Host};
 use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, TopicPartition};
 
+use crate::dead::{self, Selection, Treated};
 use crate::definitions;
 use crate::lanes::{self, Existing, Needed, Running};
 use crate::operate::{self, Rewind, Target};
+use crate::redrive::Redrives;
 use crate::scheduler::{Scheduler, Seen};
-use crate::status::{self, Halted, LaneStatus, PipelineState, PipelineStatus, Status};
+use crate::status::{self, Halted, LaneStatus, PipelineState, PipelineStatus, Retry, Status};
 
 /// How a node is opened.
 #[derive(Debug, Clone)]
@@ -64,6 +66,7 @@ pub struct Node {
     running: Mutex<Vec<Running>>,
     /// Pipelines that were asked to drain: once they have, the log is told that they stand still.
     draining: Mutex<BTreeSet<String>>,
+    redrives: Redrives,
 }
 
 /// How often a wait looks whether it was interrupted.
@@ -88,7 +91,15 @@ impl Node {
         let host = Host::new(Some(&options.data.join("cache")), clock.clone())?;
         let scheduler = Scheduler::new(clock.clone());
         log.on_append(scheduler.on_append());
-        Ok(Self { log, host, clock, scheduler, running: Mutex::default(), draining: Mutex::default() })
+        Ok(Self {
+            log,
+            host,
+            clock,
+            scheduler,
+            running: Mutex::default(),
+            draining: Mutex::default(),
+            redrives: Redrives::default(),
+        })
     }
 
     /// The log.
@@ -124,8 +135,68 @@ impl Node {
             }
             let running = lanes::run(&self.log, &self.clock, &self.scheduler, pipeline, start, &stages)?;
             self.running().push(running);
+            // What was asked for before the node stopped goes on.
+            if self.log.topic(&dead::marks_topic(&pipeline.errors.dead_letter_topic)).is_ok() {
+                self.send_dead_letters(&pipeline.name)?;
+            }
         }
         Ok(())
+    }
+
+    /// Asks for dead letters to be sent through their pipeline again, and begins to, or says which that would be.
+    ///
+    /// # Errors
+    /// See [`dead::redrive`].
+    pub fn redrive(&self, pipeline: &str, selection: &Selection, really: bool) -> Result<Treated, Error> {
+        let treated = dead::redrive(&self.log, pipeline, selection, really)?;
+        if really {
+            self.send_dead_letters(pipeline)?;
+        }
+        Ok(treated)
+    }
+
+    fn send_dead_letters(&self, pipeline: &str) -> Result<(), Error> {
+        let running = self.running();
+        let config = running.iter().find(|running| running.name == pipeline).and_then(|r| r.redrive.clone());
+        drop(running);
+        let Some(config) = config else { return Ok(()) };
+        let started = self.redrives.start(&self.log, &self.clock, config);
+        started.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))
+    }
+
+    /// Lets a pipeline run that stands still, for whatever reason; with `skip`, past the events that block it.
+    ///
+    /// # Errors
+    /// When there is no such pipeline, or storage refuses.
+    pub fn resume(&self, pipeline: &str, skip: bool) -> Result<(), Error> {
+        self.want(pipeline, Desired::Run)?;
+        self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.resume(lane, skip));
+        Ok(())
+    }
+
+    /// Has a pipeline stand still for a reason, until it is resumed, and remembers it.
+    fn hold(&self, pipeline: &str, reason: &str) -> Result<(), Error> {
+        tracing::error!(pipeline, reason, "is held: `sluice pipeline resume {pipeline}` lets it run");
+        self.log.commit(Commit::order(Order::Hold(pipeline.to_owned(), reason.to_owned())))?;
+        self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.want(lane, Desired::Pause));
+        Ok(())
+    }
+
+    /// Has pipelines stand still, also after a restart, that have come to too many failures.
+    fn note_breakers(&self) {
+        let mut tripped = Vec::new();
+        for running in self.running().iter() {
+            let seen = running.lanes.iter().filter_map(|(_, lane)| self.scheduler.seen(*lane));
+            let mut halts = seen.filter(|seen| !seen.paused).filter_map(|seen| seen.state.halt);
+            tripped.extend(
+                halts.find(|halt| halt.kind == HaltKind::Breaker).map(|halt| (running.name.clone(), halt.reason)),
+            );
+        }
+        for (pipeline, reason) in tripped {
+            if let Err(error) = self.hold(&pipeline, &reason) {
+                tracing::warn!(%error, pipeline, "has halted, and the log could not be told");
+            }
+        }
     }
 
     /// Has a pipeline run, pause or drain, and remembers it.
@@ -200,6 +271,7 @@ impl Node {
 
     /// Lets pipelines finish and commit what is in flight, and begin nothing new.
     pub fn drain(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
+        self.redrives.end();
         self.scheduler.drain();
         self.wait_for(interrupted, || self.is_at_rest().then_some(Outcome::Idle).or_else(|| self.refused()))
     }
@@ -217,6 +289,7 @@ impl Node {
                 return Outcome::Interrupted;
             }
             self.note_drained();
+            self.note_breakers();
             self.scheduler.wait_for_rest(LOOK);
         }
     }
@@ -252,7 +325,7 @@ impl Node {
     fn idle(&self) -> Option<Outcome> {
         // One pipeline's output is another's input: nothing may have been committed while it was looked.
         let seq = self.log.last_seq();
-        if !self.is_at_rest() {
+        if self.redrives.is_active() || !self.is_at_rest() {
             return None;
         }
         let mut pipelines = self.status().pipelines;
@@ -261,7 +334,8 @@ impl Node {
         if !pipelines.iter().flat_map(|p| &p.partitions).all(done) || self.log.last_seq() != seq {
             return None;
         }
-        let halted: Vec<_> = pipelines.into_iter().filter(|p| p.state == PipelineState::Halted).collect();
+        let stands = |p: &PipelineStatus| matches!(p.state, PipelineState::Halted | PipelineState::Held);
+        let halted: Vec<_> = pipelines.into_iter().filter(stands).collect();
         Some(if halted.is_empty() { Outcome::Idle } else { Outcome::Halted(halted) })
     }
 
@@ -291,6 +365,7 @@ impl Node {
         for (partition, (_, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
             let Some(seen) = self.scheduler.seen(*lane) else { continue };
             partition.halted = seen.state.halt.map(Halted::from);
+            partition.retrying = seen.state.retrying.map(Retry::from);
             partition.waits_for = seen.state.waits_for;
             partition.paused = seen.paused && seen.at_rest && seen.state.settled;
             status.failed_calls += seen.state.failed_calls;
@@ -298,6 +373,7 @@ impl Node {
             paused &= partition.paused;
         }
         status.state = match status.desired {
+            _ if status.held.is_some() => PipelineState::Held,
             _ if status.partitions.iter().any(|partition| partition.halted.is_some()) => PipelineState::Halted,
             Desired::Pause | Desired::Drain if paused => PipelineState::Paused,
             Desired::Pause => PipelineState::Pausing,
@@ -311,6 +387,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.redrives.end();
         self.scheduler.end();
     }
 }

@@ -28,13 +28,20 @@ const RUNNING: u8 = 2;
 /// On a thread, and woken meanwhile: it must look again.
 const WOKEN: u8 = 3;
 
+/// Told to a lane: the cursor was set anew by somebody else.
+const MOVED: u8 = 1;
+/// Told to a lane: try again what it stands still at.
+const RESUME: u8 = 2;
+/// Told to a lane: pass over the event that blocks it.
+const SKIP: u8 = 4;
+
 struct Slot {
     pipeline: usize,
     runner: Mutex<LaneRunner>,
     state: AtomicU8,
     desired: AtomicU8,
-    /// The cursor was set anew by somebody else.
-    moved: AtomicBool,
+    /// What it was told and has not heard yet, as bits.
+    told: AtomicU8,
     /// What can be seen from outside without waiting for a guest call.
     seen: Mutex<LaneState>,
 }
@@ -260,8 +267,12 @@ impl Shared {
     /// Lets a lane make some attempts.
     fn turn(&self, slot: &Slot) -> (Step, bool) {
         let mut runner = lock(&slot.runner);
-        if slot.moved.swap(false, Ordering::SeqCst) {
+        let told = slot.told.swap(0, Ordering::SeqCst);
+        if told & MOVED != 0 {
             runner.resync();
+        }
+        if told & RESUME != 0 {
+            runner.resume(told & SKIP != 0);
         }
         runner.stop_here(slot.desired.load(Ordering::SeqCst) == Desired::Drain as u8);
         let mut step = Step::Worked;
@@ -356,7 +367,7 @@ impl Scheduler {
                 runner: Mutex::new(runner),
                 state: AtomicU8::new(PARKED),
                 desired: AtomicU8::new(desired as u8),
-                moved: AtomicBool::new(false),
+                told: AtomicU8::new(0),
                 seen,
             })));
             lane
@@ -382,7 +393,7 @@ impl Scheduler {
     /// How a lane stood when it last came off its thread.
     pub(crate) fn seen(&self, lane: usize) -> Option<Seen> {
         let slot = self.shared.slot(lane)?;
-        let at_rest = slot.state.load(Ordering::SeqCst) == PARKED && !slot.moved.load(Ordering::SeqCst);
+        let at_rest = slot.state.load(Ordering::SeqCst) == PARKED && slot.told.load(Ordering::SeqCst) == 0;
         let state = lock(&slot.seen).clone();
         Some(Seen { state, at_rest, paused: slot.stands_still() })
     }
@@ -395,10 +406,19 @@ impl Scheduler {
         }
     }
 
+    /// Has a lane try again what it stands still at, or pass over it.
+    pub(crate) fn resume(&self, lane: usize, skip: bool) {
+        self.tell(lane, if skip { RESUME | SKIP } else { RESUME });
+    }
+
     /// Tells a lane that its cursor was set anew.
     pub(crate) fn moved(&self, lane: usize) {
+        self.tell(lane, MOVED);
+    }
+
+    fn tell(&self, lane: usize, what: u8) {
         if let Some(slot) = self.shared.slot(lane) {
-            slot.moved.store(true, Ordering::SeqCst);
+            slot.told.fetch_or(what, Ordering::SeqCst);
             self.shared.wake(lane);
         }
     }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sluice_config::Pipeline;
-use sluice_engine::Halt;
+use sluice_config::{OnError, Pipeline};
+use sluice_engine::{Halt, HaltKind, Retrying};
 use sluice_log::{Desired, Log, PipelineInfo, TopicInfo};
 
 /// How a node stands.
@@ -57,6 +57,8 @@ pub enum PipelineState {
     Draining,
     /// It stands still until it is resumed.
     Paused,
+    /// It was stopped for a reason that `held` tells, and stands still until it is resumed.
+    Held,
     /// No node runs it.
     Stopped,
 }
@@ -71,6 +73,7 @@ impl std::fmt::Display for PipelineState {
             Self::Pausing => "pausing",
             Self::Draining => "draining",
             Self::Paused => "paused",
+            Self::Held => "held",
             Self::Stopped => "stopped",
         })
     }
@@ -86,6 +89,10 @@ pub struct PipelineStatus {
     pub state: PipelineState,
     /// What it is told to do; remembered over restarts.
     pub desired: Desired,
+    /// Why it stands still whatever it is told to do; remembered over restarts.
+    pub held: Option<String>,
+    /// Where its dead letters go, by the definition in force.
+    pub dead_letter_topic: Option<String>,
     /// How often an event's effects can come about, by the definition in force.
     pub delivery: Option<String>,
     /// Counts definitions and plugins that were in force.
@@ -132,6 +139,8 @@ pub struct LaneStatus {
     pub paused: bool,
     /// The offset and the reason, when it is halted.
     pub halted: Option<Halted>,
+    /// The event that failed and is tried again, when there is one.
+    pub retrying: Option<Retry>,
     /// What it waits for, when storage refuses for the moment.
     pub waits_for: Option<String>,
 }
@@ -143,13 +152,30 @@ pub struct Halted {
     pub offset: u64,
     /// What happened.
     pub reason: String,
-    /// Whether that is damage to the log: no plugin is to blame then.
-    pub damaged: bool,
+    /// What kind of reason that is.
+    pub kind: HaltKind,
 }
 
 impl From<Halt> for Halted {
     fn from(halt: Halt) -> Self {
-        Self { offset: halt.offset, reason: halt.reason, damaged: halt.damaged }
+        Self { offset: halt.offset, reason: halt.reason, kind: halt.kind }
+    }
+}
+
+/// An event that is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// The event.
+    pub offset: u64,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Why it failed.
+    pub reason: String,
+}
+
+impl From<Retrying> for Retry {
+    fn from(retrying: Retrying) -> Self {
+        Self { offset: retrying.offset, attempts: retrying.attempts, reason: retrying.reason }
     }
 }
 
@@ -176,11 +202,17 @@ pub fn of(log: &Log) -> Status {
 /// How a pipeline's cursors stand, as the log knows them.
 fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<PipelineStatus> {
     let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let definition = Pipeline::parse(Path::new(""), &info.definition).ok();
     let mut status = PipelineStatus {
         name: info.name,
         state: PipelineState::Stopped,
         desired: info.desired,
-        delivery: Pipeline::parse(Path::new(""), &info.definition).ok().map(|pipeline| pipeline.delivery.to_string()),
+        held: Some(info.held).filter(|reason| !reason.is_empty()),
+        dead_letter_topic: definition
+            .as_ref()
+            .filter(|pipeline| pipeline.errors.on_error == OnError::DeadLetter)
+            .map(|pipeline| pipeline.errors.dead_letter_topic.clone()),
+        delivery: definition.map(|pipeline| pipeline.delivery.to_string()),
         generation: info.generation,
         epoch: info.epoch,
         digests: info.digest.chunks(32).map(hex).collect(),
@@ -213,6 +245,7 @@ fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<Pi
             lag,
             paused: false,
             halted: None,
+            retrying: None,
             waits_for: None,
         });
     }

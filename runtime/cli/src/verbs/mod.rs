@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod check;
 pub(crate) mod consume;
+pub(crate) mod dead;
 pub(crate) mod doctor;
 pub(crate) mod fsck;
 pub(crate) mod pipeline;

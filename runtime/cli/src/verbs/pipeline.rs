@@ -18,7 +18,11 @@ pub(crate) fn pipeline(global: &Global, verb: &Pipeline) -> Result<ExitCode, Fai
     let mut access = Access::open_existing(global)?;
     let (name, done) = match verb {
         Pipeline::Pause { name } => (name, want(&mut access, name, Want::Pause, "paused")?),
-        Pipeline::Resume { name } => (name, want(&mut access, name, Want::Resume, "resumed")?),
+        Pipeline::Resume { name, skip: false } => (name, want(&mut access, name, Want::Resume, "resumed")?),
+        Pipeline::Resume { name, skip: true } => {
+            let done = "resumed: the events that blocked it are passed over";
+            (name, want(&mut access, name, Want::ResumePast, done)?)
+        }
         Pipeline::Drain { name } => (name, want(&mut access, name, Want::Drain, "drained and paused")?),
         Pipeline::Delete { name } => {
             access.delete_pipeline(name)?;
@@ -33,7 +37,7 @@ pub(crate) fn pipeline(global: &Global, verb: &Pipeline) -> Result<ExitCode, Fai
 /// Says what a pipeline is to do and, beside a node, waits until it has come to a stand.
 fn want(access: &mut Access, name: &str, want: Want, done: &str) -> Result<String, Failure> {
     access.want(name, want)?;
-    if want == Want::Resume {
+    if matches!(want, Want::Resume | Want::ResumePast) {
         return Ok(done.to_owned());
     }
     loop {
@@ -44,10 +48,10 @@ fn want(access: &mut Access, name: &str, want: Want, done: &str) -> Result<Strin
         match pipeline.state {
             PipelineState::Paused => return Ok(done.to_owned()),
             PipelineState::Stopped => return Ok(format!("will be {done} when a node runs it")),
-            PipelineState::Halted if want == Want::Pause => {
+            PipelineState::Halted | PipelineState::Held if want == Want::Pause => {
                 return Ok("paused; it is halted as well: `sluice status` says at which event and why".to_owned());
             }
-            PipelineState::Halted => {
+            PipelineState::Halted | PipelineState::Held => {
                 let message =
                     format!("pipeline {name} is halted: it stands still once that is mended and it is drained");
                 return Err(Failure::failed(message).help("`sluice status` says at which event and why"));

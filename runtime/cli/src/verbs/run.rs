@@ -1,12 +1,13 @@
 //! `sluice run`
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use sluice_log::Error;
-use sluice_node::{Existing, Node, NodeOptions, Outcome, PipelineStatus, definitions};
+use sluice_node::{Existing, HaltKind, Node, NodeOptions, Outcome, PipelineStatus, definitions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::patiently;
@@ -29,7 +30,9 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     if report.cut_bytes > 0 || !report.damaged.is_empty() {
         tracing::info!(cut_bytes = report.cut_bytes, damaged = report.damaged.len(), "recovered after an unclean stop");
     }
-    let before = total_read(&node.status().pipelines);
+    let before = node.status().pipelines;
+    let dead_before: BTreeMap<_, _> = before.iter().map(|pipeline| (pipeline.name.clone(), pipeline.dead)).collect();
+    let before = total_read(&before);
     let started = Instant::now();
     node.start(&pipelines)?;
     let listener = sluice_api::bind(&global.data)?;
@@ -78,6 +81,15 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
             show::print(&format!("{told}\n"))?;
         } else {
             tracing::info!(events, seconds = format!("{seconds:.2}"), "done");
+            for pipeline in &status.pipelines {
+                let dead = pipeline.dead.saturating_sub(dead_before.get(&pipeline.name).copied().unwrap_or(0));
+                if dead > 0 {
+                    let name = &pipeline.name;
+                    tracing::warn!(
+                        "{dead} events of {name} were dead-lettered: `sluice dead list {name}` groups them by cause"
+                    );
+                }
+            }
         }
     }
     let _ = end.send(());
@@ -109,7 +121,8 @@ fn count_signals(signals: &Arc<AtomicU32>) -> std::io::Result<()> {
 }
 
 fn halted_failure(halted: &[PipelineStatus]) -> Failure {
-    let lines = halted.iter().flat_map(|pipeline| {
+    let told = halted.iter().filter(|pipeline| pipeline.held.is_none());
+    let lines = told.flat_map(|pipeline| {
         pipeline.partitions.iter().filter_map(move |lane| {
             let halted = lane.halted.as_ref()?;
             let at = format!("{}/{} offset {}", lane.topic, lane.partition, halted.offset);
@@ -117,14 +130,16 @@ fn halted_failure(halted: &[PipelineStatus]) -> Failure {
         })
     });
     let reasons = || halted.iter().flat_map(|pipeline| &pipeline.partitions).filter_map(|lane| lane.halted.as_ref());
-    if reasons().all(|halted| halted.damaged) {
+    if reasons().next().is_some() && reasons().all(|halted| halted.kind == HaltKind::Damage) {
         return Failure::storage(lines.collect::<Vec<_>>().join("\nerror: "))
             .help("everything before it is committed; `sluice fsck` explains what is damaged");
     }
+    let held = halted.iter().filter_map(|p| p.held.as_ref().map(|reason| format!("{} is held: {reason}", p.name)));
+    let lines = lines.chain(held);
     let lossy = halted.iter().any(|pipeline| pipeline.delivery.as_deref() == Some("at-most-once"));
     Failure::failed(lines.collect::<Vec<_>>().join("\nerror: ")).help(if lossy {
         "everything before it is committed; at-most-once goes on behind the events in hand, which are lost: `sluice audit` lists them"
     } else {
-        "everything before it is committed; mend the plugin, build it and run again: it goes on from there"
+        "everything before it is committed; mend the plugin, build it and run again: it goes on from there; `sluice rewind` passes over an event"
     })
 }

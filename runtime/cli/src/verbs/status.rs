@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sluice_log::Desired;
-use sluice_node::{HoldStatus, PipelineState, Status};
+use sluice_node::{HaltKind, HoldStatus, PipelineState, Retry, Status};
 
 use crate::access::Access;
 use crate::args::Global;
@@ -25,7 +25,7 @@ fn render(status: &Status) -> String {
         .pipelines
         .iter()
         .map(|p| {
-            let numbers = [p.lag, p.read, p.filtered, p.generation].map(|number| number.to_string());
+            let numbers = [p.lag, p.read, p.filtered, p.dead, p.skipped, p.generation].map(|number| number.to_string());
             let digests: Vec<String> = p.digests.iter().map(|digest| digest.chars().take(12).collect()).collect();
             [vec![p.name.clone(), p.state.to_string()], numbers.to_vec(), vec![digests.join(" ")]].concat()
         })
@@ -34,8 +34,19 @@ fn render(status: &Status) -> String {
         out.push_str("no pipelines yet: `sluice run` starts those in pipelines/\n");
         return out;
     }
-    out.push_str(&show::table(&["PIPELINE", "STATE", "LAG", "READ", "FILTERED", "GENERATION", "PLUGIN"], &rows));
+    out.push_str(&show::table(
+        &["PIPELINE", "STATE", "LAG", "READ", "FILTERED", "DEAD", "SKIPPED", "GENERATION", "PLUGIN"],
+        &rows,
+    ));
     for pipeline in &status.pipelines {
+        if let Some(reason) = &pipeline.held {
+            let name = &pipeline.name;
+            out.push_str(&format!("\n{name} is held: {reason}\nhelp: "));
+            if pipeline.dead_letter_topic.is_some() {
+                out.push_str(&format!("`sluice dead list {name}` groups what failed by cause; "));
+            }
+            out.push_str(&format!("`sluice pipeline resume {name}` lets it go on\n"));
+        }
         if pipeline.state == PipelineState::Paused {
             let name = &pipeline.name;
             out.push_str(&format!("\n{name} is paused: `sluice pipeline resume {name}` lets it run\n"));
@@ -54,13 +65,24 @@ fn render(status: &Status) -> String {
             let at = format!("{} on {}/{}", pipeline.name, lane.topic, lane.partition);
             if let Some(halted) = &lane.halted {
                 out.push_str(&format!("\n{at} is halted at offset {}: {}\n", halted.offset, halted.reason));
-                if halted.damaged {
-                    out.push_str("help: stop the node, and run `sluice fsck`: it explains what is damaged\n");
-                    continue;
+                let name = &pipeline.name;
+                match halted.kind {
+                    HaltKind::Damage => {
+                        out.push_str("help: stop the node, and run `sluice fsck`: it explains what is damaged\n");
+                    }
+                    HaltKind::Event => out.push_str(&format!(
+                        "help: look at the event with `sluice consume {} --partition {} --from {} --max 1 --json`; `sluice pipeline resume {name}` tries it again,\n\
+                         `sluice pipeline resume {name} --skip` passes over it; a mended plugin is taken when the node starts\n",
+                        lane.topic, lane.partition, halted.offset
+                    )),
+                    HaltKind::Breaker | HaltKind::Other => out.push_str(&format!(
+                        "help: `sluice pipeline resume {name}` lets it go on, once what is wrong is mended\n"
+                    )),
                 }
+            }
+            if let Some(Retry { offset, attempts, reason }) = &lane.retrying {
                 out.push_str(&format!(
-                    "help: look at the event with `sluice consume {} --partition {} --from {} --max 1 --json`; mend the plugin, build it and start the node again\n",
-                    lane.topic, lane.partition, halted.offset
+                    "\n{at} tries offset {offset} again, which has failed {attempts} times: {reason}\n"
                 ));
             }
             if let Some(reason) = &lane.waits_for {

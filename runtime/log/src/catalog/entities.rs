@@ -51,6 +51,8 @@ pub struct Cursor {
     pub skipped: u64,
     /// Of these, events whose outcome is not committed: in hand or, when no attempt is under way, lost (at-most-once).
     pub unsettled: u64,
+    /// The offset of an event that failed and is to be tried again, and how often it was tried.
+    pub tried: Option<(u64, u32)>,
 }
 
 /// What a pipeline is to do.
@@ -94,6 +96,8 @@ pub struct PipelineInfo {
     pub definition: String,
     /// What it is to do.
     pub desired: Desired,
+    /// Why it stands still whatever it is to do, until somebody acts; empty when it does not.
+    pub held: String,
     /// Per partition read.
     pub cursors: BTreeMap<TopicPartition, Cursor>,
     /// Where the cursors stood before they were last set anew; empty when they never were.

@@ -88,6 +88,25 @@ impl Change {
                 out.u64(hole.segment).u64(hole.position).u64(hole.end_position);
                 17
             }
+            Self::Tried { pipeline, tp, offset, attempts } => {
+                out.u32(*pipeline).u32(tp.topic).u32(tp.partition).u32(*attempts).u64(*offset);
+                22
+            }
+            Self::Held { pipeline, reason } => {
+                out.u32(*pipeline).bytes(reason.as_bytes());
+                23
+            }
+            snapshot => snapshot.encode_in_snapshot(out),
+        };
+        let length = (out.0.len() - start - 8) as u32;
+        out.0[start..start + 2].copy_from_slice(&tag.to_le_bytes());
+        out.0[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
+        out.pad();
+    }
+
+    /// The body of what stands in snapshots only, and its tag.
+    fn encode_in_snapshot(&self, out: &mut Encoder) -> u16 {
+        match self {
             Self::Counters { topic, pipeline, producer } => {
                 out.u32(*topic).u32(*pipeline).u64(*producer);
                 18
@@ -110,18 +129,15 @@ impl Change {
                 }
                 21
             }
-        };
-        let length = (out.0.len() - start - 8) as u32;
-        out.0[start..start + 2].copy_from_slice(&tag.to_le_bytes());
-        out.0[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
-        out.pad();
+            _ => 0,
+        }
     }
 
     pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Undecodable> {
         let mut header = || Some((from.u16()?, from.u16()?, from.u32()? as usize));
         let (tag, _, length) = header().ok_or(Undecodable::Malformed)?;
         let body = from.take(length.next_multiple_of(8)).ok_or(Undecodable::Malformed)?;
-        if !(1..=21).contains(&tag) {
+        if !(1..=23).contains(&tag) {
             return Err(Undecodable::UnknownTag(tag));
         }
         Self::decode_body(tag, Decoder(&body[..length])).ok_or(Undecodable::Malformed)
@@ -129,7 +145,7 @@ impl Change {
 
     fn decode_body(tag: u16, mut body: Decoder<'_>) -> Option<Self> {
         match tag {
-            4 | 5 | 9 | 14..=16 => Self::decode_of_pipeline(tag, &mut body),
+            4 | 5 | 9 | 14..=16 | 22 | 23 => Self::decode_of_pipeline(tag, &mut body),
             7 | 8 | 18..=21 => Self::decode_in_snapshot(tag, &mut body),
             _ => Self::decode_of_topic(tag, &mut body),
         }
@@ -241,6 +257,11 @@ impl Change {
                 let mut cursor = || Some((tp(body)?, body.u64()?, body.u64()?));
                 Self::Moved { pipeline, epoch, cursors: (0..count).map(|_| cursor()).collect::<Option<_>>()? }
             }
+            22 => {
+                let (pipeline, tp, attempts) = (body.u32()?, tp(body)?, body.u32()?);
+                Self::Tried { pipeline, tp, offset: body.u64()?, attempts }
+            }
+            23 => Self::Held { pipeline: body.u32()?, reason: body.string()? },
             _ => return None,
         })
     }
@@ -260,7 +281,7 @@ impl Change {
                 let (pipeline, tp, next, read) = (body.u32()?, tp(body)?, body.u64()?, body.u64()?);
                 let (filtered, dead, skipped) = (body.u64()?, body.u64()?, body.u64()?);
                 let committed = read.checked_sub(filtered)?.checked_sub(dead)?.checked_sub(skipped)?;
-                let cursor = Cursor { next, read, committed, filtered, dead, skipped, unsettled: 0 };
+                let cursor = Cursor { next, read, committed, filtered, dead, skipped, unsettled: 0, tried: None };
                 Self::Cursor { pipeline, tp, cursor }
             }
             18 => Self::Counters { topic: body.u32()?, pipeline: body.u32()?, producer: body.u64()? },
@@ -282,6 +303,7 @@ impl Change {
                     dead: body.u64()?,
                     skipped: body.u64()?,
                     unsettled: body.u64()?,
+                    tried: None,
                 },
             },
             21 => {

@@ -1,0 +1,129 @@
+//! An event that would not go through, and what is known of its failure.
+
+use serde::{Deserialize, Serialize};
+use sluice_event::{Batch, Event, NewEvent, Origin, Source, TooLarge};
+use sluice_log::TopicPartition;
+
+/// What is known of a failure. A dead letter is the event as it was (key, value, headers, timestamp), with this as JSON in one more
+/// header, the last one, and the position of the event as its origin.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DeadLetter {
+    /// The pipeline that gave the event up.
+    pub pipeline: String,
+    /// The stage that failed.
+    pub stage: String,
+    /// SHA-256 of the stage's plugin, in hexadecimal.
+    pub plugin: String,
+    /// The event's topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: u32,
+    /// Its offset.
+    pub offset: u64,
+    /// What happened: `permanent`, `transient`, `trap`, `timeout`, `limit` or `bad-outcome`.
+    pub kind: String,
+    /// In full, a panic's text included; cut to 8 KiB.
+    pub reason: String,
+    /// The guest's functions on the stack when it trapped, innermost first, by name where the plugin has names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backtrace: Vec<String>,
+    /// How often the event was tried.
+    pub attempts: u32,
+    /// When it was given up, ms since the epoch.
+    pub time: i64,
+    /// The dead letter that was sent through again and came to this, where it was one: `PARTITION:OFFSET`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<String>,
+}
+
+/// Names and values, in order.
+type HeaderList<'a> = Vec<(&'a str, &'a [u8])>;
+
+impl DeadLetter {
+    /// The header that holds it.
+    pub const HEADER: &str = "sluice-dead-letter";
+
+    /// Appends the dead letter of `event` to a batch.
+    ///
+    /// # Errors
+    /// When the event has as many headers as an event can have.
+    pub fn push(&self, event: &Event<'_>, source: TopicPartition, batch: &mut Batch) -> Result<(), TooLarge> {
+        let json = serde_json::to_vec(self).map_err(|_| TooLarge)?;
+        let mut headers: Vec<(&str, &[u8])> = event.headers().collect();
+        headers.push((Self::HEADER, &json));
+        batch.push(&NewEvent {
+            timestamp: event.timestamp(),
+            key: event.key(),
+            value: event.value(),
+            headers: &headers,
+            origin: Some(Origin {
+                topic: source.topic,
+                partition: source.partition,
+                offset: self.offset,
+                ordinal: 0,
+                source: Source::Input,
+            }),
+        })
+    }
+
+    /// What is known of the failure, where an event is a dead letter, and the headers that the event had before.
+    pub fn of<'a>(event: &Event<'a>) -> Option<(Self, HeaderList<'a>)> {
+        let mut headers: Vec<_> = event.headers().collect();
+        let (name, json) = headers.pop()?;
+        if name != Self::HEADER {
+            return None;
+        }
+        Some((serde_json::from_slice(json).ok()?, headers))
+    }
+
+    /// The reason without the numbers in it, so that failures of one cause look the same.
+    pub fn cause(&self) -> String {
+        let mut cause = String::with_capacity(self.reason.len());
+        let mut in_number = false;
+        for c in self.reason.lines().next().unwrap_or_default().chars() {
+            if !c.is_ascii_digit() {
+                cause.push(c);
+            } else if !in_number {
+                cause.push('#');
+            }
+            in_number = c.is_ascii_digit();
+        }
+        cause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_is_the_event_with_one_more_header() {
+        let mut batch = Batch::default();
+        let (name, old) = (DeadLetter::HEADER, b"of an older failure".as_slice());
+        let event =
+            NewEvent { timestamp: 7, key: Some(b"k"), value: b"v", headers: &[("h", b"1"), (name, old)], origin: None };
+        batch.push(&event).unwrap();
+        let letter = DeadLetter {
+            pipeline: "p".into(),
+            stage: "s".into(),
+            plugin: "00ff".into(),
+            topic: "t".into(),
+            partition: 3,
+            offset: 42,
+            kind: "trap".into(),
+            reason: "line 12 column 345 of 6\nmore".into(),
+            backtrace: vec!["f".into()],
+            attempts: 2,
+            time: 5,
+            again: None,
+        };
+        let (mut dead, source) = (Batch::default(), TopicPartition { topic: 9, partition: 3 });
+        letter.push(&batch.region().events().next().unwrap().unwrap(), source, &mut dead).unwrap();
+        let event = dead.region().events().next().unwrap().unwrap();
+        assert_eq!((event.timestamp(), event.key(), event.value()), (7, Some(&b"k"[..]), &b"v"[..]));
+        assert_eq!(event.origin().map(|origin| (origin.topic, origin.partition, origin.offset)), Some((9, 3, 42)));
+        assert_eq!(DeadLetter::of(&event), Some((letter.clone(), vec![("h", &b"1"[..]), (name, old)])));
+        assert_eq!(letter.cause(), "line # column # of #");
+    }
+}

@@ -1,0 +1,110 @@
+//! Sends dead letters through their pipeline again, one by one.
+
+use std::sync::Arc;
+
+use sluice_env::Clock;
+use sluice_event::{Batch, Event, NewEvent};
+use sluice_log::{Append, ReadBatch, TopicPartition};
+
+use crate::chain::{Chain, StageConfig};
+use crate::dead_letter::DeadLetter;
+use crate::errors::{ErrorPolicy, Failed};
+use crate::port::CallErrorKind;
+use crate::router::Sink;
+
+/// What a redriver needs to know of its pipeline.
+#[derive(Clone)]
+pub struct RedriveConfig {
+    /// The pipeline's name.
+    pub pipeline_name: String,
+    /// What is called, one after the other.
+    pub stages: Vec<StageConfig>,
+    /// Where outputs go.
+    pub sinks: Vec<Sink>,
+    /// What to do about events that fail.
+    pub errors: ErrorPolicy,
+}
+
+/// What came of sending a dead letter through.
+#[derive(Debug)]
+pub enum Sent {
+    /// It went through; these are its outputs.
+    Through(Vec<Append>),
+    /// It failed again; this is its dead letter.
+    Dead(Vec<Append>),
+    /// It failed, and may go through later.
+    Later {
+        /// How often it was tried by now.
+        attempts: u32,
+        /// Why it failed.
+        reason: String,
+    },
+}
+
+/// Instances of a pipeline's stages, apart from those of its lanes.
+pub struct Redriver {
+    config: RedriveConfig,
+    chain: Chain,
+    clock: Arc<dyn Clock>,
+}
+
+impl Redriver {
+    /// One that has no instances yet.
+    pub fn new(config: RedriveConfig, clock: Arc<dyn Clock>) -> Self {
+        let nowhere = TopicPartition { topic: 0, partition: 0 };
+        let chain = Chain::new(&config.stages, config.sinks.clone(), nowhere, String::new());
+        Self { config, chain, clock }
+    }
+
+    /// Sends the event of a dead letter through, as it was when it was read from `letter`'s position; `id` names the dead letter.
+    /// `attempts` counts how often this was tried already.
+    ///
+    /// # Errors
+    /// When no instance can be made, or the event is not what it was.
+    pub fn send(&mut self, id: &str, event: &Event<'_>, attempts: u32) -> Result<Sent, String> {
+        let (letter, headers) = DeadLetter::of(event).ok_or("it is no dead letter")?;
+        let origin = event.origin().ok_or("it does not say where it comes from")?;
+        let source = TopicPartition { topic: origin.topic, partition: letter.partition };
+        let mut batch = Batch::default();
+        let original = NewEvent {
+            timestamp: event.timestamp(),
+            key: event.key(),
+            value: event.value(),
+            headers: &headers,
+            origin: None,
+        };
+        batch.push(&original).map_err(|error| error.to_string())?;
+        let read = ReadBatch { base_offset: letter.offset, count: 1, bytes: batch.bytes().to_vec(), append_time: 0 };
+        self.chain.point_at(source, &letter.topic);
+        let mut failed = match self.chain.call(&read) {
+            Ok(mut called) => match (called.failed.pop(), called.stopped) {
+                (None, None) => return Ok(Sent::Through(self.chain.take_appends())),
+                (Some(failed), _) => failed,
+                (None, Some(stopped)) if attempts + 1 < self.config.errors.retry.attempts => {
+                    return Ok(Sent::Later { attempts: attempts + 1, reason: stopped.error.to_string() });
+                }
+                (None, Some(stopped)) => stopped,
+            },
+            Err(error) => {
+                self.chain.drop_instances();
+                if error.error.kind == CallErrorKind::Instantiate {
+                    return Err(error.to_string());
+                }
+                Failed { index: 0, stage: error.stage, error: error.error, attempts: 1 }
+            }
+        };
+        failed.attempts += letter.attempts + attempts;
+        let stage = &self.config.stages[failed.stage];
+        let again = failed.letter(
+            DeadLetter { pipeline: self.config.pipeline_name.clone(), again: Some(id.to_owned()), ..letter },
+            stage,
+            self.clock.now(),
+        );
+        let (mut dead, original) = (Batch::default(), batch.region().events().next());
+        let pushed = original.map(|event| event.map(|event| again.push(&event, source, &mut dead)));
+        if !matches!(pushed, Some(Ok(Ok(())))) {
+            return Err("as a dead letter the event would have too many headers".to_owned());
+        }
+        Ok(Sent::Dead(self.config.errors.on_error.appends(source, dead)))
+    }
+}

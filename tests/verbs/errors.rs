@@ -1,0 +1,234 @@
+//! Events that fail: tried again, dead-lettered, skipped, in the way; and what an operator does about them.
+
+use serde_json::Value;
+use sluice_tests::sluice::{Workspace, kill, terminate};
+
+const DELIVERIES: [&str; 3] = ["exactly-once", "at-least-once", "at-most-once"];
+
+/// A workspace whose pipeline `p` has the plugin `picky` read `in` and write `out`.
+fn picky(delivery: &str, errors: &str) -> Workspace {
+    let workspace = Workspace::new();
+    let text = format!(
+        r#"name = "p"
+delivery = "{delivery}"
+[source]
+topics = ["in"]
+[[stage]]
+plugin = "../plugins/picky"
+limits = {{ call-timeout = "200ms" }}
+[[sink]]
+topic = "out"
+[errors]
+{errors}
+"#
+    );
+    workspace.write("pipelines/p.toml", text);
+    workspace.sluice(&["topic", "create", "in"]).ok();
+    workspace
+}
+
+const QUICK: &str = "retry = { attempts = 3, initial-backoff = \"5ms\", max-backoff = \"20ms\" }";
+
+/// The letters of `p`: what each says of its failure.
+fn letters(workspace: &Workspace) -> Vec<Value> {
+    let letter = |event: Value| {
+        let headers = event["headers"].as_array().unwrap();
+        let header = headers.last().unwrap();
+        assert_eq!(header["name"], "sluice-dead-letter");
+        serde_json::from_str(header["value"].as_str().unwrap()).unwrap()
+    };
+    workspace.events("p.dead").into_iter().map(letter).collect()
+}
+
+fn balances(workspace: &Workspace) {
+    let audit = workspace.json(&["audit"]);
+    for account in audit["accounts"].as_array().unwrap() {
+        assert_eq!(account["balances"], true, "{audit}");
+    }
+}
+
+#[test]
+fn each_kind_of_failure_costs_its_own_event_only() {
+    for delivery in DELIVERIES {
+        let workspace = picky(delivery, QUICK);
+        let lines = ["a", "bad", "b", "panic", "c", "loop", "d", "flaky 3", "e", "down", "f"];
+        workspace.produce("in", &lines);
+        workspace.sluice(&["run", "--until-idle"]).ok();
+        assert_eq!(workspace.values("out"), ["A", "B", "C", "D", "FLAKY 3", "E", "F"], "{delivery}");
+        let letters = letters(&workspace);
+        let told: Vec<_> =
+            letters.iter().map(|l| (l["kind"].as_str().unwrap(), l["offset"].as_u64().unwrap())).collect();
+        assert_eq!(told, [("permanent", 1), ("trap", 3), ("timeout", 5), ("transient", 9)], "{delivery}");
+        assert_eq!(letters[0]["reason"], "event 1 is bad");
+        assert_eq!((&letters[0]["attempts"], &letters[3]["attempts"]), (&1.into(), &3.into()), "{letters:?}");
+        assert!(letters[1]["reason"].as_str().unwrap().contains("event 3 makes it panic"), "{letters:?}");
+        let backtrace = letters[1]["backtrace"].to_string();
+        assert!(backtrace.contains("picky::Picky") || backtrace.contains("panic"), "{backtrace}");
+        assert!(letters[2]["reason"].as_str().unwrap().contains("limits.call-timeout"), "{letters:?}");
+        assert_eq!(workspace.values("p.dead"), ["bad", "panic", "loop", "down"]);
+        let status = workspace.pipeline("p");
+        assert_eq!((&status["dead"], &status["committed"]), (&4.into(), &7.into()), "{status}");
+        balances(&workspace);
+    }
+}
+
+#[test]
+fn what_is_skipped_is_counted_and_what_halts_can_be_passed_over() {
+    let workspace = picky("exactly-once", &format!("on-error = \"skip\"\n{QUICK}"));
+    workspace.produce("in", &["a", "bad", "panic", "b"]);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(workspace.values("out"), ["A", "B"]);
+    assert_eq!(workspace.pipeline("p")["skipped"], 2);
+    balances(&workspace);
+
+    for delivery in DELIVERIES {
+        let workspace = picky(delivery, &format!("on-error = \"halt\"\n{QUICK}"));
+        workspace.produce("in", &["a", "bad", "b", "panic", "c"]);
+        let mut node = workspace.start(&[]).unwrap();
+        let halts_at = |offset: u64| {
+            workspace.until("it halts", || workspace.pipeline("p")["partitions"][0]["halted"]["offset"] == offset);
+        };
+        halts_at(1);
+        let told = workspace.sluice(&["status"]).ok();
+        assert!(told.contains("event 1 is bad") && told.contains("`sluice pipeline resume p --skip`"), "{told}");
+        workspace.sluice(&["pipeline", "resume", "p", "--skip"]).ok();
+        halts_at(3);
+        // Trying again does not help.
+        let failed = || workspace.pipeline("p")["failed-calls"].as_u64().unwrap();
+        let before = failed();
+        workspace.sluice(&["pipeline", "resume", "p"]).ok();
+        workspace.until("it was tried again", || failed() > before);
+        halts_at(3);
+        workspace.sluice(&["pipeline", "resume", "p", "--skip"]).ok();
+        workspace
+            .until("all is read", || workspace.pipeline("p")["state"] == "idle" && workspace.pipeline("p")["lag"] == 0);
+        assert_eq!(workspace.values("out"), ["A", "B", "C"], "{delivery}");
+        assert_eq!(workspace.pipeline("p")["skipped"], 2);
+        terminate(&node);
+        assert!(node.wait().unwrap().success());
+        balances(&workspace);
+    }
+}
+
+#[test]
+fn the_breaker_holds_the_pipeline_before_more_letters_are_written_also_over_a_restart() {
+    let workspace = picky("exactly-once", "breaker = { window = 100, max-failures = 3 }");
+    let lines: Vec<_> = (0..20).map(|number| if number < 5 { "fine" } else { "bad" }).collect();
+    workspace.produce("in", &lines);
+    let stderr = workspace.sluice(&["run", "--until-idle"]).fails(1);
+    assert!(stderr.contains("is held") && stderr.contains("more than 3 of the last 100 events failed"), "{stderr}");
+    assert!(workspace.values("p.dead").len() <= 3);
+    let before = workspace.values("p.dead").len();
+    // It stays held, and says so.
+    let stderr = workspace.sluice(&["run", "--until-idle"]).fails(1);
+    assert!(stderr.contains("is held"), "{stderr}");
+    assert_eq!(workspace.values("p.dead").len(), before);
+    let told = workspace.sluice(&["status"]).ok();
+    assert!(told.contains("`sluice pipeline resume p` lets it go on"), "{told}");
+    workspace.sluice(&["pipeline", "resume", "p"]).ok();
+    workspace.sluice(&["run", "--until-idle"]).fails(1);
+    balances(&workspace);
+}
+
+#[test]
+fn attempts_are_counted_over_a_restart() {
+    let workspace = picky("exactly-once", "retry = { attempts = 3, initial-backoff = \"10ms\", max-backoff = \"1h\" }");
+    workspace.write(
+        "pipelines/p.toml",
+        std::fs::read_to_string(workspace.path("pipelines/p.toml")).unwrap().replace("\"10ms\"", "\"1h\""),
+    );
+    workspace.produce("in", &["down", "a"]);
+    // Each run tries once and then waits for an hour; being killed is all that makes it try again.
+    for attempts in 1..3 {
+        let mut node = workspace.start(&[]).unwrap();
+        workspace.until("it waits", || workspace.pipeline("p")["partitions"][0]["retrying"]["attempts"] == attempts);
+        let told = workspace.sluice(&["status"]).ok();
+        assert!(told.contains("what it needs is down"), "{told}");
+        kill(&mut node);
+    }
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(letters(&workspace)[0]["attempts"], 3);
+    assert_eq!(workspace.values("out"), ["A"]);
+    balances(&workspace);
+}
+
+#[test]
+fn dead_letters_are_grouped_looked_at_redriven_and_discarded() {
+    let workspace = picky("exactly-once", QUICK);
+    let lines: Vec<String> = (0..60).map(|n| ["a", "bad", "panic"][n % 3].to_owned()).collect();
+    workspace.produce("in", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let list = workspace.json(&["dead", "list", "p"]);
+    assert_eq!((&list["open"], list["causes"].as_array().unwrap().len()), (&40.into(), 2), "{list}");
+    let told = workspace.sluice(&["dead", "list", "p"]).ok();
+    assert!(told.starts_with("2 causes, 40 events in topic p.dead") && told.contains("event # is bad"), "{told}");
+    let of = |kind: &str| {
+        let causes = list["causes"].as_array().unwrap().clone();
+        causes.into_iter().find(|cause| cause["kind"] == kind).unwrap()["id"].as_str().unwrap().to_owned()
+    };
+    let (bad, panics) = (of("permanent"), of("trap"));
+    let shown = workspace.json(&["dead", "show", "p", "0:0"]);
+    assert_eq!((&shown["value"], &shown["letter"]["offset"], &shown["mark"]), (&"bad".into(), &1.into(), &Value::Null));
+
+    // Nothing happens without --yes, and nothing without a choice.
+    workspace.sluice(&["dead", "discard", "p", "--yes"]).fails(2);
+    let told = workspace.sluice(&["dead", "discard", "p", "--cause", &panics]).ok();
+    assert!(told.contains("20 dead letters of pipeline p would be discarded"), "{told}");
+    assert_eq!(workspace.json(&["dead", "list", "p"])["open"], 40);
+    workspace.sluice(&["dead", "discard", "p", "--cause", &panics, "--yes"]).ok();
+    let list = workspace.json(&["dead", "list", "p"]);
+    assert_eq!((&list["open"], &list["discarded"]), (&20.into(), &20.into()));
+
+    // One more time through the same plugin: they die again.
+    workspace.sluice(&["dead", "redrive", "p", "0:0", "--yes"]).ok();
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let list = workspace.json(&["dead", "list", "p"]);
+    assert_eq!((&list["open"], &list["dead-again"], &list["redriving"]), (&20.into(), &1.into(), &0.into()));
+    assert_eq!(letters(&workspace).last().unwrap()["again"], "0:0");
+    workspace.sluice(&["dead", "redrive", "p", "0:0", "--yes"]).fails(2);
+
+    // With a plugin that takes them, each goes through once, while the node runs.
+    let text = std::fs::read_to_string(workspace.path("pipelines/p.toml")).unwrap();
+    workspace.write("pipelines/p.toml", text.replace("plugins/picky", "plugins/pass-through"));
+    let mut node = workspace.start(&[]).unwrap();
+    let told = workspace.json(&["dead", "redrive", "p", "--cause", &bad, "--yes"]);
+    assert_eq!((&told["count"], &told["redriven"]), (&20.into(), &20.into()), "{told}");
+    let list = workspace.json(&["dead", "list", "p"]);
+    assert_eq!((&list["open"], &list["redriven"]), (&0.into(), &20.into()), "{list}");
+    let redriven: Vec<_> = workspace.events("out").into_iter().filter(|event| event["value"] == "bad").collect();
+    assert_eq!(redriven.len(), 20);
+    // They are the events that they were, and come from where they came from.
+    assert!(
+        redriven
+            .iter()
+            .all(|event| event["headers"].as_array().unwrap().is_empty() && event["origin"]["topic"] == "in")
+    );
+    let mut offsets: Vec<_> = redriven.iter().map(|event| event["origin"]["offset"].as_u64().unwrap()).collect();
+    offsets.sort_unstable();
+    assert_eq!(offsets, (0..20).map(|n| 3 * n + 1).collect::<Vec<_>>());
+    terminate(&node);
+    assert!(node.wait().unwrap().success());
+    balances(&workspace);
+}
+
+#[test]
+fn a_redrive_goes_on_after_a_crash_and_sends_each_letter_once() {
+    let workspace = picky("exactly-once", "breaker = { window = 5000, max-failures = 5000 }");
+    let lines: Vec<&str> = std::iter::repeat_n("bad", 3000).collect();
+    workspace.produce("in", &lines);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let text = std::fs::read_to_string(workspace.path("pipelines/p.toml")).unwrap();
+    workspace.write("pipelines/p.toml", text.replace("plugins/picky", "plugins/pass-through"));
+    workspace.sluice(&["dead", "redrive", "p", "--all", "--yes"]).ok();
+    for least in [1, 700, 1400] {
+        let mut node = workspace.start(&[]).unwrap();
+        workspace.until("some are sent", || workspace.values("out").len() >= least);
+        kill(&mut node);
+    }
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let mut offsets: Vec<_> =
+        workspace.events("out").iter().map(|event| event["origin"]["offset"].as_u64().unwrap()).collect();
+    offsets.sort_unstable();
+    assert_eq!(offsets, (0..3000).collect::<Vec<_>>());
+    assert_eq!(workspace.json(&["dead", "list", "p"])["redriven"], 3000);
+}
