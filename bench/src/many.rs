@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use sluice_config::Pipeline;
 use sluice_event::{Batch, NewEvent};
 use sluice_log::{Commit, Durability, TopicPartition};
-use sluice_node::{Node, NodeOptions, Outcome};
+use sluice_node::{Compiler, Node, NodeOptions, Outcome};
 
 use crate::measure::{Cost, resident_mib};
 
@@ -39,7 +39,7 @@ fn pipelines() -> Result<Vec<Pipeline>> {
 
 pub(crate) fn run() -> Result<Taken> {
     let data = tempfile::tempdir()?;
-    let options = NodeOptions { data: data.path().to_owned(), durability: Durability::Fsync };
+    let options = NodeOptions { data: data.path().to_owned(), durability: Durability::Fsync, compiler: Compiler::Here };
     let pipelines = pipelines()?;
     let mut start = [0.0; 2];
     for (round, seconds) in start.iter_mut().enumerate() {

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow, bail};
 use sluice_config::Pipeline;
 use sluice_event::Batch;
 use sluice_log::{Commit, Durability, NewTopic, TopicPartition};
-use sluice_node::{Node, NodeOptions, Outcome};
+use sluice_node::{Compiler, Node, NodeOptions, Outcome};
 
 use crate::events::Job;
 
@@ -20,7 +20,11 @@ impl Through {
     /// A node with the input in its log, spread over so many partitions.
     pub(crate) fn new(job: Job, partitions: u32, input: &[Batch]) -> Result<Self> {
         let data = tempfile::tempdir()?;
-        let node = Node::open(&NodeOptions { data: data.path().to_owned(), durability: Durability::Os })?;
+        let node = Node::open(&NodeOptions {
+            data: data.path().to_owned(),
+            durability: Durability::Os,
+            compiler: Compiler::Here,
+        })?;
         let through = Self { node, job, _data: data };
         for topic in ["warm-up", "in"] {
             sluice_node::topics::create(through.node.log(), NewTopic::new(topic, partitions))?;

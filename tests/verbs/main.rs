@@ -5,6 +5,7 @@ mod delivery;
 mod errors;
 mod operate;
 mod storage;
+mod zoo;
 
 use std::io::{Seek, SeekFrom, Write};
 use std::process::Stdio;

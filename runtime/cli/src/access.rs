@@ -8,7 +8,7 @@ use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
 use sluice_node::dead::{self, DeadLetters, Found, LetterId, Selection, Treated};
 use sluice_node::operate::{self, Rewind, Target};
 use sluice_node::topics::{self, Place, Production, TopicDescription};
-use sluice_node::{NodeError, NodeOptions, Status, open_log, status_of};
+use sluice_node::{Compiler, NodeError, NodeOptions, Status, open_log, status_of};
 
 use crate::args::Global;
 use crate::exit::Failure;
@@ -59,7 +59,8 @@ pub(crate) enum Access {
 impl Access {
     /// Finds the node, or opens the directory, which may be made.
     pub(crate) fn open(global: &Global) -> Result<Self, Failure> {
-        let options = NodeOptions { data: global.data.clone(), durability: Durability::Fsync };
+        let options =
+            NodeOptions { data: global.data.clone(), durability: Durability::Fsync, compiler: Compiler::Apart };
         patiently(|| match Client::connect(&global.data)? {
             Some(client) => Ok(Self::Node(client)),
             None => Ok(Self::Directory(Box::new(open_log(&options).map_err(NodeError::Log)?))),

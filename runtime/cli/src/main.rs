@@ -13,6 +13,8 @@ use crate::args::{Args, Verb};
 use crate::exit::Failure;
 
 fn main() -> std::process::ExitCode {
+    // A process that only compiles a plugin, started by a node.
+    sluice_node::compile_if_asked();
     let args = Args::parse();
     start_log(&args.verb);
     raise_file_limit();

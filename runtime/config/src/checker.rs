@@ -282,7 +282,18 @@ impl Checker<'_> {
         let output_bytes = self.bounded_size(limits.output_bytes.as_ref(), 1 << 10, 64 << 20);
         let bounds = Duration::from_millis(10)..=Duration::from_secs(3600);
         let call_timeout = self.bounded_duration(limits.call_timeout.as_ref(), "call-timeout", bounds, "10ms to 1h");
-        Limits { memory, call_timeout, output_bytes }
+        let compile = Duration::from_secs(1)..=Duration::from_secs(3600);
+        Limits {
+            memory,
+            call_timeout,
+            output_bytes,
+            outputs_per_event: self.bounded_number(limits.outputs_per_event.as_ref(), 1..=1_000_000),
+            log_bytes: self.bounded_size(limits.log_bytes.as_ref(), 1 << 10, 16 << 20),
+            table_elements: self.bounded_number(limits.table_elements.as_ref(), 1..=10_000_000),
+            wasm_size: self.bounded_size(limits.wasm_size.as_ref(), 1 << 10, 256 << 20),
+            compile_time: self.bounded_duration(limits.compile_time.as_ref(), "compile-time", compile, "1s to 1h"),
+            compile_memory: self.bounded_size(limits.compile_memory.as_ref(), 256 << 20, 64 << 30),
+        }
     }
 
     fn bounded_size(&mut self, text: Option<&Spanned<String>>, least: u64, most: u64) -> Option<u64> {

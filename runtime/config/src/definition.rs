@@ -48,6 +48,12 @@ pub(crate) struct LimitsKeys {
     pub(crate) memory: Option<Text>,
     pub(crate) call_timeout: Option<Text>,
     pub(crate) output_bytes: Option<Text>,
+    pub(crate) outputs_per_event: Option<Spanned<u32>>,
+    pub(crate) log_bytes: Option<Text>,
+    pub(crate) table_elements: Option<Spanned<u32>>,
+    pub(crate) wasm_size: Option<Text>,
+    pub(crate) compile_time: Option<Text>,
+    pub(crate) compile_memory: Option<Text>,
     pub(crate) state: Option<Text>,
 }
 

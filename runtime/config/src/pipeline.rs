@@ -62,6 +62,18 @@ pub struct Limits {
     pub call_timeout: Option<Duration>,
     /// What one call may return.
     pub output_bytes: Option<u64>,
+    /// How many outputs one event may have.
+    pub outputs_per_event: Option<u32>,
+    /// What it may write to the log in a second.
+    pub log_bytes: Option<u64>,
+    /// Elements of all its tables.
+    pub table_elements: Option<u32>,
+    /// Size of the .wasm file.
+    pub wasm_size: Option<u64>,
+    /// Processor time to compile it.
+    pub compile_time: Option<Duration>,
+    /// Memory to compile it in.
+    pub compile_memory: Option<u64>,
 }
 
 /// One consumer.

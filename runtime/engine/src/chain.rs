@@ -18,6 +18,8 @@ pub struct StageConfig {
     pub plugin: Arc<dyn Plugin>,
     /// Whether outputs must keep the keys of their inputs.
     pub keys_unchanged: bool,
+    /// How many outputs one event may have.
+    pub max_outputs_per_event: u32,
     /// SHA-256 of the plugin, in hexadecimal.
     pub digest: Arc<str>,
 }
@@ -190,7 +192,8 @@ impl Chain {
         };
         self.header.clear();
         view.write(&mut self.header);
-        let given = Given { events, sources, keys_unchanged: stage.config.keys_unchanged };
+        let StageConfig { keys_unchanged, max_outputs_per_event, .. } = stage.config;
+        let given = Given { events, sources, keys_unchanged, max_outputs_per_event };
         let (router, handed_on) = (&mut self.router, &mut self.handed_on);
         let mut told = None;
         consumer.call(&self.header, events.bytes(), &mut |outcome| {

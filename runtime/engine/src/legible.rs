@@ -14,6 +14,17 @@ pub fn legible(text: &str) -> String {
     legible
 }
 
+/// The beginning of a text, for a line of the log: what a guest says may be long, and comes again with every failed call.
+pub(crate) fn brief(text: &str) -> String {
+    const CHARS: usize = 200;
+    let line = text.lines().next().unwrap_or_default();
+    let mut brief: String = line.chars().take(CHARS).collect();
+    if brief.len() < text.len() {
+        brief.push('…');
+    }
+    brief
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -54,6 +54,8 @@ pub(crate) struct Given<'a> {
     pub(crate) sources: Option<&'a [u32]>,
     /// Whether outputs must keep the keys of their inputs.
     pub(crate) keys_unchanged: bool,
+    /// How many outputs one of them may have.
+    pub(crate) max_outputs_per_event: u32,
 }
 
 impl Given<'_> {
@@ -90,7 +92,6 @@ impl Given<'_> {
 pub struct Router {
     sinks: Vec<Sink>,
     source: TopicPartition,
-    max_outputs_per_event: u32,
     /// Per sink and partition what goes there, as far as partitions were used; kept for its memory.
     batches: Vec<Vec<Batch>>,
     /// Sinks and partitions with something in them.
@@ -103,7 +104,7 @@ impl Router {
     /// Routes to these sinks, the first being the default. Without sinks, outputs go nowhere.
     pub fn new(sinks: Vec<Sink>, source: TopicPartition) -> Self {
         let batches = vec![Vec::new(); sinks.len()];
-        Self { sinks, source, max_outputs_per_event: 1000, batches, touched: Vec::new(), ordinals: Vec::new() }
+        Self { sinks, source, batches, touched: Vec::new(), ordinals: Vec::new() }
     }
 
     /// Routes what comes of another partition from now on.
@@ -169,8 +170,8 @@ impl Router {
             if !told.failed.is_empty() && told.failed.binary_search_by_key(&source, |(source, _)| *source).is_ok() {
                 continue;
             }
-            if output.ordinal >= self.max_outputs_per_event || output.event.bytes().len() > MAX_EVENT_BYTES {
-                return Err(self.over_limit(&output));
+            if output.ordinal >= given.max_outputs_per_event || output.event.bytes().len() > MAX_EVENT_BYTES {
+                return Err(over_limit(&output, given.max_outputs_per_event));
             }
             if let Some(keys) = &mut keys {
                 keys.check(&output)?;
@@ -237,16 +238,6 @@ impl Router {
         self.touched.retain(|(sink, partition)| !batches[*sink][*partition as usize].is_empty());
     }
 
-    fn over_limit(&self, output: &sluice_event::Output<'_>) -> CallError {
-        let (most, size) = (self.max_outputs_per_event, output.event.bytes().len());
-        let message = if output.ordinal >= most {
-            format!("more than {most} outputs for one event")
-        } else {
-            format!("an output of {size} bytes; the limit is {MAX_EVENT_BYTES}")
-        };
-        CallError::new(CallErrorKind::Limit, message).at(output.input)
-    }
-
     /// What was routed since the last time, ready to be appended.
     pub fn take_appends(&mut self) -> Vec<Append> {
         self.touched.sort_unstable();
@@ -258,6 +249,16 @@ impl Router {
         });
         taken.collect()
     }
+}
+
+fn over_limit(output: &sluice_event::Output<'_>, most: u32) -> CallError {
+    let size = output.event.bytes().len();
+    let message = if output.ordinal >= most {
+        format!("more than {most} outputs for one event; `limits.outputs-per-event` changes that")
+    } else {
+        format!("an output of {size} bytes; an event has at most {MAX_EVENT_BYTES}, which cannot be changed")
+    };
+    CallError::new(CallErrorKind::Limit, message).at(output.input)
 }
 
 /// Compares the keys of outputs with those of their inputs.

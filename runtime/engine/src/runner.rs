@@ -13,6 +13,7 @@ use crate::dead_letter::DeadLetter;
 use crate::delivery::{Claims, Counts, Delivered, Delivery, Follower};
 use crate::errors::{ErrorPolicy, Failed, OnError};
 use crate::lane::{Halt, HaltKind, Lane, Next};
+use crate::legible::brief;
 use crate::port::{CallErrorKind, Source, Storage};
 use crate::router::Sink;
 
@@ -542,7 +543,8 @@ impl LaneRunner {
         let seed = offset ^ (u64::from(self.config.source.partition) << 48);
         let until = self.clock.elapsed() + self.config.errors.retry.backoff(attempts, seed);
         let reason = self.explain(failed);
-        tracing::info!(source = %self.config.source, offset, attempts, reason, "will be tried again");
+        let told = brief(&reason);
+        tracing::info!(source = %self.config.source, offset, attempts, reason = told, "will be tried again");
         self.tried = Some((offset, attempts));
         self.state.retrying = Some(Retrying { offset, attempts, reason, until });
         let (pipeline, epoch, source) = (self.config.pipeline, self.config.epoch, self.config.source);
@@ -603,7 +605,8 @@ impl LaneRunner {
     fn call_failed(&mut self, error: StageError) {
         self.chain.drop_instances();
         let (from, to) = (self.batch.base_offset, self.batch.base_offset + u64::from(self.batch.count));
-        tracing::warn!(source = %self.config.source, from, to, %error, "a call failed");
+        let told = brief(&error.to_string());
+        tracing::warn!(source = %self.config.source, from, to, error = told, "a call failed");
         let kind = error.error.kind;
         if kind == CallErrorKind::Instantiate {
             self.state.failed_calls += 1;

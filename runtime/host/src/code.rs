@@ -42,13 +42,14 @@ pub enum Error {
         reason: String,
     },
     /// Larger than plugins may be.
-    #[error("{size} bytes of WebAssembly; the limit is {limit}")]
+    #[error("more than {limit} bytes of WebAssembly; `limits.wasm-size` changes that")]
     TooLarge {
-        /// Bytes.
-        size: usize,
         /// Bytes.
         limit: usize,
     },
+    /// Compiling it takes too much.
+    #[error("{0}")]
+    Compile(String),
     /// It does not compile.
     #[error("not a valid component: {0}")]
     Invalid(String),

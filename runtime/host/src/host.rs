@@ -1,6 +1,5 @@
 //! The engine that all plugins of a node share.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
@@ -12,13 +11,11 @@ use wasmtime::{Config, Engine};
 
 use crate::cache::Cache;
 use crate::code::{Code, Digest, Error, is_core_module};
-use crate::componentize::componentize;
+use crate::compile::{Compiler, compile_apart, compile_here};
 use crate::contract::Surface;
 use crate::instance::{self, Data};
+use crate::limits::{Limits, STACK};
 use crate::ticker::Ticker;
-
-/// The largest .wasm file that is compiled.
-pub const MAX_WASM_BYTES: usize = 32 << 20;
 
 /// Compiles and runs plugins.
 pub struct Host {
@@ -26,6 +23,7 @@ pub struct Host {
     pub(crate) linker: Linker<Data>,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clock: Arc<dyn Clock>,
+    compiler: Compiler,
     cache: Option<Cache>,
     /// Many pipelines may use one plugin: it is loaded once.
     loaded: Mutex<HashMap<Digest, Code>>,
@@ -36,30 +34,30 @@ impl Host {
     ///
     /// # Errors
     /// When the engine cannot be made, or the folder cannot be used.
-    pub fn new(cache: Option<&Path>, clock: Arc<dyn Clock>) -> Result<Arc<Self>, Error> {
+    pub fn new(cache: Option<&Path>, clock: Arc<dyn Clock>, compiler: Compiler) -> Result<Arc<Self>, Error> {
         let failed = |what| move |reason: String| Error::Host { what, reason };
-        let engine = Engine::new(&config()).map_err(|error| failed("start the engine")(format!("{error:#}")))?;
+        let engine = engine()?;
         let linker = instance::linker(&engine).map_err(|error| failed("link the contract")(format!("{error:#}")))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| failed("start a thread")(error.to_string()))?;
         let cache = cache.map(Cache::open).transpose();
         let cache = cache.map_err(|error| failed("open the cache of compiled code")(error.to_string()))?;
-        Ok(Arc::new(Self { engine, linker, ticker, clock, cache, loaded: Mutex::default() }))
+        Ok(Arc::new(Self { engine, linker, ticker, clock, compiler, cache, loaded: Mutex::default() }))
     }
 
     /// Compiles a plugin, or takes it from the cache, and checks it against the contract.
     ///
     /// # Errors
     /// Why it is no plugin that can be run.
-    pub fn load(&self, bytes: &[u8]) -> Result<Code, Error> {
+    pub fn load(&self, bytes: &[u8], limits: &Limits) -> Result<Code, Error> {
         let core_module = is_core_module(bytes)?;
-        if bytes.len() > MAX_WASM_BYTES {
-            return Err(Error::TooLarge { size: bytes.len(), limit: MAX_WASM_BYTES });
+        if bytes.len() > limits.wasm_bytes {
+            return Err(Error::TooLarge { limit: limits.wasm_bytes });
         }
         let digest = Digest::of(bytes);
         if let Some(loaded) = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(&digest) {
             return Ok(loaded.clone());
         }
-        let (component, cached) = self.compiled(bytes, digest, core_module)?;
+        let (component, cached) = self.compiled(bytes, digest, limits)?;
         let surface = Surface::of(&component.component_type(), &self.engine);
         let world = surface.check()?;
         let code = Code { component, surface, digest, world, size: bytes.len(), core_module, cached };
@@ -67,7 +65,7 @@ impl Host {
         Ok(code)
     }
 
-    fn compiled(&self, bytes: &[u8], digest: Digest, core_module: bool) -> Result<(Component, bool), Error> {
+    fn compiled(&self, bytes: &[u8], digest: Digest, limits: &Limits) -> Result<(Component, bool), Error> {
         let mut settings = DefaultHasher::new();
         self.engine.precompile_compatibility_hash().hash(&mut settings);
         let name = format!("{digest}-{:016x}", settings.finish());
@@ -76,9 +74,10 @@ impl Host {
         {
             return Ok((component, true));
         }
-        let bytes = if core_module { Cow::Owned(componentize(bytes)?) } else { Cow::Borrowed(bytes) };
-        let compiled = self.engine.precompile_component(&bytes);
-        let compiled = compiled.map_err(|error| Error::Invalid(format!("{error:#}")))?;
+        let compiled = match self.compiler {
+            Compiler::Here => compile_here(bytes)?,
+            Compiler::Apart => compile_apart(bytes, limits)?,
+        };
         if let Some(cache) = &self.cache {
             cache.put(&name, &compiled);
         }
@@ -101,6 +100,11 @@ impl Drop for Host {
     }
 }
 
+/// An engine; those of one build of this program take each other's compiled code.
+pub(crate) fn engine() -> Result<Engine, Error> {
+    Engine::new(&config()).map_err(|error| Error::Host { what: "start the engine", reason: format!("{error:#}") })
+}
+
 /// Settings that were found sound for hostile guests: everything that is not needed is off, and what a guest computes does
 /// not depend on the machine.
 fn config() -> Config {
@@ -119,6 +123,6 @@ fn config() -> Config {
         .shared_memory(false)
         .cranelift_nan_canonicalization(true)
         .epoch_interruption(true)
-        .max_wasm_stack(512 << 10);
+        .max_wasm_stack(STACK);
     config
 }

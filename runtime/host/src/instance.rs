@@ -10,12 +10,9 @@ use wasmtime::{Engine, Store, StoreContextMut, Trap, WasmBacktrace};
 
 use crate::contract::interface;
 use crate::host::Host;
-use crate::limits::{Limiter, Limits, OverLimit};
+use crate::limits::{Limiter, Limits, MAX_HANDLES, MAX_PARTS, OverLimit, STACK};
 use crate::ticker::Ticker;
 use crate::typed;
-
-/// Bytes a plugin may write to the log in a second.
-const LOG_BYTES_PER_SECOND: u64 = 64 << 10;
 
 /// Functions of a guest's stack that are told of, innermost first.
 const MAX_FRAMES: usize = 16;
@@ -33,15 +30,20 @@ pub(crate) struct LogBudget {
 
 impl LogBudget {
     /// Whether a line of this length may be written now.
-    fn allows(&mut self, plugin: &str, now: Duration, bytes: usize) -> bool {
+    fn allows(&mut self, plugin: &str, limit: u64, now: Duration, bytes: usize) -> bool {
         if now.saturating_sub(self.second) >= Duration::from_secs(1) {
             if self.dropped > 0 {
-                tracing::warn!(plugin, lines = self.dropped, "lines over 64 KiB/s were left out");
+                let lines = self.dropped;
+                tracing::warn!(
+                    plugin,
+                    lines,
+                    "lines over {limit} bytes a second were left out; `limits.log-bytes` changes that"
+                );
             }
             *self = Self { second: now, ..Self::default() };
         }
         self.bytes += bytes as u64 + LINE_OVERHEAD;
-        let allowed = self.bytes <= LOG_BYTES_PER_SECOND;
+        let allowed = self.bytes <= limit;
         self.dropped += u64::from(!allowed);
         allowed
     }
@@ -53,6 +55,7 @@ pub(crate) struct Data {
     pub(crate) plugin: Arc<str>,
     pub(crate) clock: Arc<dyn Clock>,
     log_budget: Arc<Mutex<LogBudget>>,
+    log_bytes: u64,
     /// Text of the panic that is about to end the instance.
     panic: Option<String>,
     /// The guest's four bytes that say which event is in hand.
@@ -63,7 +66,7 @@ impl Data {
     /// Whether the plugin may write a line of this length now.
     fn may_log(&self, bytes: usize) -> bool {
         let mut budget = self.log_budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.allows(&self.plugin, self.clock.elapsed(), bytes)
+        budget.allows(&self.plugin, self.log_bytes, self.clock.elapsed(), bytes)
     }
 }
 
@@ -152,11 +155,13 @@ impl Instance {
             plugin: plugin.clone(),
             clock: host.clock.clone(),
             log_budget: log_budget.clone(),
+            log_bytes: limits.log_bytes,
             panic: None,
             progress: None,
         };
         let mut store = Store::new(&host.engine, data);
         store.limiter(|data| &mut data.limiter);
+        store.set_max_component_handles(MAX_HANDLES);
         // Bounds what the host lifts for the guest: results, and arguments of imports.
         store.set_hostcall_fuel(limits.output_bytes);
         store.set_epoch_deadline(Ticker::ticks(limits.call_timeout));
@@ -186,18 +191,20 @@ impl Instance {
         let init = function("lifecycle", "init");
         let process = match (function("batch", "process"), function("handler", "process")) {
             (Some(process), _) => {
-                process.typed::<Flat<'_>, (Vec<u8>,)>(&*store)?;
+                process.typed::<Flat<'_>, (Vec<u8>,)>(&*store).map_err(|error| other_signature("process", &error))?;
                 Process::Flat(process)
             }
             (None, Some(process)) => {
-                process.typed::<typed::Parameters<'_>, (typed::Outcome,)>(&*store)?;
+                let typed = process.typed::<typed::Parameters<'_>, (typed::Outcome,)>(&*store);
+                typed.map_err(|error| other_signature("process", &error))?;
                 Process::Typed(process)
             }
             (None, None) => return Err(wasmtime::format_err!("the component exports no `process`")),
         };
         match init {
             Some(init) => {
-                let init = init.typed::<(&str,), (Result<(), String>,)>(&*store)?;
+                let init = init.typed::<(&str,), (Result<(), String>,)>(&*store);
+                let init = init.map_err(|error| other_signature("init", &error))?;
                 Ok(init.call(&mut *store, (config,))?.0.map(|()| process))
             }
             None if config == "{}" => Ok(Ok(process)),
@@ -222,6 +229,10 @@ impl Instance {
             }
         }
     }
+}
+
+fn other_signature(function: &str, error: &wasmtime::Error) -> wasmtime::Error {
+    wasmtime::format_err!("its `{function}` has another signature than the contract's (guest-sdk/wit): {error}")
 }
 
 fn cannot_instantiate(message: String) -> CallError {
@@ -262,7 +273,9 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
             (CallErrorKind::Timeout, format!("not back after {timeout}; `limits.call-timeout` changes that"))
         }
         (_, Some(over)) => (CallErrorKind::Limit, over.to_string()),
-        (Some(Trap::StackOverflow), _) => (CallErrorKind::Limit, "the call stack is exhausted (512 KiB)".to_owned()),
+        (Some(Trap::StackOverflow), _) => {
+            (CallErrorKind::Limit, format!("the call stack is exhausted: {STACK} bytes, which cannot be changed"))
+        }
         (Some(trap), _) => (CallErrorKind::Trap, panic.clone().unwrap_or_else(|| trap.to_string())),
         (None, None) if over_fuel => {
             let limit = limits.output_bytes;
@@ -270,6 +283,13 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
                 CallErrorKind::Limit,
                 format!("more than {limit} bytes handed over in one call; see `limits.output-bytes`"),
             )
+        }
+        (None, None) if text.contains("handle limit exceeded") => {
+            (CallErrorKind::Limit, format!("more than {MAX_HANDLES} handles of resources, which cannot be changed"))
+        }
+        (None, None) if text.contains("resource limit exceeded") => {
+            let what = "instances, memories or tables in one component, which cannot be changed";
+            (CallErrorKind::Limit, format!("more than {MAX_PARTS} {what}: {text}"))
         }
         (None, None) => (CallErrorKind::Trap, text),
     };

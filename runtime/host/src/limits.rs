@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 
-/// Table elements of all tables of an instance; each takes eight bytes outside the guest's memory.
-const MAX_TABLE_ELEMENTS: usize = 100_000;
 /// Core instances, memories and tables that one component may consist of.
-const MAX_PARTS: usize = 32;
+pub(crate) const MAX_PARTS: usize = 32;
+/// Handles of resources that an instance may hold.
+pub(crate) const MAX_HANDLES: usize = 1024;
+/// Bytes of the call stack.
+pub(crate) const STACK: usize = 512 << 10;
 
-/// What one instance of a plugin may use. Limits are always on; a pipeline's `limits` changes them.
+/// What a plugin may use: compiling it, and each of its instances. Limits are always on; a stage's `limits` changes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of all its memories together.
@@ -18,11 +20,30 @@ pub struct Limits {
     pub call_timeout: Duration,
     /// Bytes that one call may return.
     pub output_bytes: usize,
+    /// Bytes that all instances of a stage together may write to the log in a second.
+    pub log_bytes: u64,
+    /// Elements of all its tables; each takes eight bytes outside the guest's memory.
+    pub table_elements: usize,
+    /// Bytes of the .wasm file.
+    pub wasm_bytes: usize,
+    /// Processor time to compile it; whole seconds.
+    pub compile_time: Duration,
+    /// Address space to compile it in, in bytes.
+    pub compile_memory: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory: 64 << 20, call_timeout: Duration::from_secs(2), output_bytes: 16 << 20 }
+        Self {
+            memory: 64 << 20,
+            call_timeout: Duration::from_secs(2),
+            output_bytes: 16 << 20,
+            log_bytes: 64 << 10,
+            table_elements: 100_000,
+            wasm_bytes: 32 << 20,
+            compile_time: Duration::from_secs(180),
+            compile_memory: 2 << 30,
+        }
     }
 }
 
@@ -35,12 +56,13 @@ pub(crate) struct OverLimit(pub(crate) String);
 pub(crate) struct Limiter {
     memory_limit: usize,
     memory: usize,
+    table_limit: usize,
     table_elements: usize,
 }
 
 impl Limiter {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { memory_limit: limits.memory, memory: 0, table_elements: 0 }
+        Self { memory_limit: limits.memory, memory: 0, table_limit: limits.table_elements, table_elements: 0 }
     }
 }
 
@@ -58,8 +80,9 @@ impl ResourceLimiter for Limiter {
 
     fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         self.table_elements = self.table_elements.saturating_add(desired.saturating_sub(current));
-        if self.table_elements > MAX_TABLE_ELEMENTS {
-            let what = format!("the plugin wants more than {MAX_TABLE_ELEMENTS} table elements");
+        if self.table_elements > self.table_limit {
+            let (wanted, limit) = (self.table_elements, self.table_limit);
+            let what = format!("the plugin wants {wanted} table elements; `limits.table-elements` is {limit}");
             return Err(wasmtime::Error::new(OverLimit(what)));
         }
         Ok(true)

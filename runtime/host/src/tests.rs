@@ -7,7 +7,7 @@ use sluice_engine::{CallError, CallErrorKind, Plugin};
 use sluice_env::SystemClock;
 use sluice_event::{Batch, FailureKind, NewEvent, Outcome, View};
 
-use crate::{Code, Error, Host, Limits, Stage, World};
+use crate::{Code, Compiler, Error, Host, Limits, Stage, World};
 
 /// A core module of the world `batch-consumer` from the body of `process` and other parts of a core module.
 fn component(process: &str, parts: &str) -> Vec<u8> {
@@ -25,16 +25,16 @@ fn component(process: &str, parts: &str) -> Vec<u8> {
 }
 
 fn limits() -> Limits {
-    Limits { memory: 1 << 20, call_timeout: Duration::from_millis(50), output_bytes: 100_000 }
+    Limits { memory: 1 << 20, call_timeout: Duration::from_millis(50), output_bytes: 100_000, ..Limits::default() }
 }
 
 fn host() -> Arc<Host> {
-    Host::new(None, Arc::new(SystemClock)).unwrap()
+    Host::new(None, Arc::new(SystemClock), Compiler::Here).unwrap()
 }
 
 fn load(wasm: &[u8]) -> Result<(Arc<Host>, Code), Error> {
     let host = host();
-    let code = host.load(wasm)?;
+    let code = host.load(wasm, &limits())?;
     Ok((host, code))
 }
 
@@ -206,8 +206,8 @@ fn compiled_code_is_cached() {
     let dir = tempfile::tempdir().unwrap();
     let wasm = component("unreachable", "");
     for cached in [false, true] {
-        let host = Host::new(Some(dir.path()), Arc::new(SystemClock)).unwrap();
-        let code = host.load(&wasm).unwrap();
+        let host = Host::new(Some(dir.path()), Arc::new(SystemClock), Compiler::Here).unwrap();
+        let code = host.load(&wasm, &limits()).unwrap();
         assert_eq!((code.cached, code.world), (cached, World::BatchConsumer));
     }
 }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use sluice_config::{At, Diagnostic, Pipeline, check_together};
 use sluice_engine::{Plugin, StageConfig};
-use sluice_host::{Code, Error, Host, MAX_WASM_BYTES, Stage};
+use sluice_host::{Code, Error, Host, Limits, Stage};
+
+/// Outputs of one event, where a definition says nothing else.
+const MAX_OUTPUTS_PER_EVENT: u32 = 1000;
 
 /// Reads and checks all definitions in these files and folders. A folder means the `.toml` files in it.
 ///
@@ -72,11 +75,11 @@ pub fn wasm_file(plugin: &Path) -> PathBuf {
 ///
 /// # Errors
 /// As the operating system says.
-pub fn read_wasm(file: &Path) -> std::io::Result<Vec<u8>> {
+pub fn read_wasm(file: &Path, limits: &Limits) -> std::io::Result<Vec<u8>> {
     #[expect(clippy::disallowed_methods, reason = "a plugin, no part of the log")]
     let file = std::fs::File::open(file)?;
     let mut bytes = Vec::new();
-    file.take(MAX_WASM_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    file.take(limits.wasm_bytes as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -87,13 +90,14 @@ pub fn read_wasm(file: &Path) -> std::io::Result<Vec<u8>> {
 pub fn load_plugin(host: &Host, pipeline: &Pipeline, at: usize) -> Result<Code, Diagnostic> {
     let plugin = &pipeline.stages[at].plugin;
     let file = wasm_file(plugin);
-    let bytes = read_wasm(&file).map_err(|error| {
+    let limits = limits(&pipeline.stages[at]);
+    let bytes = read_wasm(&file, &limits).map_err(|error| {
         let message = format!("cannot read the plugin: {}: {error}", tidy(&file).display());
         let folder = if plugin.is_dir() { plugin.as_path() } else { Path::new("DIR") };
         let help = format!("a .wasm file, or a plugin's folder after `sluice plugin build {}`", tidy(folder).display());
         pipeline.diagnose(At::Plugin(at), message, Some(help))
     })?;
-    host.load(&bytes).map_err(|error| {
+    host.load(&bytes, &limits).map_err(|error| {
         let help = match &error {
             Error::NotWasm => Some("name a .wasm file, or a plugin's folder".to_owned()),
             Error::World { .. } => Some("export a consumer: with the Rust SDK, `consumer!(my_function);`".to_owned()),
@@ -103,18 +107,29 @@ pub fn load_plugin(host: &Host, pipeline: &Pipeline, at: usize) -> Result<Code, 
     })
 }
 
+/// What a stage's plugin may use.
+fn limits(stage: &sluice_config::Stage) -> Limits {
+    let (defaults, limits) = (Limits::default(), &stage.limits);
+    let size = |limit: Option<u64>, default: usize| limit.map_or(default, |bytes| bytes as usize);
+    Limits {
+        memory: size(limits.memory, defaults.memory),
+        call_timeout: limits.call_timeout.unwrap_or(defaults.call_timeout),
+        output_bytes: size(limits.output_bytes, defaults.output_bytes),
+        log_bytes: limits.log_bytes.unwrap_or(defaults.log_bytes),
+        table_elements: limits.table_elements.map_or(defaults.table_elements, |elements| elements as usize),
+        wasm_bytes: size(limits.wasm_size, defaults.wasm_bytes),
+        compile_time: limits.compile_time.unwrap_or(defaults.compile_time),
+        compile_memory: limits.compile_memory.unwrap_or(defaults.compile_memory),
+    }
+}
+
 /// Links a plugin with its stage's limits and configuration, and makes one instance to see that it starts.
 ///
 /// # Errors
 /// What is wrong with it, at its place in the definition.
 pub fn link(host: &Arc<Host>, code: &Code, pipeline: &Pipeline, at: usize) -> Result<Stage, Diagnostic> {
     let stage = &pipeline.stages[at];
-    let (defaults, limits) = (sluice_host::Limits::default(), &stage.limits);
-    let limits = sluice_host::Limits {
-        memory: limits.memory.map_or(defaults.memory, |bytes| bytes as usize),
-        call_timeout: limits.call_timeout.unwrap_or(defaults.call_timeout),
-        output_bytes: limits.output_bytes.map_or(defaults.output_bytes, |bytes| bytes as usize),
-    };
+    let limits = limits(stage);
     let name = format!("{}/{}", pipeline.name, stage.name);
     let linked = Stage::new(host, code, &name, limits, stage.config.clone());
     let linked = linked.map_err(|error| pipeline.diagnose(At::Plugin(at), error.to_string(), None))?;
@@ -137,7 +152,8 @@ pub fn load_stages(host: &Arc<Host>, pipeline: &Pipeline) -> Result<Vec<(Code, S
                 let plugin: Arc<dyn Plugin> = Arc::new(linked);
                 let (name, keys_unchanged) = (stage.name.clone(), stage.keys_unchanged);
                 let digest = code.digest.to_string().into();
-                stages.push((code, StageConfig { name, plugin, keys_unchanged, digest }));
+                let max_outputs_per_event = stage.limits.outputs_per_event.unwrap_or(MAX_OUTPUTS_PER_EVENT);
+                stages.push((code, StageConfig { name, plugin, keys_unchanged, max_outputs_per_event, digest }));
             }
             Err(diagnostic) => found.push(diagnostic),
         }

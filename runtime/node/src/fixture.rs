@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use sluice_config::{Diagnostic, Pipeline};
 use sluice_env::SystemClock;
-use sluice_host::Host;
+use sluice_host::{Compiler, Host};
 
 use self::definition::Fixture;
 use crate::definitions;
@@ -64,8 +64,8 @@ fn find_in(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> std::io::Resul
 ///
 /// # Errors
 /// What is wrong with a fixture, or with the pipeline or plugin that it tests.
-pub fn run(files: &[PathBuf]) -> Result<Vec<CaseResult>, NodeError> {
-    let host = Host::new(None, Arc::new(SystemClock))?;
+pub fn run(files: &[PathBuf], compiler: Compiler) -> Result<Vec<CaseResult>, NodeError> {
+    let host = Host::new(None, Arc::new(SystemClock), compiler)?;
     let (mut results, mut found) = (Vec::new(), Vec::new());
     for file in files {
         match run_file(&host, file) {

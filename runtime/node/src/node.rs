@@ -8,7 +8,7 @@ use std::time::Duration;
 use sluice_config::{Diagnostic, Pipeline};
 use sluice_engine::{HaltKind, StageConfig};
 use sluice_env::{Clock, RealDisk, SystemClock};
-use sluice_host::{Code, Host};
+use sluice_host::{Code, Compiler, Host};
 use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, TopicPartition};
 
 use crate::dead::{self, Selection, Treated};
@@ -26,6 +26,8 @@ pub struct NodeOptions {
     pub data: PathBuf,
     /// When a commit counts as durable.
     pub durability: Durability,
+    /// Where plugins are compiled.
+    pub compiler: Compiler,
 }
 
 /// Why a node does not start, or stops.
@@ -88,7 +90,7 @@ impl Node {
     pub fn open(options: &NodeOptions) -> Result<Self, NodeError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let log = Arc::new(open_log(options)?);
-        let host = Host::new(Some(&options.data.join("cache")), clock.clone())?;
+        let host = Host::new(Some(&options.data.join("cache")), clock.clone(), options.compiler)?;
         let scheduler = Scheduler::new(clock.clone());
         log.on_append(scheduler.on_append());
         Ok(Self {
@@ -415,8 +417,8 @@ fn prepare(host: &Arc<Host>, existing: &Existing, pipelines: &[Pipeline]) -> Res
 ///
 /// # Errors
 /// Everything that is wrong.
-pub fn check(pipelines: &[Pipeline], existing: &Existing) -> Result<Vec<Vec<Code>>, NodeError> {
-    let host = Host::new(None, Arc::new(SystemClock))?;
+pub fn check(pipelines: &[Pipeline], existing: &Existing, compiler: Compiler) -> Result<Vec<Vec<Code>>, NodeError> {
+    let host = Host::new(None, Arc::new(SystemClock), compiler)?;
     let (stages, _) = prepare(&host, existing, pipelines)?;
     Ok(stages.into_iter().map(|stages| stages.into_iter().map(|(code, _)| code).collect()).collect())
 }

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use sluice_config::{Delivery, Pipeline};
+use sluice_config::{Delivery, Errors, OnError, Pipeline};
 use sluice_host::Code;
-use sluice_node::{Existing, definitions};
+use sluice_node::{Compiler, Existing, definitions};
 
 use crate::access::Access;
 use crate::args::{Check, Global};
@@ -13,7 +13,7 @@ use crate::show;
 
 pub(crate) fn check(global: &Global, verb: &Check) -> Result<ExitCode, Failure> {
     let pipelines = definitions::read(&verb.paths).map_err(Failure::refused)?;
-    let codes = sluice_node::check(&pipelines, &existing(global)?)?;
+    let codes = sluice_node::check(&pipelines, &existing(global)?, Compiler::Apart)?;
     let told: Vec<_> = pipelines.iter().zip(&codes).map(|(pipeline, codes)| tell(pipeline, codes)).collect();
     show::answer(global, &told, || {
         pipelines.iter().zip(&codes).map(|(pipeline, codes)| describe(pipeline, codes)).collect()
@@ -28,7 +28,7 @@ fn describe(pipeline: &Pipeline, codes: &[Code]) -> String {
     let Pipeline { name, sources, delivery, .. } = pipeline;
     let mut out = format!("{name}: good; {} → {} → {sinks}\n", sources.join(", "), stages.join(" → "));
     out.push_str(&format!("  guarantee  {delivery}: {}\n", promise(*delivery)));
-    out.push_str("  on error   halt: an event that fails stops its partition, and says so in `sluice status`\n");
+    out.push_str(&format!("  on error   {}\n", on_error(&pipeline.errors)));
     for (stage, code) in pipeline.stages.iter().zip(codes) {
         let digest = code.digest.to_string();
         let kind = if code.core_module { ", a core module" } else { "" };
@@ -36,6 +36,19 @@ fn describe(pipeline: &Pipeline, codes: &[Code]) -> String {
         out.push_str(&format!("  plugin     {}: {}, {size} bytes, world {world}{kind}\n", stage.name, &digest[..12]));
     }
     out
+}
+
+/// What becomes of events that fail.
+fn on_error(errors: &Errors) -> String {
+    let Errors { attempts, on_error, dead_letter_topic, window, max_failures, .. } = errors;
+    let what = match on_error {
+        OnError::DeadLetter => {
+            format!("goes to {dead_letter_topic}; more than {max_failures} of {window} in a row hold the pipeline")
+        }
+        OnError::Halt => "stops its partition, and `sluice status` says so".to_owned(),
+        OnError::Skip => "is skipped, and counted".to_owned(),
+    };
+    format!("a transient failure is tried {attempts} times; an event that will not go through {what}")
 }
 
 /// What a delivery promises to readers of the log.
@@ -74,7 +87,7 @@ fn tell(pipeline: &Pipeline, codes: &[Code]) -> serde_json::Value {
         })
     });
     serde_json::json!({
-        "pipeline": pipeline.name, "file": pipeline.file, "delivery": pipeline.delivery.to_string(),
+        "pipeline": pipeline.name, "file": pipeline.file, "delivery": pipeline.delivery.to_string(), "on-error": on_error(&pipeline.errors),
         "sources": pipeline.sources, "sinks": pipeline.sinks.iter().map(|sink| &sink.topic).collect::<Vec<_>>(),
         "stages": stages.collect::<Vec<_>>(),
     })

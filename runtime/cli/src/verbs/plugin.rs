@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
 use sluice_env::SystemClock;
-use sluice_host::{Code, Host};
+use sluice_host::{Code, Compiler, Host, Limits};
 use sluice_node::definitions::{read_wasm, wasm_file};
 
 use crate::args::{Global, Plugin};
@@ -25,12 +25,14 @@ pub(crate) fn plugin(global: &Global, verb: &Plugin) -> Result<ExitCode, Failure
 }
 
 fn inspect(global: &Global, file: &Path) -> Result<ExitCode, Failure> {
-    let bytes = read_wasm(file).map_err(|error| {
+    let limits = Limits::default();
+    let bytes = read_wasm(file, &limits).map_err(|error| {
         let failure = Failure::usage(format!("cannot read {}: {error}", file.display()));
         failure.help("name a .wasm file, or a plugin's folder after `sluice plugin build DIR`")
     })?;
-    let host = Host::new(None, Arc::new(SystemClock)).map_err(|error| Failure::failed(error.to_string()))?;
-    let code = host.load(&bytes).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    let host =
+        Host::new(None, Arc::new(SystemClock), Compiler::Apart).map_err(|error| Failure::failed(error.to_string()))?;
+    let code = host.load(&bytes, &limits).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
     show::answer(global, &to_json(file, &code), || describe(file, &code))?;
     Ok(ExitCode::SUCCESS)
 }

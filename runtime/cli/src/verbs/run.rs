@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use sluice_log::Error;
-use sluice_node::{Existing, HaltKind, Node, NodeOptions, Outcome, PipelineStatus, definitions};
+use sluice_node::{Compiler, Existing, HaltKind, Node, NodeOptions, Outcome, PipelineStatus, definitions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::patiently;
@@ -22,9 +22,9 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     }
     if !global.data.exists() {
         // What is refused must leave nothing behind: a first start looks before the directory is made.
-        sluice_node::check(&pipelines, &Existing::default())?;
+        sluice_node::check(&pipelines, &Existing::default(), Compiler::Apart)?;
     }
-    let options = NodeOptions { data: global.data.clone(), durability: verb.durability };
+    let options = NodeOptions { data: global.data.clone(), durability: verb.durability, compiler: Compiler::Apart };
     let node = Arc::new(patiently(|| Ok(Node::open(&options)?))?);
     let report = node.log().report();
     if report.cut_bytes > 0 || !report.damaged.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sluice_node::fixture;
+use sluice_node::{Compiler, fixture};
 
 use crate::args::{self, Global};
 use crate::exit::Failure;
@@ -14,7 +14,7 @@ pub(crate) fn test(global: &Global, verb: &args::Test) -> Result<ExitCode, Failu
         let failure = Failure::usage("no fixtures (*.test.toml) here");
         return Err(failure.help("name a file or a folder; the README shows how one is written"));
     }
-    let results = fixture::run(&files)?;
+    let results = fixture::run(&files, Compiler::Apart)?;
     let failed = results.iter().filter(|result| !result.differences.is_empty()).count();
     show::answer(global, &results, || {
         let mut out = String::new();

@@ -1,0 +1,151 @@
+//! Compiles in a process of its own: that is where a hostile module bites, with memory and time that the input's size does not bound.
+//!
+//! The process is this program again, told to compile and nothing else. It limits itself before it reads a byte of the plugin.
+
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+
+use crate::code::{Error, is_core_module};
+use crate::componentize::componentize;
+use crate::host::engine;
+use crate::limits::Limits;
+
+/// Where plugins are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compiler {
+    /// In this process, without limits: for plugins that are trusted, and for tests.
+    Here,
+    /// In a process of its own with limits. This program must call [`compile_if_asked`] before anything else.
+    Apart,
+}
+
+/// The first argument of a process that compiles; memory in bytes and seconds of processor time follow.
+const FLAG: &str = "--compile-a-plugin";
+/// Compiled code is not larger than this.
+const MAX_COMPILED: u64 = 1 << 30;
+
+/// Compiles and exits, if this process was started for that.
+pub fn compile_if_asked() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, flag, memory, seconds] = &arguments[..] else { return };
+    if flag != FLAG {
+        return;
+    }
+    let limit = |text: &str| text.parse().ok();
+    let result = match (limit(memory), limit(seconds)) {
+        (Some(memory), Some(seconds)) => compile_within(memory, seconds),
+        _ => Err(Error::Host { what: "compile", reason: "not told how much it may use".to_owned() }),
+    };
+    let mut out = std::io::stdout().lock();
+    let (tag, bytes) = encode(result);
+    let written = out.write_all(&[tag]).and_then(|()| out.write_all(&bytes)).and_then(|()| out.flush());
+    std::process::exit(i32::from(written.is_err()));
+}
+
+fn compile_within(memory: u64, seconds: u64) -> Result<Vec<u8>, Error> {
+    let failed = |reason: &dyn std::fmt::Display| Error::Host { what: "compile", reason: reason.to_string() };
+    let at_most = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
+    for (resource, most) in [(Resource::As, memory), (Resource::Cpu, seconds), (Resource::Core, 0)] {
+        setrlimit(resource, at_most(most)).map_err(|error| failed(&error))?;
+    }
+    // Nobody waits for it once the node is gone.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| failed(&error))?;
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| failed(&error))?;
+    compile_here(&bytes)
+}
+
+/// Compiles in this process: a component, or a core module that is made one.
+pub(crate) fn compile_here(bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    let engine = engine()?;
+    let component = if is_core_module(bytes)? { Some(componentize(bytes)?) } else { None };
+    let compiled = engine.precompile_component(component.as_deref().unwrap_or(bytes));
+    compiled.map_err(|error| Error::Invalid(format!("{error:#}")))
+}
+
+/// Compiles in a process of its own.
+pub(crate) fn compile_apart(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Error> {
+    let failed =
+        |error: std::io::Error| Error::Host { what: "start a process that compiles", reason: error.to_string() };
+    let seconds = limits.compile_time.as_secs().max(1);
+    // This very program, also when its file was replaced meanwhile.
+    let mut child = Command::new("/proc/self/exe")
+        .args([FLAG, &limits.compile_memory.to_string(), &seconds.to_string()])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let answer = converse(&mut child, bytes);
+    // Whatever it still does is of no use.
+    let _ = child.kill();
+    let status = child.wait().map_err(failed)?;
+    match answer.map_err(failed)?.split_first() {
+        Some((tag, rest)) if status.code() == Some(0) => decode(*tag, rest),
+        _ => Err(died(status, limits)),
+    }
+}
+
+/// Gives it the plugin, and takes what it says until it ends.
+fn converse(child: &mut Child, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let mut answer = Vec::new();
+    // It reads everything before it says anything; one that dies meanwhile does not take it, and its status says why.
+    let _ = stdin.map(|mut stdin| stdin.write_all(bytes));
+    if let Some(stdout) = stdout {
+        stdout.take(MAX_COMPILED).read_to_end(&mut answer)?;
+    }
+    // One that has closed its output ends by itself.
+    child.wait()?;
+    Ok(answer)
+}
+
+/// Why it gave no answer.
+fn died(status: ExitStatus, limits: &Limits) -> Error {
+    let Limits { compile_time, compile_memory, .. } = limits;
+    let (time, memory) = (humantime(*compile_time), compile_memory >> 20);
+    let reason = match status.signal().and_then(Signal::from_named_raw) {
+        // The hard limit kills where the soft one was not told apart.
+        Some(Signal::XCPU | Signal::KILL) => {
+            format!("compiling it takes more than {time} of processor time; `limits.compile-time` changes that")
+        }
+        Some(Signal::ABORT | Signal::BUS) => {
+            format!("compiling it takes more than {memory} MiB of memory; `limits.compile-memory` changes that")
+        }
+        _ => format!("the compiler died of it ({status}); simplify the plugin"),
+    };
+    Error::Compile(reason)
+}
+
+fn humantime(time: Duration) -> String {
+    format!("{}s", time.as_secs().max(1))
+}
+
+/// What came of it as a tag and bytes.
+fn encode(result: Result<Vec<u8>, Error>) -> (u8, Vec<u8>) {
+    match result {
+        Ok(code) => (0, code),
+        Err(Error::Invalid(reason)) => (1, reason.into_bytes()),
+        Err(Error::Module { reason }) => (2, reason.into_bytes()),
+        Err(Error::World { exports }) => (3, exports.join("\n").into_bytes()),
+        Err(Error::NotWasm) => (4, Vec::new()),
+        Err(error) => (5, error.to_string().into_bytes()),
+    }
+}
+
+fn decode(tag: u8, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    let text = || String::from_utf8_lossy(bytes).into_owned();
+    Err(match tag {
+        0 => return Ok(bytes.to_vec()),
+        1 => Error::Invalid(text()),
+        2 => Error::Module { reason: text() },
+        3 => Error::World { exports: text().lines().map(str::to_owned).collect() },
+        4 => Error::NotWasm,
+        _ => Error::Host { what: "compile", reason: text() },
+    })
+}

@@ -1,0 +1,21 @@
+;; A typed consumer whose one output has a million headers, all of them the same bytes.
+(module
+  (memory (export "memory") 256)
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) i32.const 65536)
+  (func (export "sluicegate:plugin/handler@1.0.0#process") (param i32 i32 i32 i32) (result i32) (local $at i32) (local $n i32)
+    (local.set $at (i32.const 262144))
+    (loop
+      (i32.store (local.get $at) (i32.const 1024))
+      (i32.store offset=4 (local.get $at) (i32.const 1000))
+      (i32.store offset=8 (local.get $at) (i32.const 1024))
+      (i32.store offset=12 (local.get $at) (i32.const 1000))
+      (local.set $at (i32.add (local.get $at) (i32.const 16)))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if 0 (i32.lt_u (local.get $n) (i32.const 1000000))))
+    (memory.fill (i32.const 131072) (i32.const 0) (i32.const 72))
+    (i32.store offset=60 (i32.const 131072) (i32.const 262144))
+    (i32.store offset=64 (i32.const 131072) (i32.const 1000000))
+    (i32.store (i32.const 16) (i32.const 1))
+    (i32.store (i32.const 24) (i32.const 131072))
+    (i32.store (i32.const 28) (i32.const 1))
+    (i32.const 16)))

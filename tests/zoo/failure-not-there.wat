@@ -1,0 +1,11 @@
+;; A failure of an event that was not given.
+(func $process (param $header i32) (param i32 i32 i32) (result i32)
+  (drop (call $outcome (i32.load offset=8 (local.get $header)) (i32.const 0) (i32.const 1088)))
+  (i32.store (i32.const 1056) (i32.const 1))
+  (i32.store (i32.const 1060) (i32.const 16))
+  (i32.store (i32.const 1088) (i32.const 16))
+  (i32.store (i32.const 1092) (i32.const 0x100))
+  (i32.store (i32.const 1096) (i32.const 1000))
+  (i32.store (i32.const 1100) (i32.const 0))
+  (i32.store (i32.const 1020) (i32.const 80))
+  (i32.const 1016))

@@ -1,0 +1,3 @@
+;; Calls the host for ever, with nothing to say.
+(import "sluicegate:plugin/log@1.0.0" "write" (func $log (param i32 i32 i32)))
+(func $process (param $header i32) (param i32 i32 i32) (result i32) (loop (call $log (i32.const 0) (i32.const 0) (i32.const 0)) (br 0)) unreachable)

@@ -1,0 +1,2 @@
+;; Traps in every call.
+(func $process (param $header i32) (param i32 i32 i32) (result i32) unreachable)

@@ -1,0 +1,11 @@
+;; An output for a sink that is not there.
+(func $process (param $header i32) (param i32 i32 i32) (result i32) (local $end i32)
+  (local.set $end (call $event (i32.const 1088) (i32.const 0) (i32.const 5)))
+  (i32.store (i32.const 1112) (i32.const 1))
+  (i32.store (local.get $end) (i32.const 4))
+  (i32.store offset=4 (local.get $end) (i32.const 0x6b6e6973))
+  (drop (call $outcome (i32.const 1) (i32.const 1) (local.get $end)))
+  (i32.store (i32.const 1048) (i32.const 1))
+  (i32.store (i32.const 1052) (i32.const 8))
+  (i32.store (i32.const 1020) (i32.sub (i32.add (local.get $end) (i32.const 8)) (i32.const 1024)))
+  (i32.const 1016))
