@@ -29,7 +29,7 @@ pub use errors::{Breaker, ErrorPolicy, Failed, OnError, Retry};
 pub use lane::{Halt, HaltKind, Lane, Next};
 pub use legible::legible;
 pub use partitioner::{PartitionBy, murmur2};
-pub use port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage};
+pub use port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage, UnderWay, Witness};
 pub use redrive::{RedriveConfig, Redriver, Sent};
 pub use router::Sink;
 pub use runner::{LaneConfig, LaneRunner, LaneState, Retrying, Step};

@@ -97,6 +97,35 @@ impl std::fmt::Display for CallErrorKind {
     }
 }
 
+/// A guest call that is about to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnderWay {
+    /// The pipeline's id.
+    pub pipeline: u32,
+    /// The source partition.
+    pub source: TopicPartition,
+    /// The first event.
+    pub from: u64,
+    /// How many events.
+    pub events: u32,
+}
+
+/// Is told of guest calls, so that it is known what was under way should the process die.
+pub trait Witness: Send + Sync {
+    /// This thread is about to call a guest.
+    fn enter(&self, call: &UnderWay);
+
+    /// It is back.
+    fn leave(&self);
+}
+
+/// Nobody is told.
+impl Witness for () {
+    fn enter(&self, _: &UnderWay) {}
+
+    fn leave(&self) {}
+}
+
 /// Reads one source partition, from an offset that may be set anew.
 pub trait Source: Send {
     /// The first offset that cannot be read yet.

@@ -9,14 +9,18 @@ use sluice_log::{Append, ReadBatch, TopicPartition};
 use crate::chain::{Chain, StageConfig};
 use crate::dead_letter::DeadLetter;
 use crate::errors::{ErrorPolicy, Failed};
-use crate::port::CallErrorKind;
+use crate::port::{CallErrorKind, UnderWay, Witness};
 use crate::router::Sink;
 
 /// What a redriver needs to know of its pipeline.
 #[derive(Clone)]
 pub struct RedriveConfig {
-    /// The pipeline's name.
+    /// The pipeline's name and id.
     pub pipeline_name: String,
+    /// See `pipeline_name`.
+    pub pipeline: u32,
+    /// Is told of each call.
+    pub witness: Arc<dyn Witness>,
     /// What is called, one after the other.
     pub stages: Vec<StageConfig>,
     /// Where outputs go.
@@ -76,7 +80,11 @@ impl Redriver {
         batch.push(&original).map_err(|error| error.to_string())?;
         let read = ReadBatch { base_offset: letter.offset, count: 1, bytes: batch.bytes().to_vec(), append_time: 0 };
         self.chain.point_at(source, &letter.topic);
-        let mut failed = match self.chain.call(&read) {
+        let call = UnderWay { pipeline: self.config.pipeline, source, from: letter.offset, events: 1 };
+        self.config.witness.enter(&call);
+        let result = self.chain.call(&read);
+        self.config.witness.leave();
+        let mut failed = match result {
             Ok(mut called) => match (called.failed.pop(), called.stopped) {
                 (None, None) => return Ok(Sent::Through(self.chain.take_appends())),
                 (Some(failed), _) => failed,

@@ -14,7 +14,7 @@ use crate::delivery::{Claims, Counts, Delivered, Delivery, Follower};
 use crate::errors::{ErrorPolicy, Failed, OnError};
 use crate::lane::{Halt, HaltKind, Lane, Next};
 use crate::legible::brief;
-use crate::port::{CallErrorKind, Source, Storage};
+use crate::port::{CallErrorKind, Source, Storage, UnderWay, Witness};
 use crate::router::Sink;
 
 /// How often in a row the cursor may turn out to be elsewhere before a lane gives up.
@@ -42,6 +42,8 @@ pub struct LaneConfig {
     pub tried: Option<(u64, u32)>,
     /// What to do about events that fail.
     pub errors: ErrorPolicy,
+    /// Is told of each call.
+    pub witness: Arc<dyn Witness>,
     /// What is called, one after the other; at least one.
     pub stages: Vec<StageConfig>,
     /// Where outputs go.
@@ -423,7 +425,16 @@ impl LaneRunner {
             return Step::Idle;
         }
         let before = self.clock.elapsed();
-        match self.chain.call(&self.batch) {
+        let call = UnderWay {
+            pipeline: self.config.pipeline,
+            source: self.config.source,
+            from: self.batch.base_offset,
+            events: self.batch.count,
+        };
+        self.config.witness.enter(&call);
+        let result = self.chain.call(&self.batch);
+        self.config.witness.leave();
+        match result {
             Ok(called) => {
                 self.batch_size.learn(self.batch.count, self.clock.elapsed().saturating_sub(before));
                 self.commit(from, called, draining);

@@ -341,6 +341,7 @@ fn runner(plan: Plan, storage: &ModelStorage, rng: &mut Rng, clock: &Arc<ManualC
         pipeline_name: "p".into(),
         pipeline: 1,
         tried,
+        witness: Arc::new(()),
         errors,
         epoch,
         generation: 1,

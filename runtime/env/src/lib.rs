@@ -8,12 +8,14 @@
 
 mod clock;
 mod disk;
+mod fatal_signal;
 mod real_disk;
 mod rng;
 mod sim_disk;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use disk::{Disk, File, Open};
+pub use fatal_signal::{note_fatal_signals, set_place};
 pub use real_disk::RealDisk;
 pub use rng::Rng;
 pub use sim_disk::{Crash, SimDisk};

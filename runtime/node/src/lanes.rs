@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use sluice_config::{At, Diagnostic, OnError, PartitionBy, Pipeline, Start, Topic};
-use sluice_engine::{Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, StageConfig};
+use sluice_engine::{
+    Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, StageConfig, Witness,
+};
 use sluice_env::Clock;
 use sluice_log::{
     Commit, Compression, Desired, Error, Log, NewTopic, PipelineInfo, PipelineStart, TopicInfo, TopicPartition,
@@ -185,6 +187,7 @@ pub(crate) fn start(log: &Log, pipeline: &Pipeline, digest: Vec<u8>) -> Result<(
 pub(crate) fn run(
     log: &Arc<Log>,
     clock: &Arc<dyn Clock>,
+    witness: &Arc<dyn Witness>,
     scheduler: &Scheduler,
     pipeline: &Pipeline,
     (info, sources): (PipelineInfo, Vec<TopicInfo>),
@@ -216,6 +219,7 @@ pub(crate) fn run(
                 cursor: cursor.next,
                 tried: cursor.tried,
                 errors: errors.clone(),
+                witness: witness.clone(),
                 stages: stages.to_vec(),
                 sinks: routed.clone(),
                 max_events: pipeline.batch.max_events,
@@ -248,6 +252,8 @@ pub(crate) fn run(
     let sinks = pipeline.written().map(|(_, topic)| topic.to_owned()).collect();
     let redrive = (pipeline.errors.on_error == OnError::DeadLetter).then(|| RedriveConfig {
         pipeline_name: info.name.clone(),
+        pipeline: info.id,
+        witness: witness.clone(),
         stages: stages.to_vec(),
         sinks: routed,
         errors,

@@ -13,6 +13,7 @@ mod redrive;
 mod scheduler;
 mod status;
 pub mod topics;
+mod witness;
 
 pub use lanes::Existing;
 pub use node::{Node, NodeError, NodeOptions, Outcome, check, open_log};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluice_config::{Diagnostic, Pipeline};
-use sluice_engine::{HaltKind, StageConfig};
+use sluice_engine::{HaltKind, StageConfig, Witness};
 use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Compiler, Host};
 use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, TopicPartition};
@@ -18,6 +18,7 @@ use crate::operate::{self, Rewind, Target};
 use crate::redrive::Redrives;
 use crate::scheduler::{Scheduler, Seen};
 use crate::status::{self, Halted, LaneStatus, PipelineState, PipelineStatus, Retry, Status};
+use crate::witness::{self, Calls};
 
 /// How a node is opened.
 #[derive(Debug, Clone)]
@@ -64,6 +65,7 @@ pub struct Node {
     log: Arc<Log>,
     host: Arc<Host>,
     clock: Arc<dyn Clock>,
+    witness: Arc<dyn Witness>,
     scheduler: Scheduler,
     running: Mutex<Vec<Running>>,
     /// Pipelines that were asked to drain: once they have, the log is told that they stand still.
@@ -90,10 +92,15 @@ impl Node {
     pub fn open(options: &NodeOptions) -> Result<Self, NodeError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let log = Arc::new(open_log(options)?);
+        let noted = |error: std::io::Error| Error::Invalid(format!("cannot note guest calls: {error}"));
+        let (calls, found) = Calls::open(&options.data).map_err(noted)?;
+        witness::hold_culprits(&log, &options.data, &found)?;
+        calls.clear().map_err(noted)?;
         let host = Host::new(Some(&options.data.join("cache")), clock.clone(), options.compiler)?;
         let scheduler = Scheduler::new(clock.clone());
         log.on_append(scheduler.on_append());
         Ok(Self {
+            witness: Arc::new(calls),
             log,
             host,
             clock,
@@ -135,7 +142,7 @@ impl Node {
             if start.0.desired == Desired::Drain {
                 self.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline.name.clone());
             }
-            let running = lanes::run(&self.log, &self.clock, &self.scheduler, pipeline, start, &stages)?;
+            let running = lanes::run(&self.log, &self.clock, &self.witness, &self.scheduler, pipeline, start, &stages)?;
             self.running().push(running);
             // What was asked for before the node stopped goes on.
             if self.log.topic(&dead::marks_topic(&pipeline.errors.dead_letter_topic)).is_ok() {
