@@ -2,6 +2,8 @@
 //! loop, in the same run.
 #![allow(clippy::print_stdout)]
 
+mod beside;
+mod engine;
 mod events;
 mod many;
 mod measure;
@@ -10,7 +12,7 @@ mod recovery;
 mod small_commits;
 mod through;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, bail};
 
 use crate::events::Job;
 use crate::measure::{Cost, Spread};
@@ -26,6 +28,9 @@ fn main() -> Result<()> {
         && flag == "--fill"
     {
         return recovery::fill(std::path::Path::new(dir), commits.parse()?);
+    }
+    if let [flag @ ("--engine" | "--make"), events] = &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        return engine::run(events.parse()?, *flag == "--make");
     }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let wanted = |part: &str| {
@@ -69,6 +74,17 @@ fn main() -> Result<()> {
             segments as f64 / f64::from(1 << 30),
             commits >> 20
         );
+    }
+    if wanted("beside") {
+        println!("\n| J3, two partitions, beside | M/s by the clock | share of alone |\n|---|---|---|");
+        let rates = beside::run(events / 2, runs)?;
+        let alone = rates[0].1.median;
+        for (name, rate) in rates {
+            println!("| {name} | {rate} | {:.2} |", rate.median / alone);
+        }
+    }
+    if wanted("instructions") {
+        instructions()?;
     }
     if wanted("memory") {
         memory(events)?;
@@ -146,6 +162,27 @@ fn chain(events: u64, runs: usize) -> Result<()> {
     Ok(())
 }
 
+/// Instructions that J1 takes in the engine alone with a native consumer, by callgrind: what every change can be compared by, for they
+/// hardly vary.
+fn instructions() -> Result<()> {
+    let count = |flag: &str, events: u64| -> Result<u64> {
+        let dir = tempfile::tempdir()?;
+        let mut command = std::process::Command::new("valgrind");
+        command.args(["--tool=callgrind", "--callgrind-out-file=out"]).arg(std::env::current_exe()?);
+        let ran = command.args([flag, &events.to_string()]).current_dir(dir.path()).output();
+        let Ok(ran) = ran else { bail!("valgrind is not installed: leave `instructions` out, or install it") };
+        let told = String::from_utf8_lossy(&ran.stderr).into_owned();
+        let line = told.lines().find_map(|line| line.split_once("Collected : "));
+        let (_, collected) = line.ok_or_else(|| anyhow!("callgrind did not count: {told}"))?;
+        Ok(collected.trim().parse()?)
+    };
+    // What the start costs goes out in the difference, and what making events costs is counted by itself.
+    let each = |flag: &str| -> Result<u64> { Ok((count(flag, 60_000)? - count(flag, 20_000)?) / 40_000) };
+    let cost = each("--engine")? - each("--make")?;
+    println!("\nInstructions for an event of J1 in the engine with a native consumer: {cost}");
+    Ok(())
+}
+
 /// Memory of a node while one pipeline deals with the same number of events again and again.
 fn memory(events: u64) -> Result<()> {
     let input = Job::J3.events(events / 10);
@@ -153,10 +190,12 @@ fn memory(events: u64) -> Result<()> {
     through.run(0)?;
     let mut resident = vec![measure::resident_mib()?];
     for _ in 0..10 {
-        through.append(&input)?;
-        through.settle()?;
+        for _ in 0..5 {
+            through.append(&input)?;
+            through.settle()?;
+        }
         resident.push(measure::resident_mib()?);
     }
-    println!("\nMiB resident after each {} events of J3 through one pipeline: {resident:?}", events / 10);
+    println!("\nMiB resident after each {} events of J3 through one instance: {resident:?}", events / 2);
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::events::Job;
 pub(crate) struct Through {
     node: Node,
     job: Job,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 impl Through {
@@ -25,7 +25,7 @@ impl Through {
             durability: Durability::Os,
             compiler: Compiler::Here,
         })?;
-        let through = Self { node, job, _data: data };
+        let through = Self { node, job, data };
         for topic in ["warm-up", "in"] {
             sluice_node::topics::create(through.node.log(), NewTopic::new(topic, partitions))?;
         }
@@ -55,6 +55,30 @@ impl Through {
         match self.node.wait_until_idle(&|| false) {
             Outcome::Idle => Ok(()),
             other => bail!("the run ended otherwise: {other:?}"),
+        }
+    }
+
+    /// The node.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Its data directory.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Runs a pipeline of its own, and waits until that has read everything, whatever others do.
+    pub(crate) fn run_until_read(&self, run: usize) -> Result<()> {
+        let name = format!("tame-{run}");
+        self.node.start(&[pipeline(&name, "exactly-once", "in", &[self.job.plugin()])?])?;
+        loop {
+            let status = self.node.status();
+            if status.pipelines.iter().any(|pipeline| pipeline.name == name && pipeline.lag == 0) {
+                return Ok(());
+            }
+            #[expect(clippy::disallowed_methods, reason = "looks again after a while")]
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
     }
 

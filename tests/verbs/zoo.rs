@@ -4,40 +4,7 @@ use serde_json::Value;
 use sluice_tests::sluice::{Workspace, project, terminate};
 
 /// Around the fields of an animal that is no whole module: memory, and functions that write an outcome as it should be.
-const SKELETON: &str = r#"(module
-  FIELDS
-  (memory (export "memory") 4)
-  (global $heap (mut i32) (i32.const 131072))
-  (func (export "cabi_realloc") (param i32 i32 i32) (param $size i32) (result i32)
-    (local $old i32)
-    (local.set $old (global.get $heap))
-    (global.set $heap (i32.and (i32.add (i32.add (global.get $heap) (local.get $size)) (i32.const 15)) (i32.const -16)))
-    (local.get $old))
-  (func (export "sluicegate:plugin/lifecycle@1.0.0#init") (param i32 i32) (result i32) (i32.const 16))
-  ;; Writes an output of an input, with a value of so many bytes; where it ends.
-  (func $event (param $at i32) (param $input i32) (param $length i32) (result i32)
-    (local $size i32)
-    (local.set $size (i32.and (i32.add (local.get $length) (i32.const 55)) (i32.const -8)))
-    (memory.fill (local.get $at) (i32.const 0) (local.get $size))
-    (i32.store (local.get $at) (local.get $size))
-    (i32.store16 offset=4 (local.get $at) (i32.const 2))
-    (i32.store offset=20 (local.get $at) (local.get $length))
-    (i32.store offset=32 (local.get $at) (local.get $input))
-    (i32.add (local.get $at) (local.get $size)))
-  ;; Writes an outcome whose outputs stand from 1088 up to $end; where its address and length stand.
-  (func $outcome (param $processed i32) (param $count i32) (param $end i32) (result i32)
-    (memory.fill (i32.const 1016) (i32.const 0) (i32.const 72))
-    (i32.store (i32.const 1016) (i32.const 1024))
-    (i32.store (i32.const 1020) (i32.sub (local.get $end) (i32.const 1024)))
-    (i32.store (i32.const 1024) (i32.const 0x4f474c53))
-    (i32.store (i32.const 1028) (i32.const 0x00400001))
-    (i32.store (i32.const 1032) (local.get $processed))
-    (i32.store (i32.const 1040) (local.get $count))
-    (i32.store (i32.const 1044) (i32.sub (local.get $end) (i32.const 1088)))
-    (global.set $heap (i32.const 131072))
-    (i32.const 1016))
-  (export "sluicegate:plugin/batch@1.0.0#process" (func $process)))
-"#;
+const SKELETON: &str = include_str!("../zoo/skeleton.txt");
 
 /// Events that an animal is given.
 const EVENTS: usize = 12;
@@ -106,6 +73,27 @@ fn runs(animal: &str, dead: usize, says: &str) {
     assert!(audit["accounts"].as_array().unwrap().iter().all(|account| account["balances"] == true), "{audit}");
 }
 
+#[test]
+fn an_animal_behind_another_stage_is_stopped_like_one_in_front() {
+    for animal in ["transient-behind-the-end", "input-not-there", "traps-always", "loop-in-process", "many-outputs"] {
+        let workspace = cage(&wasm(animal), "");
+        let text = std::fs::read_to_string(workspace.path("pipelines/wild.toml")).unwrap();
+        let first = "[[stage]]\nplugin = \"../plugins/pass-through\"\n[[stage]]";
+        workspace.write("pipelines/wild.toml", text.replacen("[[stage]]", first, 1));
+        workspace.sluice(&["run", "--until-idle"]).ok();
+        assert_eq!(workspace.values("wild.dead").len(), EVENTS, "{animal}");
+        assert_eq!(workspace.values("tame-out").len(), TAME);
+    }
+}
+
+#[test]
+fn globals_that_no_instance_counts_are_bounded() {
+    let globals = "(global i32 (i32.const 0))".repeat(200_000);
+    let instances = "(core instance (instantiate $m))".repeat(20);
+    let wasm = wat::parse_str(format!("(component (core module $m {globals}) {instances})")).unwrap();
+    refuses(&wasm, "", "globals");
+}
+
 /// The animal is refused before anything runs, and it is said why.
 fn refused(animal: &str, says: &str) {
     refuses(&wasm(animal), "", says);
@@ -115,6 +103,7 @@ fn refuses(wasm: &[u8], limits: &str, says: &str) {
     let workspace = cage(wasm, limits);
     let told = workspace.sluice(&["check"]).fails(2);
     assert!(told.contains(says) && told.contains("pipelines/wild.toml:5"), "{told}");
+    assert!(!told.contains('\u{1b}'), "{told:?}");
     let told = workspace.sluice(&["run", "--until-idle"]).fails(2);
     assert!(told.contains(says), "{told}");
     // Without it the others run.
@@ -183,7 +172,10 @@ zoo! {
     out_of_order: runs(EVENTS, "");
     too_many_processed: runs(EVENTS, "more inputs than there were");
     none_processed: runs(EVENTS, "names no failure");
-    failure_not_there: runs(EVENTS, "an input at which the guest did not stop");
+    transient_behind_the_end: runs(EVENTS, "an input that was not given");
+    failure_flood: runs(1, "");
+    names_steer_the_terminal: refused("canonical ABI");
+    failure_not_there: runs(EVENTS, "an input that was not given");
     writes_state: runs(EVENTS, "");
     fires_timers: runs(EVENTS, "does not grant");
     traps_always: runs(EVENTS, "unreachable");

@@ -220,7 +220,7 @@ async fn dead_discard(
 ) -> Answer<Treated> {
     let Json(DeadRequest { selection, really }) =
         request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
-    blocking(move || Ok(dead::discard(api.node.log(), &pipeline, &selection, really)?)).await.map(Json)
+    blocking(move || Ok(api.node.discard(&pipeline, &selection, really)?)).await.map(Json)
 }
 
 async fn audit(State(api): State<Api>) -> Answer<Audit> {

@@ -1,5 +1,6 @@
 //! The stages of a pipeline on one source partition, called one after the other.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use sluice_event::View;
@@ -110,7 +111,19 @@ impl Chain {
     /// Gives a batch to the first stage, its outputs to the second, and so on. What goes to the sinks is
     /// [`take_appends`](Self::take_appends). Where a call fails, the whole fails: which source event was in hand is told, so that it
     /// can be tried alone.
+    ///
+    /// Should the host itself panic over what a guest returned, that is a failed call like any other: it must not take the thread along.
     pub(crate) fn call(&mut self, batch: &ReadBatch) -> Result<Called, StageError> {
+        std::panic::catch_unwind(AssertUnwindSafe(|| self.call_stages(batch))).unwrap_or_else(|_| {
+            self.drop_instances();
+            self.router.clear();
+            let error =
+                CallError::new(CallErrorKind::BadOutcome, "the host panicked over what it returned; this is a bug");
+            Err(StageError { stage: 0, name: self.stages[0].config.name.clone(), error })
+        })
+    }
+
+    fn call_stages(&mut self, batch: &ReadBatch) -> Result<Called, StageError> {
         let count = self.stages.len();
         self.router.begin(batch.count);
         let mut called = Called { processed: batch.count, ..Called::default() };

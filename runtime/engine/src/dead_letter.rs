@@ -1,7 +1,7 @@
 //! An event that would not go through, and what is known of its failure.
 
 use serde::{Deserialize, Serialize};
-use sluice_event::{Batch, Event, NewEvent, Origin, Source, TooLarge};
+use sluice_event::{Batch, Event, NewEvent, Origin, Source};
 use sluice_log::TopicPartition;
 
 /// What is known of a failure. A dead letter is the event as it was (key, value, headers, timestamp), with this as JSON in one more
@@ -44,15 +44,12 @@ impl DeadLetter {
     /// The header that holds it.
     pub const HEADER: &str = "sluice-dead-letter";
 
-    /// Appends the dead letter of `event` to a batch.
-    ///
-    /// # Errors
-    /// When the event has as many headers as an event can have.
-    pub fn push(&self, event: &Event<'_>, source: TopicPartition, batch: &mut Batch) -> Result<(), TooLarge> {
-        let json = serde_json::to_vec(self).map_err(|_| TooLarge)?;
-        let mut headers: Vec<(&str, &[u8])> = event.headers().collect();
+    /// Appends the dead letter of `event` to a batch. An event that has as many headers as there can be loses the last one.
+    pub fn push(&self, event: &Event<'_>, source: TopicPartition, batch: &mut Batch) {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let mut headers: Vec<(&str, &[u8])> = event.headers().take(usize::from(u16::MAX) - 1).collect();
         headers.push((Self::HEADER, &json));
-        batch.push(&NewEvent {
+        let letter = NewEvent {
             timestamp: event.timestamp(),
             key: event.key(),
             value: event.value(),
@@ -64,7 +61,9 @@ impl DeadLetter {
                 ordinal: 0,
                 source: Source::Input,
             }),
-        })
+        };
+        let pushed = batch.push(&letter);
+        debug_assert!(pushed.is_ok(), "an event of the log with some kilobytes more fits the format");
     }
 
     /// What is known of the failure, where an event is a dead letter, and the headers that the event had before.
@@ -119,7 +118,7 @@ mod tests {
             again: None,
         };
         let (mut dead, source) = (Batch::default(), TopicPartition { topic: 9, partition: 3 });
-        letter.push(&batch.region().events().next().unwrap().unwrap(), source, &mut dead).unwrap();
+        letter.push(&batch.region().events().next().unwrap().unwrap(), source, &mut dead);
         let event = dead.region().events().next().unwrap().unwrap();
         assert_eq!((event.timestamp(), event.key(), event.value()), (7, Some(&b"k"[..]), &b"v"[..]));
         assert_eq!(event.origin().map(|origin| (origin.topic, origin.partition, origin.offset)), Some((9, 3, 42)));

@@ -55,6 +55,8 @@ pub(crate) struct Follower {
     moved_at: Duration,
     /// The commit that moves it: its number and what it says.
     moving: Option<(u64, Delivered)>,
+    /// The log refuses to move it, and will refuse again.
+    stuck: bool,
 }
 
 /// What became of the events up to `to`.
@@ -67,7 +69,7 @@ pub(crate) struct Delivered {
     /// Bytes of outputs.
     pub(crate) bytes: usize,
     /// Dead letters: they are committed with the cursor that passes their events.
-    pub(crate) dead: Batch,
+    pub(crate) dead: Vec<Batch>,
 }
 
 impl Delivered {
@@ -77,7 +79,17 @@ impl Delivered {
         self.counts.add(&next.counts);
         self.calls.extend(next.calls);
         self.bytes += next.bytes;
-        self.dead.extend(&next.dead);
+        for batch in next.dead {
+            match self.dead.last_mut() {
+                // The log takes batches up to some size, and a commit any number of them.
+                Some(last) if last.bytes().len() + batch.bytes().len() < MOST_BYTES => last.extend(&batch),
+                _ => self.dead.push(batch),
+            }
+        }
+    }
+
+    fn dead_bytes(&self) -> usize {
+        self.dead.iter().map(|batch| batch.bytes().len()).sum()
     }
 }
 
@@ -113,12 +125,12 @@ impl Follower {
         now: Duration,
         every: Duration,
         at_once: bool,
-    ) -> Option<(Input, Batch)> {
+    ) -> Option<(Input, Vec<Batch>)> {
         let due = at_once
             || now >= self.moved_at + every
-            || self.delivered.bytes + self.delivered.dead.bytes().len() >= MOST_BYTES
+            || self.delivered.bytes + self.delivered.dead_bytes() >= MOST_BYTES
             || self.delivered.calls.len() >= MOST_CALLS;
-        if !due || self.moving.is_some() || self.delivered.to <= cursor {
+        if !due || self.stuck || self.moving.is_some() || self.delivered.to <= cursor {
             return None;
         }
         let delivered = std::mem::take(&mut self.delivered);
@@ -143,9 +155,19 @@ impl Follower {
         true
     }
 
-    /// Whether the cursor is where it should be.
+    /// The log refuses to move the cursor: it is not asked again.
+    pub(crate) fn give_up(&mut self) {
+        self.stuck = true;
+    }
+
+    /// It may be asked again.
+    pub(crate) fn retry(&mut self) {
+        self.stuck = false;
+    }
+
+    /// Whether the cursor is where it should be, as far as it can be.
     pub(crate) fn is_settled(&self, cursor: u64) -> bool {
-        self.moving.is_none() && self.delivered.to <= cursor
+        self.moving.is_none() && (self.stuck || self.delivered.to <= cursor)
     }
 
     /// Whether a commit that moves the cursor is under way.
@@ -155,7 +177,7 @@ impl Follower {
 
     /// When the cursor is to move next, if it is to move at all.
     pub(crate) fn next_at(&self, cursor: u64, every: Duration) -> Option<Duration> {
-        (self.moving.is_none() && self.delivered.to > cursor).then_some(self.moved_at + every)
+        (self.moving.is_none() && !self.stuck && self.delivered.to > cursor).then_some(self.moved_at + every)
     }
 }
 

@@ -236,6 +236,7 @@ impl Lane {
             Advice::Resync if !first => {}
             Advice::Resync => self.resync = true,
             Advice::Fix | Advice::StopPartition | Advice::StopNode => {
+                self.halt = self.halt.take().filter(|halt| halt.offset <= self.planned);
                 self.halt.get_or_insert_with(|| Halt::by(self.cursor, error));
             }
         }

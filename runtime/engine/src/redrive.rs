@@ -36,6 +36,8 @@ pub enum Sent {
     Through(Vec<Append>),
     /// It failed again; this is its dead letter.
     Dead(Vec<Append>),
+    /// It is no dead letter that could be sent, for this reason.
+    Impossible(String),
     /// It failed, and may go through later.
     Later {
         /// How often it was tried by now.
@@ -64,10 +66,11 @@ impl Redriver {
     /// `attempts` counts how often this was tried already.
     ///
     /// # Errors
-    /// When no instance can be made, or the event is not what it was.
+    /// When no instance can be made.
     pub fn send(&mut self, id: &str, event: &Event<'_>, attempts: u32) -> Result<Sent, String> {
-        let (letter, headers) = DeadLetter::of(event).ok_or("it is no dead letter")?;
-        let origin = event.origin().ok_or("it does not say where it comes from")?;
+        let (Some((letter, headers)), Some(origin)) = (DeadLetter::of(event), event.origin()) else {
+            return Ok(Sent::Impossible("it does not say why it died, or where it comes from".to_owned()));
+        };
         let source = TopicPartition { topic: origin.topic, partition: letter.partition };
         let mut batch = Batch::default();
         let original = NewEvent {
@@ -77,7 +80,9 @@ impl Redriver {
             headers: &headers,
             origin: None,
         };
-        batch.push(&original).map_err(|error| error.to_string())?;
+        if let Err(error) = batch.push(&original) {
+            return Ok(Sent::Impossible(error.to_string()));
+        }
         let read = ReadBatch { base_offset: letter.offset, count: 1, bytes: batch.bytes().to_vec(), append_time: 0 };
         self.chain.point_at(source, &letter.topic);
         let call = UnderWay { pipeline: self.config.pipeline, source, from: letter.offset, events: 1 };
@@ -108,10 +113,9 @@ impl Redriver {
             stage,
             self.clock.now(),
         );
-        let (mut dead, original) = (Batch::default(), batch.region().events().next());
-        let pushed = original.map(|event| event.map(|event| again.push(&event, source, &mut dead)));
-        if !matches!(pushed, Some(Ok(Ok(())))) {
-            return Err("as a dead letter the event would have too many headers".to_owned());
+        let mut dead = Batch::default();
+        if let Some(Ok(event)) = batch.region().events().next() {
+            again.push(&event, source, &mut dead);
         }
         Ok(Sent::Dead(self.config.errors.on_error.appends(source, dead)))
     }

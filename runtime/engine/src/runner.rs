@@ -20,6 +20,9 @@ use crate::router::Sink;
 /// How often in a row the cursor may turn out to be elsewhere before a lane gives up.
 const MOST_RESYNCS: u32 = 8;
 
+/// A lane says at most this often that calls fail.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
 /// What a lane needs to know.
 pub struct LaneConfig {
     /// The pipeline's name.
@@ -134,8 +137,15 @@ pub struct LaneRunner {
     next_own_id: u64,
     /// It reads up to here only.
     bound: Option<u64>,
-    /// The event that failed and is to be tried again, and how often it was tried.
+    /// The event that failed and is to be tried again, and how often it was tried. Kept beyond that, for the commit may fail.
     tried: Option<(u64, u32)>,
+    /// The breaker knows of all events before this one.
+    counted: u64,
+    /// Numbers of commits that only say how often an event was tried.
+    notes: Vec<u64>,
+    /// When it was last said that a call failed, and how often it was not.
+    told_at: Option<Duration>,
+    untold: u64,
     /// Since when a batch that is not full waits for more events.
     lingering: Option<Duration>,
     resyncs: u32,
@@ -161,6 +171,10 @@ impl LaneRunner {
             batch_size: BatchSize::new(config.max_events),
             state: LaneState { cursor: config.cursor, settled: true, ..LaneState::default() },
             tried: config.tried,
+            counted: config.cursor,
+            notes: Vec::new(),
+            told_at: None,
+            untold: 0,
             config,
             source,
             storage,
@@ -198,10 +212,10 @@ impl LaneRunner {
         self.state.waits_for = None;
     }
 
-    /// Tries again what it stands still at or waits for; with `skip`, passes over the event that blocks, which is counted as skipped.
+    /// Tries again what it stands still at or waits for, its pipeline's breaker being closed; with `skip`, passes over the event that blocks, which is counted as skipped.
     pub fn resume(&mut self, skip: bool) {
-        self.config.errors.breaker.reset();
-        self.state.retrying = None;
+        (self.state.retrying, self.counted) = (None, 0);
+        self.follower.retry();
         let Some(halt) = self.lane.resume() else { return };
         if skip && halt.kind == HaltKind::Event {
             self.tried = None;
@@ -302,11 +316,9 @@ impl LaneRunner {
         }
         let at_once = draining || self.bound.is_some() || matches!(step, Step::Halted(_));
         if let Some((input, dead)) = self.follower.due(self.next_own_id, self.committed, now, every, at_once) {
-            self.submit_own(Commit {
-                appends: self.config.errors.on_error.appends(self.config.source, dead),
-                input: Some(input),
-                ..Commit::default()
-            });
+            let (on_error, source) = (self.config.errors.on_error, self.config.source);
+            let appends = dead.into_iter().flat_map(|dead| on_error.appends(source, dead)).collect();
+            self.submit_own(Commit { appends, input: Some(input), ..Commit::default() });
             return if matches!(step, Step::Worked) { step } else { Step::Waiting };
         }
         match (step, self.follower.next_at(self.committed, every)) {
@@ -323,6 +335,15 @@ impl LaneRunner {
             let ok = answer.is_ok();
             let is_claim = self.claims.answered(id, ok);
             let is_move = self.follower.answered(id, ok, &mut self.committed);
+            if let Some(at) = self.notes.iter().position(|note| *note == id) {
+                self.notes.swap_remove(at);
+                if let Err(error) = answer.as_ref()
+                    && error.advice() != Advice::StopNode
+                {
+                    // The number is wrong after a restart; nothing else depends on it.
+                    continue;
+                }
+            }
             match answer {
                 Ok(_) => {
                     if self.lane.committed(id) {
@@ -342,7 +363,11 @@ impl LaneRunner {
             match advice {
                 Advice::Retry => self.lane.back_off(),
                 Advice::Resync => self.lane.resync(),
-                _ => self.lane.halt_by(self.lane.cursor(), &error),
+                _ => {
+                    // Not again by itself: it would be refused again.
+                    self.follower.give_up();
+                    self.lane.halt_by(self.lane.cursor(), &error);
+                }
             }
         } else {
             self.follower.failed(id);
@@ -380,7 +405,7 @@ impl LaneRunner {
                 self.config.epoch = epoch;
                 self.lane.go_on_from(cursor);
                 (self.follower, self.claims, self.committed) = (Follower::default(), Claims::new(cursor), cursor);
-                (self.tried, self.state.retrying) = (None, None);
+                (self.tried, self.state.retrying, self.counted) = (None, None, cursor);
                 return Step::Worked;
             }
             Some(_) => "somebody else keeps moving the cursor",
@@ -477,7 +502,7 @@ impl LaneRunner {
         let (counts, dead, halt) = self.settle_failures(from, &mut called);
         let to = from + u64::from(called.processed);
         if to > from {
-            (self.tried, self.state.retrying) = (None, None);
+            self.state.retrying = self.state.retrying.take().filter(|retrying| retrying.offset >= to);
             self.commit_range(from, to, counts, dead);
         }
         match (halt, retry) {
@@ -490,16 +515,18 @@ impl LaneRunner {
     /// By the pipeline's policy: what to count, what to dead-letter, and why to stand still at the first failure.
     fn settle_failures(&mut self, from: u64, called: &mut Called) -> (Counts, Batch, Option<(HaltKind, String)>) {
         let (mut counts, mut dead, mut halt) = (Counts::default(), Batch::default(), None);
-        let policy = &self.config.errors;
+        let policy = self.config.errors.clone();
         match policy.on_error {
             OnError::Skip => counts.skipped = called.failed.len() as u64,
             OnError::Halt => halt = called.failed.first().map(|failed| (HaltKind::Event, self.explain(failed))),
             OnError::DeadLetter { .. } => {
-                if policy.breaker.allows(called.processed, called.failed.iter().map(|failed| failed.index)) {
-                    match self.bury(from, &called.failed) {
-                        Ok(buried) => (counts.dead, dead) = (called.failed.len() as u64, buried),
-                        Err(reason) => halt = Some((HaltKind::Event, reason)),
-                    }
+                // Events of attempts that were discarded are known already.
+                let known = u32::try_from(self.counted.saturating_sub(from)).unwrap_or(u32::MAX).min(called.processed);
+                self.counted = self.counted.max(from + u64::from(called.processed));
+                let failed =
+                    called.failed.iter().filter(|failed| failed.index >= known).map(|failed| failed.index - known);
+                if policy.breaker.allows(called.processed - known, failed) {
+                    (counts.dead, dead) = (called.failed.len() as u64, self.bury(from, &called.failed));
                 } else {
                     let failed = called.failed.first().map(|failed| self.explain(failed)).unwrap_or_default();
                     halt =
@@ -524,7 +551,7 @@ impl LaneRunner {
     }
 
     /// The dead letters of events of the batch that was read.
-    fn bury(&self, from: u64, failed: &[Failed]) -> Result<Batch, String> {
+    fn bury(&self, from: u64, failed: &[Failed]) -> Batch {
         let position = |index: u32| DeadLetter {
             pipeline: self.config.pipeline_name.clone(),
             topic: self.config.topic_name.clone(),
@@ -533,19 +560,19 @@ impl LaneRunner {
             ..DeadLetter::default()
         };
         let mut dead = Batch::default();
+        if failed.is_empty() {
+            return dead;
+        }
         let mut failed = failed.iter().peekable();
         for (index, event) in (0..).zip(self.batch.region().events()) {
             let Some(failed) = failed.next_if(|failed| failed.index == index) else { continue };
             let letter = failed.letter(position(index), &self.config.stages[failed.stage], self.clock.now());
-            let pushed = event.map(|event| letter.push(&event, self.config.source, &mut dead));
-            if !matches!(pushed, Ok(Ok(()))) {
-                return Err(format!(
-                    "{}; as a dead letter the event would have too many headers",
-                    self.explain(failed)
-                ));
+            if let Ok(event) = event {
+                letter.push(&event, self.config.source, &mut dead);
             }
         }
-        Ok(dead)
+        debug_assert!(failed.next().is_none(), "a failure of an event that was not given");
+        dead
     }
 
     /// Has an event tried again after a while, and remembers how often it was, also over a restart.
@@ -560,6 +587,7 @@ impl LaneRunner {
         self.state.retrying = Some(Retrying { offset, attempts, reason, until });
         let (pipeline, epoch, source) = (self.config.pipeline, self.config.epoch, self.config.source);
         let tried = Tried { pipeline, epoch, source, offset, attempts };
+        self.notes.push(self.next_own_id);
         self.submit_own(Commit { tried: Some(tried), ..Commit::default() });
     }
 
@@ -575,7 +603,7 @@ impl LaneRunner {
             // They count, and dead letters are written, when the cursor moves.
             let bytes = appends.iter().map(|append| append.batch.bytes().len()).sum();
             let calls = vec![u32::try_from(to - from).unwrap_or(u32::MAX)];
-            self.follower.submitted(id, Delivered { to, counts, calls, bytes, dead });
+            self.follower.submitted(id, Delivered { to, counts, calls, bytes, dead: vec![dead] });
         } else {
             counts.tell(&mut input);
             appends.extend(self.config.errors.on_error.appends(self.config.source, dead));
@@ -613,11 +641,22 @@ impl LaneRunner {
         );
     }
 
+    /// Says in the log that a call failed, but not in every line what may come thousands of times a second.
+    fn tell_of_failure(&mut self, from: u64, to: u64, error: &StageError) {
+        let now = self.clock.elapsed();
+        if self.told_at.is_some_and(|at| now < at + TELL_EVERY) {
+            self.untold += 1;
+            return;
+        }
+        let (told, untold) = (brief(&error.to_string()), std::mem::take(&mut self.untold));
+        tracing::warn!(source = %self.config.source, from, to, error = told, untold, "a call failed");
+        self.told_at = Some(now);
+    }
+
     fn call_failed(&mut self, error: StageError) {
         self.chain.drop_instances();
         let (from, to) = (self.batch.base_offset, self.batch.base_offset + u64::from(self.batch.count));
-        let told = brief(&error.to_string());
-        tracing::warn!(source = %self.config.source, from, to, error = told, "a call failed");
+        self.tell_of_failure(from, to, &error);
         let kind = error.error.kind;
         if kind == CallErrorKind::Instantiate {
             self.state.failed_calls += 1;

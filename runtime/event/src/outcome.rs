@@ -20,6 +20,7 @@ use crate::region::{Events, Region};
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome<'a> {
+    inputs: u32,
     processed: u32,
     outputs: Region<'a>,
     sinks: &'a [u8],
@@ -55,6 +56,7 @@ impl<'a> Outcome<'a> {
             return Err(Malformed("the outcome has bytes behind its last section"));
         }
         Ok(Self {
+            inputs,
             processed,
             outputs: Region::new(outputs, u32_at(bytes, 16)?),
             sinks,
@@ -90,7 +92,7 @@ impl<'a> Outcome<'a> {
 
     /// The failures, each checked as it is read.
     pub fn failures(&self) -> Failures<'a> {
-        Failures { bytes: self.failures, left: self.failure_count, processed: self.processed }
+        Failures { bytes: self.failures, left: self.failure_count, inputs: self.inputs, processed: self.processed }
     }
 
     /// The name of a sink by its index in an output; `None` for the default sink.
@@ -205,6 +207,7 @@ pub struct Failure<'a> {
 pub struct Failures<'a> {
     bytes: &'a [u8],
     left: u32,
+    inputs: u32,
     processed: u32,
 }
 
@@ -224,6 +227,9 @@ impl<'a> Failures<'a> {
             _ => return Err(Malformed("a failure is of an unknown kind")),
         };
         let input = u32_at(record, 8)?;
+        if input >= self.inputs {
+            return Err(Malformed("a failure names an input that was not given"));
+        }
         // A permanent failure is dealt with; a transient one is where the guest stopped.
         if (kind == FailureKind::Permanent && input >= self.processed)
             || (kind == FailureKind::Transient && input != self.processed)

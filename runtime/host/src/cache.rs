@@ -54,12 +54,13 @@ impl Cache {
 
     /// The code kept under this name, if it is as it was written.
     pub(crate) fn get(&self, name: &str) -> Option<Vec<u8>> {
-        let bytes = std::fs::read(self.path(name)).ok()?;
+        let mut bytes = std::fs::read(self.path(name)).ok()?;
         let (expected, code) = bytes.split_at_checked(MAC_BYTES)?;
         let mut mac = self.authenticator(name)?;
         mac.update(code);
         mac.verify_slice(expected).ok()?;
-        Some(code.to_vec())
+        bytes.drain(..MAC_BYTES);
+        Some(bytes)
     }
 
     /// Keeps code. A failure costs a compilation later, so it is only logged.

@@ -16,6 +16,8 @@ use crate::typed;
 
 /// Functions of a guest's stack that are told of, innermost first.
 const MAX_FRAMES: usize = 16;
+/// Bytes of a function's name that are told.
+const MAX_NAME: usize = 512;
 
 /// What a line costs besides its text: level, time and name stand in the log too.
 const LINE_OVERHEAD: u64 = 128;
@@ -298,7 +300,10 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
     }
     let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
     let name = |frame: &wasmtime::FrameInfo| match frame.func_name() {
-        Some(name) => legible(&format!("{:#}", rustc_demangle::demangle(name))),
+        Some(name) => {
+            let demangled = format!("{:#}", rustc_demangle::demangle(&name[..name.floor_char_boundary(MAX_NAME)]));
+            legible(&demangled[..demangled.floor_char_boundary(MAX_NAME)])
+        }
         None => format!("function {}", frame.func_index()),
     };
     let backtrace = frames.iter().take(MAX_FRAMES).map(name).collect();

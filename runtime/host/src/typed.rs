@@ -1,6 +1,8 @@
 //! The typed world: events as records, for guests whose tools speak WIT. What a guest returns becomes an outcome in the flat
 //! format, so that everything behind it knows one format only.
 
+use std::collections::HashMap;
+
 use sluice_event::{FailureKind, NewEvent, OutcomeWriter, Region, Source, TooLarge, View};
 use wasmtime::component::{ComponentType, Lift, Lower};
 
@@ -140,11 +142,16 @@ pub(crate) fn flat(outcome: &Outcome, events: &[Event<'_>]) -> Result<Vec<u8>, S
     const MOST_SINKS: u32 = 1000;
     let bytes = outcome.outputs.iter().map(|output| output.value.len() + 64).sum();
     let mut writer = OutcomeWriter::with_capacity(bytes);
+    let mut sinks = HashMap::new();
     for output in &outcome.outputs {
         let (source, index) = output.origin.flat();
         let own = || events.get(index as usize).map_or(0, |event| event.timestamp);
         let headers: Vec<_> = output.headers.iter().map(|h| (h.name.as_str(), &h.value[..])).collect();
-        let sink = writer.sink(output.sink.as_deref());
+        let sink = match output.sink.as_deref() {
+            None => 0,
+            // Looked up here, for the writer looks through all of them.
+            Some(name) => *sinks.entry(name).or_insert_with(|| writer.sink(Some(name))),
+        };
         if sink > MOST_SINKS {
             return Err(format!("it names more than {MOST_SINKS} sinks"));
         }

@@ -281,6 +281,20 @@ impl Graveyard {
         })
     }
 
+    /// Nothing may be asked for while letters are still to be sent: it would be about these as well.
+    fn none_requested(&self, log: &Log) -> Result<(), Error> {
+        let mut left = 0_u64;
+        self.requested(log, &mut |_, _, _| {
+            left += 1;
+            Ok(())
+        })?;
+        if left == 0 {
+            return Ok(());
+        }
+        let what = format!("{left} dead letters of pipeline {} are still to be sent: wait for these", self.pipeline);
+        Err(Error::Invalid(what))
+    }
+
     /// A mark, ready to be appended.
     pub(crate) fn marked(&self, log: &Log, id: LetterId, mark: Mark) -> Result<Append, Error> {
         let mut batch = Batch::default();
@@ -445,6 +459,7 @@ pub fn discard(log: &Log, pipeline: &str, selection: &Selection, really: bool) -
     if !really || taken.is_empty() {
         return Ok(treated);
     }
+    graveyard.none_requested(log)?;
     graveyard.make_marks(log)?;
     let mut batch = Batch::default();
     for id in taken {
@@ -472,16 +487,7 @@ pub fn redrive(log: &Log, pipeline: &str, selection: &Selection, really: bool) -
     if !really || taken.is_empty() {
         return Ok(treated);
     }
-    let mut left = 0_u64;
-    graveyard.requested(log, &mut |_, _, _| {
-        left += 1;
-        Ok(())
-    })?;
-    if left > 0 {
-        return Err(Error::Invalid(format!(
-            "{left} dead letters of pipeline {pipeline} are still to be sent: wait for these"
-        )));
-    }
+    graveyard.none_requested(log)?;
     graveyard.make_marks(log)?;
     let ends = (0..graveyard.topic.partitions)
         .map(|partition| Ok(log.partition(&graveyard.topic, partition)?.high_watermark()));

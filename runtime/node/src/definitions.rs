@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sluice_config::{At, Diagnostic, Pipeline, check_together};
-use sluice_engine::{Plugin, StageConfig};
+use sluice_engine::{Plugin, StageConfig, UnderWay, Witness};
 use sluice_host::{Code, Error, Host, Limits, Stage};
 
 /// Outputs of one event, where a definition says nothing else.
@@ -103,8 +103,18 @@ pub fn load_plugin(host: &Host, pipeline: &Pipeline, at: usize) -> Result<Code, 
             Error::World { .. } => Some("export a consumer: with the Rust SDK, `consumer!(my_function);`".to_owned()),
             _ => None,
         };
-        pipeline.diagnose(At::Plugin(at), format!("{}: {error}", tidy(&file).display()), help)
+        // Names in it are the plugin's.
+        let what = sluice_engine::legible(&error.to_string());
+        pipeline.diagnose(At::Plugin(at), format!("{}: {what}", tidy(&file).display()), help)
     })
+}
+
+/// Whether to make an instance of a plugin, to see that it starts.
+pub enum Trial<'a> {
+    /// Told to a witness, for the guest already runs while it is started.
+    By(&'a dyn Witness, UnderWay),
+    /// Not now: its pipeline is held, maybe because of that.
+    Spared,
 }
 
 /// What a stage's plugin may use.
@@ -123,18 +133,28 @@ fn limits(stage: &sluice_config::Stage) -> Limits {
     }
 }
 
-/// Links a plugin with its stage's limits and configuration, and makes one instance to see that it starts.
+/// Links a plugin with its stage's limits and configuration and, by a trial, sees that an instance of it starts.
 ///
 /// # Errors
 /// What is wrong with it, at its place in the definition.
-pub fn link(host: &Arc<Host>, code: &Code, pipeline: &Pipeline, at: usize) -> Result<Stage, Diagnostic> {
+pub fn link(
+    host: &Arc<Host>,
+    code: &Code,
+    pipeline: &Pipeline,
+    at: usize,
+    trial: &Trial<'_>,
+) -> Result<Stage, Diagnostic> {
     let stage = &pipeline.stages[at];
     let limits = limits(stage);
     let name = format!("{}/{}", pipeline.name, stage.name);
     let linked = Stage::new(host, code, &name, limits, stage.config.clone());
     let linked = linked.map_err(|error| pipeline.diagnose(At::Plugin(at), error.to_string(), None))?;
-    let trial = sluice_engine::Plugin::instantiate(&linked);
-    trial.map_err(|error| pipeline.diagnose(At::Config(at), error.message, None))?;
+    if let Trial::By(witness, call) = trial {
+        witness.enter(call);
+        let tried = sluice_engine::Plugin::instantiate(&linked);
+        witness.leave();
+        tried.map_err(|error| pipeline.diagnose(At::Config(at), error.message, None))?;
+    }
     Ok(linked)
 }
 
@@ -142,11 +162,15 @@ pub fn link(host: &Arc<Host>, code: &Code, pipeline: &Pipeline, at: usize) -> Re
 ///
 /// # Errors
 /// Everything that is wrong with them.
-pub fn load_stages(host: &Arc<Host>, pipeline: &Pipeline) -> Result<Vec<(Code, StageConfig)>, Vec<Diagnostic>> {
+pub fn load_stages(
+    host: &Arc<Host>,
+    pipeline: &Pipeline,
+    trial: &Trial<'_>,
+) -> Result<Vec<(Code, StageConfig)>, Vec<Diagnostic>> {
     let (mut stages, mut found) = (Vec::new(), Vec::new());
     for (at, stage) in pipeline.stages.iter().enumerate() {
         let loaded = load_plugin(host, pipeline, at)
-            .and_then(|code| link(host, &code, pipeline, at).map(|linked| (code, linked)));
+            .and_then(|code| link(host, &code, pipeline, at, trial).map(|linked| (code, linked)));
         match loaded {
             Ok((code, linked)) => {
                 let plugin: Arc<dyn Plugin> = Arc::new(linked);

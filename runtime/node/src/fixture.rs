@@ -14,7 +14,7 @@ use sluice_env::SystemClock;
 use sluice_host::{Compiler, Host};
 
 use self::definition::Fixture;
-use crate::definitions;
+use crate::definitions::{self, Trial};
 use crate::node::NodeError;
 
 /// How deep folders are searched for fixtures.
@@ -81,7 +81,7 @@ fn run_file(host: &Arc<Host>, file: &Path) -> Result<Vec<CaseResult>, Vec<Diagno
         .map_err(|error| vec![Diagnostic::of_file(file, format!("cannot read: {error}"), None)])?;
     let fixture = Fixture::parse(file, &text).map_err(|diagnostic| vec![diagnostic])?;
     let pipeline = tested(file, &fixture)?;
-    let stages = definitions::load_stages(host, &pipeline)?;
+    let stages = definitions::load_stages(host, &pipeline, &Trial::By(&(), crate::witness::starting(0)))?;
     let stages: Vec<_> = stages.into_iter().map(|(_, stage)| stage).collect();
     let case = |case: &definition::Case| {
         let ran = run::run(case, &pipeline, &stages);

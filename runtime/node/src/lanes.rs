@@ -24,6 +24,8 @@ pub(crate) struct Running {
     pub(crate) sinks: Vec<String>,
     /// Each partition it reads, with the scheduler's number of its lane.
     pub(crate) lanes: Vec<(TopicPartition, usize)>,
+    /// Opens when too many of its events fail.
+    pub(crate) breaker: Arc<Breaker>,
     /// What sends its dead letters through again; `None` when it writes none.
     pub(crate) redrive: Option<RedriveConfig>,
 }
@@ -250,6 +252,7 @@ pub(crate) fn run(
     // As the log lists cursors.
     lanes.sort_unstable();
     let sinks = pipeline.written().map(|(_, topic)| topic.to_owned()).collect();
+    let breaker = errors.breaker.clone();
     let redrive = (pipeline.errors.on_error == OnError::DeadLetter).then(|| RedriveConfig {
         pipeline_name: info.name.clone(),
         pipeline: info.id,
@@ -258,7 +261,7 @@ pub(crate) fn run(
         sinks: routed,
         errors,
     });
-    Ok(Running { name: pipeline.name.clone(), sinks, lanes, redrive })
+    Ok(Running { name: pipeline.name.clone(), sinks, lanes, breaker, redrive })
 }
 
 fn errors(log: &Log, errors: &sluice_config::Errors) -> Result<ErrorPolicy, Error> {

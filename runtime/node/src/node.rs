@@ -12,7 +12,7 @@ use sluice_host::{Code, Compiler, Host};
 use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, TopicPartition};
 
 use crate::dead::{self, Selection, Treated};
-use crate::definitions;
+use crate::definitions::{self, Trial};
 use crate::lanes::{self, Existing, Needed, Running};
 use crate::operate::{self, Rewind, Target};
 use crate::redrive::Redrives;
@@ -71,6 +71,7 @@ pub struct Node {
     /// Pipelines that were asked to drain: once they have, the log is told that they stand still.
     draining: Mutex<BTreeSet<String>>,
     redrives: Redrives,
+    operating: Mutex<()>,
 }
 
 /// How often a wait looks whether it was interrupted.
@@ -108,6 +109,7 @@ impl Node {
             running: Mutex::default(),
             draining: Mutex::default(),
             redrives: Redrives::default(),
+            operating: Mutex::default(),
         })
     }
 
@@ -125,7 +127,13 @@ impl Node {
     /// # Errors
     /// Everything that is wrong.
     pub fn start(&self, pipelines: &[Pipeline]) -> Result<(), NodeError> {
-        let (stages, needed) = prepare(&self.host, &Existing::of(&self.log), pipelines)?;
+        let (stages, needed) = prepare(&self.host, &Existing::of(&self.log), pipelines, |pipeline| {
+            let info = self.log.pipeline(&pipeline.name);
+            match info {
+                Some(info) if !info.held.is_empty() => Trial::Spared,
+                info => Trial::By(&*self.witness, witness::starting(info.map_or(0, |info| info.id))),
+            }
+        })?;
         if !needed.missing.is_empty() {
             self.log.commit(Commit { topics: needed.missing, ..Commit::default() })?;
         }
@@ -139,7 +147,7 @@ impl Node {
         }
         for ((pipeline, stages), start) in pipelines.iter().zip(stages).zip(started) {
             let stages: Vec<_> = stages.into_iter().map(|(_, stage)| stage).collect();
-            if start.0.desired == Desired::Drain {
+            if start.0.desired == Desired::Drain && start.0.held.is_empty() {
                 self.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline.name.clone());
             }
             let running = lanes::run(&self.log, &self.clock, &self.witness, &self.scheduler, pipeline, start, &stages)?;
@@ -157,11 +165,26 @@ impl Node {
     /// # Errors
     /// See [`dead::redrive`].
     pub fn redrive(&self, pipeline: &str, selection: &Selection, really: bool) -> Result<Treated, Error> {
+        let _operating = self.operating();
         let treated = dead::redrive(&self.log, pipeline, selection, really)?;
         if really {
             self.send_dead_letters(pipeline)?;
         }
         Ok(treated)
+    }
+
+    /// Gives dead letters up, or says which that would be.
+    ///
+    /// # Errors
+    /// See [`dead::discard`].
+    pub fn discard(&self, pipeline: &str, selection: &Selection, really: bool) -> Result<Treated, Error> {
+        let _operating = self.operating();
+        dead::discard(&self.log, pipeline, selection, really)
+    }
+
+    /// One operator at a time, where what is done depends on what was looked at before.
+    fn operating(&self) -> MutexGuard<'_, ()> {
+        self.operating.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send_dead_letters(&self, pipeline: &str) -> Result<(), Error> {
@@ -178,6 +201,11 @@ impl Node {
     /// # Errors
     /// When there is no such pipeline, or storage refuses.
     pub fn resume(&self, pipeline: &str, skip: bool) -> Result<(), Error> {
+        let _operating = self.operating();
+        // Once for all lanes, and first: what they still say of it counts no more.
+        if let Some(running) = self.running().iter().find(|running| running.name == pipeline) {
+            running.breaker.reset();
+        }
         self.want(pipeline, Desired::Run)?;
         self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.resume(lane, skip));
         Ok(())
@@ -187,14 +215,16 @@ impl Node {
     fn hold(&self, pipeline: &str, reason: &str) -> Result<(), Error> {
         tracing::error!(pipeline, reason, "is held: `sluice pipeline resume {pipeline}` lets it run");
         self.log.commit(Commit::order(Order::Hold(pipeline.to_owned(), reason.to_owned())))?;
+        self.draining.lock().unwrap_or_else(PoisonError::into_inner).remove(pipeline);
         self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.want(lane, Desired::Pause));
         Ok(())
     }
 
     /// Has pipelines stand still, also after a restart, that have come to too many failures.
     fn note_breakers(&self) {
+        let _operating = self.operating();
         let mut tripped = Vec::new();
-        for running in self.running().iter() {
+        for running in self.running().iter().filter(|running| running.breaker.is_open()) {
             let seen = running.lanes.iter().filter_map(|(_, lane)| self.scheduler.seen(*lane));
             let mut halts = seen.filter(|seen| !seen.paused).filter_map(|seen| seen.state.halt);
             tripped.extend(
@@ -291,14 +321,15 @@ impl Node {
             if let Some(error) = self.scheduler.failure().or_else(|| self.log.failure()) {
                 return Outcome::Failed(error);
             }
+            // Before anything else, so that what has come to a stand stays so after a restart.
+            self.note_drained();
+            self.note_breakers();
             if let Some(outcome) = outcome() {
                 return outcome;
             }
             if interrupted() {
                 return Outcome::Interrupted;
             }
-            self.note_drained();
-            self.note_breakers();
             self.scheduler.wait_for_rest(LOOK);
         }
     }
@@ -405,10 +436,15 @@ impl Drop for Node {
 type Prepared = (Vec<Vec<(Code, StageConfig)>>, Needed);
 
 /// Checks definitions against plugins and what exists, and changes nothing.
-fn prepare(host: &Arc<Host>, existing: &Existing, pipelines: &[Pipeline]) -> Result<Prepared, NodeError> {
+fn prepare<'a>(
+    host: &Arc<Host>,
+    existing: &Existing,
+    pipelines: &[Pipeline],
+    trial: impl Fn(&Pipeline) -> Trial<'a>,
+) -> Result<Prepared, NodeError> {
     let (mut stages, mut found) = (Vec::new(), Vec::new());
     for pipeline in pipelines {
-        match definitions::load_stages(host, pipeline) {
+        match definitions::load_stages(host, pipeline, &trial(pipeline)) {
             Ok(loaded) => stages.push(loaded),
             Err(diagnostics) => found.extend(diagnostics),
         }
@@ -426,6 +462,6 @@ fn prepare(host: &Arc<Host>, existing: &Existing, pipelines: &[Pipeline]) -> Res
 /// Everything that is wrong.
 pub fn check(pipelines: &[Pipeline], existing: &Existing, compiler: Compiler) -> Result<Vec<Vec<Code>>, NodeError> {
     let host = Host::new(None, Arc::new(SystemClock), compiler)?;
-    let (stages, _) = prepare(&host, existing, pipelines)?;
+    let (stages, _) = prepare(&host, existing, pipelines, |_| Trial::By(&(), witness::starting(0)))?;
     Ok(stages.into_iter().map(|stages| stages.into_iter().map(|(code, _)| code).collect()).collect())
 }

@@ -24,9 +24,18 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct State {
     /// Pipelines whose letters are being sent, and whether more were asked for meanwhile.
-    active: BTreeMap<String, bool>,
+    active: BTreeMap<String, Active>,
     threads: Vec<JoinHandle<()>>,
     ended: bool,
+}
+
+/// How the redrive of a pipeline stands.
+#[derive(Default)]
+struct Active {
+    /// More letters were asked for meanwhile.
+    more: bool,
+    /// It cannot go on for the moment: the pipeline stands still, or something is in the way.
+    waits: bool,
 }
 
 #[derive(Default)]
@@ -43,11 +52,17 @@ impl Shared {
     /// Whether more letters of a pipeline were asked for while some were sent; if not, it is not active any more.
     fn wants_more(&self, pipeline: &str) -> bool {
         let mut state = self.state();
-        let more = state.active.get_mut(pipeline).is_some_and(std::mem::take);
+        let more = state.active.get_mut(pipeline).is_some_and(|active| std::mem::take(&mut active.more));
         if !more {
             state.active.remove(pipeline);
         }
         more
+    }
+
+    fn note_waiting(&self, pipeline: &str, waits: bool) {
+        if let Some(active) = self.state().active.get_mut(pipeline) {
+            active.waits = waits;
+        }
     }
 
     /// Waits so long, unless it is to end. Whether it is to end.
@@ -93,37 +108,41 @@ impl Redrives {
         if state.ended {
             return Ok(());
         }
-        if let Some(more) = state.active.get_mut(&config.pipeline_name) {
-            *more = true;
+        if let Some(active) = state.active.get_mut(&config.pipeline_name) {
+            active.more = true;
             return Ok(());
         }
-        state.active.insert(config.pipeline_name.clone(), false);
+        let name = config.pipeline_name.clone();
         state.threads.retain(|thread| !thread.is_finished());
         let (shared, log, clock) = (self.shared.clone(), log.clone(), clock.clone());
         let thread = sluice_env::spawn("sluice-redrive", move || {
             let name = config.pipeline_name.clone();
             loop {
-                let ends = match round(&shared, &log, &clock, &config) {
-                    Ok(()) => !shared.wants_more(&name),
+                match round(&shared, &log, &clock, &config) {
+                    Ok(()) if shared.wants_more(&name) => {}
+                    // Not active any more: another thread may be by now.
+                    Ok(()) => return,
                     Err(Stop::Trouble(reason)) => {
                         tracing::warn!(pipeline = name, reason, "dead letters wait to be sent through again");
-                        shared.wait(PAUSE)
+                        shared.note_waiting(&name, true);
+                        if shared.wait(PAUSE) {
+                            break;
+                        }
+                        shared.note_waiting(&name, false);
                     }
-                    Err(Stop::Ended | Stop::Gone) => true,
-                };
-                if ends {
-                    break;
+                    Err(Stop::Ended | Stop::Gone) => break,
                 }
             }
             shared.state().active.remove(&name);
         })?;
+        state.active.insert(name, Active::default());
         state.threads.push(thread);
         Ok(())
     }
 
-    /// Whether any letters are being sent.
+    /// Whether any letters are being sent, but for those that wait until their pipeline runs or something is mended.
     pub(crate) fn is_active(&self) -> bool {
-        !self.shared.state().active.is_empty()
+        self.shared.state().active.values().any(|active| !active.waits)
     }
 
     /// Ends what is under way; it goes on when its pipeline starts again.
@@ -201,6 +220,10 @@ impl Sending<'_> {
             match self.redriver.send(&id.to_string(), event, tried).map_err(Stop::Trouble)? {
                 Sent::Through(appends) => break (appends, Mark::Redriven),
                 Sent::Dead(appends) => break (appends, Mark::DeadAgain),
+                Sent::Impossible(reason) => {
+                    tracing::warn!(pipeline = config.pipeline_name, %id, reason, "this dead letter cannot be sent");
+                    return Ok(());
+                }
                 Sent::Later { attempts, reason } => {
                     tracing::info!(pipeline = config.pipeline_name, %id, attempts, reason, "will be tried again");
                     tried = attempts;
@@ -229,6 +252,7 @@ impl Sending<'_> {
         loop {
             let info = self.log.pipeline(pipeline).ok_or(Stop::Gone)?;
             let runs = info.desired == Desired::Run && info.held.is_empty();
+            self.shared.note_waiting(pipeline, !runs);
             if self.shared.wait(if runs { Duration::ZERO } else { PAUSE }) {
                 return Err(Stop::Ended);
             }
@@ -240,11 +264,13 @@ impl Sending<'_> {
 
     /// Waits until at most so many commits are not answered.
     fn settle(&mut self, at_most: usize) -> Result<(), Stop> {
+        // All of them, also after one was refused: what is not answered has no mark yet, and would be sent again.
+        let mut result = Ok(());
         while self.in_flight > at_most {
             let answer = self.answers.recv().unwrap_or(Err(Error::Closed));
             self.in_flight -= 1;
-            answer?;
+            result = result.and(answer.map_err(Stop::from));
         }
-        Ok(())
+        result
     }
 }

@@ -250,8 +250,10 @@ impl Shared {
                 if let Some((at, refused)) = delay {
                     // Another thread may have run the lane meanwhile: what it was told by storage counts more.
                     let entry = ready.delayed.entry(lane).or_insert((at, refused));
-                    if refused || !entry.1 {
-                        *entry = (at, refused);
+                    if refused {
+                        *entry = (at, true);
+                    } else if !entry.1 {
+                        entry.0 = entry.0.min(at);
                     }
                 }
                 if delay.is_some() || !ready.pipelines.is_empty() {

@@ -25,16 +25,18 @@ const SLOT: u64 = 64;
 const IN_CALL: u32 = u32::from_le_bytes(*b"SLC1");
 /// More slots than threads that ever call guests.
 const MAX_SLOTS: u64 = 4096;
-/// Deaths by a fatal signal in a row at one position after which a pipeline is held.
+/// Deaths by a fatal signal in a row in a pipeline's calls after which a pipeline is held.
 const MOST_SIGNALS: u32 = 2;
-/// Deaths without an explanation (SIGKILL, a power cut, no memory) in a row at one position after which a pipeline is held.
+/// Deaths without an explanation (SIGKILL, a power cut, no memory) in a row at one place after which a pipeline is held.
 const MOST_UNEXPLAINED: u32 = 5;
 
-/// Deaths in a row while a call was under way at one position.
+/// Deaths in a row while a call was under way, and what the last one was called with.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Deaths {
     signals: u32,
     unexplained: u32,
+    from: u64,
+    to: u64,
 }
 
 /// The file of slots of a node.
@@ -44,8 +46,8 @@ pub(crate) struct Calls {
     number: u64,
 }
 
-/// A call that was under way when the process died, and the signal it died of, 0 for none.
-type Found = (UnderWay, u32);
+/// A call that was under way when the process died, and the signal that its thread died of, 0 for none; or only a signal.
+type Found = (Option<UnderWay>, u32);
 
 impl Calls {
     /// Opens the slots of a data directory, and says what was under way when the last process on it died.
@@ -112,46 +114,56 @@ fn decode(slot: &[u8; SLOT as usize]) -> Option<Found> {
         from: slot[24..].first_chunk().copied().map(u64::from_le_bytes)?,
         events: word(20)?,
     };
-    (word(0)? == IN_CALL).then_some((call, word(4)?))
+    let (in_call, signal) = (word(0)? == IN_CALL, word(4)?);
+    (in_call || signal != 0).then_some((in_call.then_some(call), signal))
 }
 
 /// Counts the deaths of earlier processes, and holds the pipelines that seem to be at fault.
 pub(crate) fn hold_culprits(log: &Log, data: &Path, found: &[Found]) -> Result<(), Error> {
     let path = data.join("deaths.json");
     let before = read_deaths(&path);
-    // A fatal signal names one of the calls; without one, any of them may be to blame.
+    // A fatal signal names one of the calls, or says that none is to blame; without one, any of them may be.
     let explained = found.iter().any(|(_, signal)| *signal != 0);
     let mut deaths: BTreeMap<String, Deaths> = BTreeMap::new();
     for (call, signal) in found.iter().filter(|(_, signal)| !explained || *signal != 0) {
+        let Some(call) = call else { continue };
         let Some(info) = log.pipelines().into_iter().find(|info| info.id == call.pipeline) else { continue };
-        let position = format!("{} {} {}", call.pipeline, call.source, call.from);
-        let mut count = before.get(&position).copied().unwrap_or_default();
+        let UnderWay { pipeline, source, from, events } = *call;
+        let to = from.saturating_add(u64::from(events));
+        // A signal is the doing of this pipeline wherever it was; without one, only dying at the same place again says something.
+        let key = if explained { format!("{pipeline}") } else { format!("{pipeline} {source}") };
+        let known = before.get(&key).filter(|known| explained || (known.from < to && from < known.to));
+        let mut count = known.copied().unwrap_or_default();
+        (count.from, count.to) = (from, to);
         if explained {
             count.signals += 1;
         } else {
             count.unexplained += 1;
         }
         if count.signals < MOST_SIGNALS && count.unexplained < MOST_UNEXPLAINED {
-            deaths.insert(position, count);
+            deaths.insert(key, count);
             continue;
         }
-        let topic = log.topics().into_iter().find(|topic| topic.id == call.source.topic);
-        let topic = topic.map_or_else(|| call.source.topic.to_string(), |topic| topic.name);
         let (times, how) = match explained {
             true => (count.signals, format!("died of signal {signal}")),
             false => (count.unexplained, "died without a word".to_owned()),
         };
-        let UnderWay { source, from, events, .. } = call;
-        let reason = format!(
-            "the node {how} {times} times in a row in a call with {topic}/{} offsets {from} to {}: its plugin may be to blame",
-            source.partition,
-            from + u64::from(*events).max(1) - 1
-        );
+        let topic = log.topics().into_iter().find(|topic| topic.id == source.topic).map(|topic| topic.name);
+        let place = match topic {
+            Some(topic) => format!("a call with {topic}/{} offsets {from} to {}", source.partition, to.max(1) - 1),
+            None => "starting its plugin".to_owned(),
+        };
+        let reason = format!("the node {how} {times} times in a row in {place}: its plugin may be to blame");
         tracing::error!(pipeline = info.name, reason, "is held: `sluice pipeline resume {}` lets it run", info.name);
         log.commit(Commit::order(Order::Hold(info.name, reason)))?;
     }
     write_deaths(&path, &deaths);
     Ok(())
+}
+
+/// Where a pipeline's plugin is started to see that it starts: no event is in hand then.
+pub(crate) fn starting(pipeline: u32) -> UnderWay {
+    UnderWay { pipeline, source: TopicPartition { topic: 0, partition: 0 }, from: 0, events: 1 }
 }
 
 fn read_deaths(path: &PathBuf) -> BTreeMap<String, Deaths> {

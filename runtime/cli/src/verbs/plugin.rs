@@ -32,7 +32,11 @@ fn inspect(global: &Global, file: &Path) -> Result<ExitCode, Failure> {
     })?;
     let host =
         Host::new(None, Arc::new(SystemClock), Compiler::Apart).map_err(|error| Failure::failed(error.to_string()))?;
-    let code = host.load(&bytes, &limits).map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
+    let code = host.load(&bytes, &limits);
+    let code = code.map_err(|error| {
+        // Names in it are the plugin's.
+        Failure::usage(format!("{}: {}", file.display(), sluice_node::legible(&error.to_string())))
+    })?;
     show::answer(global, &to_json(file, &code), || describe(file, &code))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,17 @@
+;; 500,000 failures of one event, each without a reason.
+(func $process (param $header i32) (param i32 i32 i32) (result i32)
+  (local $at i32)
+  (drop (memory.grow (i32.const 130)))
+  (drop (call $outcome (i32.load offset=8 (local.get $header)) (i32.const 0) (i32.const 1088)))
+  (local.set $at (i32.const 1088))
+  (loop
+    (i32.store (local.get $at) (i32.const 16))
+    (i32.store offset=4 (local.get $at) (i32.const 0x100))
+    (i32.store offset=8 (local.get $at) (i32.const 0))
+    (i32.store offset=12 (local.get $at) (i32.const 0))
+    (local.set $at (i32.add (local.get $at) (i32.const 16)))
+    (br_if 0 (i32.lt_u (local.get $at) (i32.const 8001088))))
+  (i32.store (i32.const 1056) (i32.const 500000))
+  (i32.store (i32.const 1060) (i32.const 8000000))
+  (i32.store (i32.const 1020) (i32.const 8000064))
+  (i32.const 1016))

@@ -1,0 +1,13 @@
+;; Deals with all events, and fails transiently on the one behind the last.
+(func $process (param $header i32) (param i32 i32 i32) (result i32)
+  (local $count i32)
+  (local.set $count (i32.load offset=8 (local.get $header)))
+  (drop (call $outcome (local.get $count) (i32.const 0) (i32.const 1088)))
+  (i32.store (i32.const 1056) (i32.const 1))
+  (i32.store (i32.const 1060) (i32.const 16))
+  (i32.store (i32.const 1088) (i32.const 16))
+  (i32.store (i32.const 1092) (i32.const 0))
+  (i32.store (i32.const 1096) (local.get $count))
+  (i32.store (i32.const 1100) (i32.const 0))
+  (i32.store (i32.const 1020) (i32.const 80))
+  (i32.const 1016))
