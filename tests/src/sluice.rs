@@ -66,6 +66,20 @@ impl Ran {
     }
 }
 
+/// A test that fails leaves nothing running that works in its folder.
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        let Ok(dir) = self.dir.path().canonicalize() else { return };
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let works_here = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == dir);
+            if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw).filter(|_| works_here) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
 impl Default for Workspace {
     fn default() -> Self {
         Self::new()

@@ -347,3 +347,18 @@ fn one_poisoned_event_in_a_hundred_thousand_costs_itself_also_when_the_node_is_k
         balances(&workspace);
     }
 }
+
+#[test]
+fn a_trap_in_a_node_that_has_just_made_its_directory_costs_its_own_event_only() {
+    let workspace = Workspace::new();
+    workspace.write(
+        "pipelines/p.toml",
+        "name = \"p\"\n[source]\ntopics = [\"in\"]\n[[stage]]\nplugin = \"../plugins/picky\"\n[[sink]]\ntopic = \"out\"\n[[topic]]\nname = \"in\"\n",
+    );
+    let mut node = workspace.start(&[]).unwrap();
+    workspace.produce("in", &["a", "panic", "b"]);
+    workspace.until("all is dealt with", || workspace.pipeline("p")["read"] == 3);
+    assert_eq!(workspace.values("out"), ["A", "B"]);
+    terminate(&node);
+    assert!(node.wait().unwrap().success());
+}

@@ -105,7 +105,7 @@ impl Access {
     pub(crate) fn delete_topic(&mut self, topic: &str) -> Result<(), Failure> {
         match self {
             Self::Node(client) => Ok(client.delete_topic(topic)?),
-            Self::Directory(log) => order(log, Order::DeleteTopic(topic.to_owned())),
+            Self::Directory(log) => Ok(topics::delete(log, topic)?),
         }
     }
 

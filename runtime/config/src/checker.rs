@@ -72,6 +72,15 @@ impl Checker<'_> {
             self.report(span, format!("the sink is the source: {}", sinks[at].topic), Some(help));
         }
         let batch = self.batch(definition.batch, delivery);
+        let dead_letters = definition.errors.as_ref().and_then(|errors| errors.dead_letter_topic.as_ref());
+        if let Some(topic) = dead_letters.filter(|topic| sinks.iter().any(|sink| sink.topic == *topic.get_ref())) {
+            let help = "give dead letters a topic of their own".to_owned();
+            self.report(
+                topic.span(),
+                format!("dead letters would go among the outputs: {}", topic.get_ref()),
+                Some(help),
+            );
+        }
         let errors = self.errors(definition.errors, &name);
         Some(Pipeline {
             file: self.file.to_owned(),

@@ -40,6 +40,9 @@ pub struct DeadLetter {
 /// Names and values, in order.
 type HeaderList<'a> = Vec<(&'a str, &'a [u8])>;
 
+/// Characters of a reason that tell causes apart.
+const CAUSE_CHARS: usize = 300;
+
 impl DeadLetter {
     /// The header that holds it.
     pub const HEADER: &str = "sluice-dead-letter";
@@ -80,7 +83,8 @@ impl DeadLetter {
     pub fn cause(&self) -> String {
         let mut cause = String::with_capacity(self.reason.len());
         let mut in_number = false;
-        for c in self.reason.lines().next().unwrap_or_default().chars() {
+        // A panic says where in its first line, and what in the next.
+        for c in self.reason.chars().take(CAUSE_CHARS).map(|c| if c == '\n' { ' ' } else { c }) {
             if !c.is_ascii_digit() {
                 cause.push(c);
             } else if !in_number {
@@ -123,6 +127,6 @@ mod tests {
         assert_eq!((event.timestamp(), event.key(), event.value()), (7, Some(&b"k"[..]), &b"v"[..]));
         assert_eq!(event.origin().map(|origin| (origin.topic, origin.partition, origin.offset)), Some((9, 3, 42)));
         assert_eq!(DeadLetter::of(&event), Some((letter.clone(), vec![("h", &b"1"[..]), (name, old)])));
-        assert_eq!(letter.cause(), "line # column # of #");
+        assert_eq!(letter.cause(), "line # column # of # more");
     }
 }

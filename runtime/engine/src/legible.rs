@@ -17,8 +17,7 @@ pub fn legible(text: &str) -> String {
 /// The beginning of a text, for a line of the log: what a guest says may be long, and comes again with every failed call.
 pub(crate) fn brief(text: &str) -> String {
     const CHARS: usize = 200;
-    let line = text.lines().next().unwrap_or_default();
-    let mut brief: String = line.chars().take(CHARS).collect();
+    let mut brief: String = text.chars().take(CHARS).map(|c| if c == '\n' { ' ' } else { c }).collect();
     if brief.len() < text.len() {
         brief.push('…');
     }

@@ -212,7 +212,8 @@ impl LaneRunner {
         self.state.waits_for = None;
     }
 
-    /// Tries again what it stands still at or waits for, its pipeline's breaker being closed; with `skip`, passes over the event that blocks, which is counted as skipped.
+    /// Tries again what it stands still at or waits for, its pipeline's breaker being closed; with `skip`, passes over the event
+    /// that blocks, which is counted as skipped.
     pub fn resume(&mut self, skip: bool) {
         (self.state.retrying, self.counted) = (None, 0);
         self.follower.retry();

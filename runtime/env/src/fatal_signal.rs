@@ -19,19 +19,28 @@ thread_local! {
     static PLACE: Cell<i64> = const { Cell::new(-1) };
 }
 
-/// Has the number of a fatal signal written to `file`, as a little-endian u32, at the place that the dying thread has set with
-/// [`set_place`]. To be called before wasmtime's engine is made, whose handler passes on what is no fault of a guest.
+/// Sets the handlers, once in a process. **To be called before the first of wasmtime's engines is made**: its own handlers take the traps of
+/// guests, and pass on to these what is something else. The other way round a guest's trap would be the end.
 ///
 /// # Errors
 /// When a handler cannot be set.
-pub fn note_fatal_signals(file: &File) -> std::io::Result<()> {
+pub fn handle_fatal_signals() -> std::io::Result<()> {
     static ONCE: Once = Once::new();
-    // Kept open for ever: the handler may come at any time.
-    let before = FILE.swap(file.try_clone()?.into_raw_fd(), Ordering::SeqCst);
-    close(before);
     let mut result = Ok(());
     ONCE.call_once(|| result = SIGNALS.into_iter().try_for_each(set_handler));
     result
+}
+
+/// Has the number of a fatal signal written to `file`, as a little-endian u32, at the place that the dying thread has set with
+/// [`set_place`].
+///
+/// # Errors
+/// When the file cannot be kept open.
+pub fn note_fatal_signals(file: &File) -> std::io::Result<()> {
+    // Kept open for ever: the handler may come at any time.
+    let before = FILE.swap(file.try_clone()?.into_raw_fd(), Ordering::SeqCst);
+    close(before);
+    Ok(())
 }
 
 /// Where in the file this thread's word goes.

@@ -15,7 +15,7 @@ mod sim_disk;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use disk::{Disk, File, Open};
-pub use fatal_signal::{note_fatal_signals, set_place};
+pub use fatal_signal::{handle_fatal_signals, note_fatal_signals, set_place};
 pub use real_disk::RealDisk;
 pub use rng::Rng;
 pub use sim_disk::{Crash, SimDisk};

@@ -102,7 +102,9 @@ impl Drop for Host {
 
 /// An engine; those of one build of this program take each other's compiled code.
 pub(crate) fn engine() -> Result<Engine, Error> {
-    Engine::new(&config()).map_err(|error| Error::Host { what: "start the engine", reason: format!("{error:#}") })
+    let failed = |reason: String| Error::Host { what: "start the engine", reason };
+    sluice_env::handle_fatal_signals().map_err(|error| failed(error.to_string()))?;
+    Engine::new(&config()).map_err(|error| failed(format!("{error:#}")))
 }
 
 /// Settings that were found sound for hostile guests: everything that is not needed is off, and what a guest computes does

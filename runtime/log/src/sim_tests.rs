@@ -11,7 +11,7 @@ use sluice_env::{Clock, Crash, Rng, SimDisk};
 use sluice_event::{Batch, NewEvent};
 
 use crate::catalog::{Desired, TopicSettings};
-use crate::commit::{Append, Commit, NewTopic, Order, PipelineStart, Sequence};
+use crate::commit::{Append, Commit, NewTopic, Order, PipelineStart, Sequence, Tried};
 use crate::committer::Committer;
 use crate::compression::Compression;
 use crate::error::Error;
@@ -35,6 +35,8 @@ struct World {
     epoch: u64,
     topics: Vec<String>,
     paused: bool,
+    held: String,
+    tried: Option<(u64, u32)>,
 }
 
 impl World {
@@ -45,8 +47,11 @@ impl World {
         }
         match &commit.order {
             Some(Order::DeleteTopic(name)) => self.topics.retain(|topic| topic != name),
-            Some(Order::Move { to, .. }) => (self.cursor, self.epoch) = (to[0].1, self.epoch + 1),
-            Some(Order::Want(_, desired)) => self.paused = *desired == Desired::Pause,
+            Some(Order::Move { to, .. }) => (self.cursor, self.epoch, self.tried) = (to[0].1, self.epoch + 1, None),
+            Some(Order::Want(_, desired)) => {
+                (self.paused, self.held) = (*desired == Desired::Pause, String::new());
+            }
+            Some(Order::Hold(_, reason)) => self.held.clone_from(reason),
             _ => {}
         }
         for append in commit.appends.iter().filter(|append| [IN, IN2, OUT].contains(&append.to)) {
@@ -55,7 +60,9 @@ impl World {
         }
         if let Some(input) = &commit.input {
             self.cursor = input.to;
+            self.tried = self.tried.filter(|(offset, _)| *offset >= input.to);
         }
+        self.tried = commit.tried.map(|tried| (tried.offset, tried.attempts)).or(self.tried);
     }
 
     /// For messages.
@@ -202,7 +209,12 @@ fn operated_workload(seed: u64, fixed: bool) -> Vec<Vec<Commit>> {
             }
             (3, ..) => {
                 let desired = if rng.one_in(2) { Desired::Pause } else { Desired::Run };
-                operated.push(vec![Commit::order(Order::Want("p".into(), desired))]);
+                let tried = Tried { pipeline: 1, epoch, source: IN, offset: cursor.unwrap_or(u64::MAX), attempts: 3 };
+                operated.push(vec![match rng.below(3) {
+                    0 => Commit::order(Order::Hold("p".into(), format!("for reason {index}"))),
+                    1 => Commit { tried: Some(tried), ..Commit::default() },
+                    _ => Commit::order(Order::Want("p".into(), desired)),
+                }]);
             }
             _ => {}
         }
@@ -248,6 +260,8 @@ fn look(committer: &Committer) -> Result<World, String> {
     }
     let pipeline = committer.catalog.pipelines.get(&1);
     world.epoch = pipeline.map_or(0, |pipeline| pipeline.epoch);
+    world.held = pipeline.map(|pipeline| pipeline.held.clone()).unwrap_or_default();
+    world.tried = pipeline.and_then(|pipeline| pipeline.cursors.get(&IN)?.tried);
     world.paused = pipeline.is_some_and(|pipeline| pipeline.desired == Desired::Pause);
     world.cursor = pipeline.and_then(|pipeline| pipeline.cursors.get(&IN)).map_or(0, |cursor| cursor.next);
     Ok(world)

@@ -417,6 +417,20 @@ pub fn list(log: &Log, pipeline: &str) -> Result<DeadLetters, Error> {
     Ok(told)
 }
 
+/// A pipeline whose dead letters go to a topic, and how many of them are open, if any are.
+pub(crate) fn open_in(log: &Log, topic: &str) -> Result<Option<(String, u64)>, Error> {
+    for pipeline in log.pipelines() {
+        let Ok(graveyard) = Graveyard::of(log, &pipeline.name) else { continue };
+        if graveyard.topic.name == topic {
+            let open = list(log, &pipeline.name)?.open;
+            if open > 0 {
+                return Ok(Some((pipeline.name, open)));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Where a dead letter is, and what became of it.
 ///
 /// # Errors
@@ -445,6 +459,10 @@ fn selected(log: &Log, graveyard: &Graveyard, selection: &Selection) -> Result<(
         };
         return Err(Error::Invalid(what));
     }
+    if taken.is_empty() && !selection.all {
+        let what = format!("no open dead letter of pipeline {} is of that cause or time", graveyard.pipeline);
+        return Err(Error::Invalid(what));
+    }
     Ok((taken, causes.sorted()))
 }
 
@@ -459,7 +477,6 @@ pub fn discard(log: &Log, pipeline: &str, selection: &Selection, really: bool) -
     if !really || taken.is_empty() {
         return Ok(treated);
     }
-    graveyard.none_requested(log)?;
     graveyard.make_marks(log)?;
     let mut batch = Batch::default();
     for id in taken {

@@ -100,6 +100,22 @@ pub(crate) fn needed_topics(existing: &Existing, pipelines: &[Pipeline]) -> Resu
             _ => {}
         }
     }
+    for pipeline in pipelines.iter().filter(|pipeline| pipeline.errors.on_error == OnError::DeadLetter) {
+        let name = &pipeline.errors.dead_letter_topic;
+        if partitions(&needed, name).is_none() {
+            let declared = declared().find(|(_, (_, topic))| topic.name == *name);
+            let settings = declared.map(|(_, (_, topic))| settings(topic)).unwrap_or_default();
+            // Dead letters are few, and are looked at together.
+            needed.missing.push(NewTopic { name: name.clone(), partitions: 1, settings });
+        }
+    }
+    // One that nobody writes to but producers has nothing to take its count from.
+    for (_, (_, topic)) in declared() {
+        let is_written = pipelines.iter().any(|pipeline| pipeline.written().any(|(_, written)| written == topic.name));
+        if partitions(&needed, &topic.name).is_none() && !is_written {
+            needed.missing.push(NewTopic { name: topic.name.clone(), partitions: 1, settings: settings(topic) });
+        }
+    }
     for _ in pipelines {
         for pipeline in pipelines {
             let counts = pipeline.sources.iter().filter_map(|source| partitions(&needed, source));
@@ -111,15 +127,6 @@ pub(crate) fn needed_topics(existing: &Existing, pipelines: &[Pipeline]) -> Resu
                     needed.missing.push(NewTopic { name: sink.topic.clone(), partitions: count, settings });
                 }
             }
-        }
-    }
-    for pipeline in pipelines.iter().filter(|pipeline| pipeline.errors.on_error == OnError::DeadLetter) {
-        let name = &pipeline.errors.dead_letter_topic;
-        if partitions(&needed, name).is_none() {
-            let declared = declared().find(|(_, (_, topic))| topic.name == *name);
-            let settings = declared.map(|(_, (_, topic))| settings(topic)).unwrap_or_default();
-            // Dead letters are few, and are looked at together.
-            needed.missing.push(NewTopic { name: name.clone(), partitions: 1, settings });
         }
     }
     for (_, (_, topic)) in declared() {

@@ -1,12 +1,12 @@
 //! A running node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluice_config::{Diagnostic, Pipeline};
-use sluice_engine::{HaltKind, StageConfig, Witness};
+use sluice_engine::{Halt, HaltKind, StageConfig, Witness};
 use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Compiler, Host};
 use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, TopicPartition};
@@ -18,6 +18,7 @@ use crate::operate::{self, Rewind, Target};
 use crate::redrive::Redrives;
 use crate::scheduler::{Scheduler, Seen};
 use crate::status::{self, Halted, LaneStatus, PipelineState, PipelineStatus, Retry, Status};
+use crate::topics;
 use crate::witness::{self, Calls};
 
 /// How a node is opened.
@@ -72,6 +73,8 @@ pub struct Node {
     draining: Mutex<BTreeSet<String>>,
     redrives: Redrives,
     operating: Mutex<()>,
+    /// Halts of lanes that were told in the log.
+    told: Mutex<BTreeMap<usize, Halt>>,
 }
 
 /// How often a wait looks whether it was interrupted.
@@ -110,6 +113,7 @@ impl Node {
             draining: Mutex::default(),
             redrives: Redrives::default(),
             operating: Mutex::default(),
+            told: Mutex::default(),
         })
     }
 
@@ -179,6 +183,10 @@ impl Node {
     /// See [`dead::discard`].
     pub fn discard(&self, pipeline: &str, selection: &Selection, really: bool) -> Result<Treated, Error> {
         let _operating = self.operating();
+        if really && self.redrives.is_sending(pipeline) {
+            let what = format!("dead letters of pipeline {pipeline} are being sent through again: wait for these");
+            return Err(Error::Invalid(what));
+        }
         dead::discard(&self.log, pipeline, selection, really)
     }
 
@@ -202,13 +210,44 @@ impl Node {
     /// When there is no such pipeline, or storage refuses.
     pub fn resume(&self, pipeline: &str, skip: bool) -> Result<(), Error> {
         let _operating = self.operating();
+        if skip && !self.lanes_of(pipeline).iter().any(|(_, lane)| self.is_blocked(*lane)) {
+            let what = format!("no event blocks pipeline {pipeline}: there is nothing to skip");
+            return Err(Error::Invalid(what));
+        }
+        tracing::info!(pipeline, skip, "is resumed");
         // Once for all lanes, and first: what they still say of it counts no more.
-        if let Some(running) = self.running().iter().find(|running| running.name == pipeline) {
+        let running = self.running();
+        if let Some(running) = running.iter().find(|running| running.name == pipeline && running.breaker.is_open()) {
             running.breaker.reset();
         }
+        drop(running);
         self.want(pipeline, Desired::Run)?;
         self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.resume(lane, skip));
         Ok(())
+    }
+
+    /// Whether a lane stands still at an event.
+    fn is_blocked(&self, lane: usize) -> bool {
+        let halt = self.scheduler.seen(lane).and_then(|seen| seen.state.halt);
+        halt.is_some_and(|halt| halt.kind == HaltKind::Event)
+    }
+
+    /// Says in the log, once, what stands still until somebody acts.
+    fn tell_halts(&self) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for running in self.running().iter() {
+            for (source, lane) in &running.lanes {
+                let halt = self.scheduler.seen(*lane).and_then(|seen| seen.state.halt);
+                let known = told.get(lane);
+                if let Some(Halt { offset, reason, .. }) = halt.as_ref().filter(|halt| known != Some(*halt)) {
+                    tracing::error!(pipeline = running.name, %source, offset, reason, "has halted");
+                }
+                match halt {
+                    Some(halt) => drop(told.insert(*lane, halt)),
+                    None => drop(told.remove(lane)),
+                }
+            }
+        }
     }
 
     /// Has a pipeline stand still for a reason, until it is resumed, and remembers it.
@@ -290,8 +329,7 @@ impl Node {
             let what = format!("topic {topic} is written to by pipeline {writer}, which runs: delete that first");
             return Err(Error::Invalid(what));
         }
-        self.log.commit(Commit::order(Order::DeleteTopic(topic.to_owned())))?;
-        Ok(())
+        topics::delete(&self.log, topic)
     }
 
     fn lanes_of(&self, pipeline: &str) -> Vec<(TopicPartition, usize)> {
@@ -324,6 +362,7 @@ impl Node {
             // Before anything else, so that what has come to a stand stays so after a restart.
             self.note_drained();
             self.note_breakers();
+            self.tell_halts();
             if let Some(outcome) = outcome() {
                 return outcome;
             }

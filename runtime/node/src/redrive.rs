@@ -140,6 +140,11 @@ impl Redrives {
         Ok(())
     }
 
+    /// Whether letters of this pipeline are being sent, or wait to be.
+    pub(crate) fn is_sending(&self, pipeline: &str) -> bool {
+        self.shared.state().active.contains_key(pipeline)
+    }
+
     /// Whether any letters are being sent, but for those that wait until their pipeline runs or something is mended.
     pub(crate) fn is_active(&self) -> bool {
         self.shared.state().active.values().any(|active| !active.waits)

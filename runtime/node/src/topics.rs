@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sluice_engine::PartitionBy;
 use sluice_event::{Batch, Region};
 use sluice_log::{
-    Append, Commit, Done, Error, Log, MAX_EVENT_BYTES, NewTopic, Partition, ReadBatch, Sequence, TopicInfo,
+    Append, Commit, Done, Error, Log, MAX_EVENT_BYTES, NewTopic, Order, Partition, ReadBatch, Sequence, TopicInfo,
     TopicPartition,
 };
 
@@ -81,6 +81,21 @@ pub fn describe(log: &Log, name: &str) -> Result<TopicDescription, Error> {
         compression: topic.settings.compression.to_string(),
         partitions,
     })
+}
+
+/// Deletes a topic and its events.
+///
+/// # Errors
+/// When a pipeline reads it, it holds dead letters that nothing was done about, or storage refuses.
+pub fn delete(log: &Log, name: &str) -> Result<(), Error> {
+    if let Some((pipeline, open)) = crate::dead::open_in(log, name)? {
+        let what = format!(
+            "topic {name} holds {open} open dead letters of pipeline {pipeline}: redrive or discard them first"
+        );
+        return Err(Error::Invalid(what));
+    }
+    log.commit(Commit::order(Order::DeleteTopic(name.to_owned())))?;
+    Ok(())
 }
 
 /// All topics.

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
-use sluice_node::DeadLetter;
 use sluice_node::dead::{Cause, DeadLetters, LetterId, Selection, Treated};
+use sluice_node::{DeadLetter, PipelineState};
 
 use crate::access::Access;
 use crate::args::{Dead, Global, Treat};
@@ -91,7 +91,9 @@ fn describe(told: &DeadLetters) -> String {
         out.push_str(&format!("\ndealt with: {redriven} redriven, {dead_again} dead again, {discarded} discarded\n"));
     }
     if *redriving > 0 {
-        out.push_str(&format!("\n{redriving} are being sent through again, while a node runs the pipeline\n"));
+        out.push_str(&format!(
+            "\n{redriving} of these are to be sent through again: the node that runs the pipeline does it\n"
+        ));
     }
     if let Some(cause) = causes.first() {
         out.push_str(&format!(
@@ -135,6 +137,20 @@ fn redrive(global: &Global, access: &mut Access, treat: &Treat) -> Result<(), Fa
         let told = access.dead_list(&treat.pipeline)?;
         if told.redriving == 0 {
             break told;
+        }
+        let status = access.status()?;
+        let stands = status.pipelines.iter().find(|pipeline| pipeline.name == treat.pipeline).filter(|pipeline| {
+            !matches!(
+                pipeline.state,
+                PipelineState::Running | PipelineState::Idle | PipelineState::Waiting | PipelineState::Halted
+            )
+        });
+        if let Some(pipeline) = stands {
+            let (name, state) = (&pipeline.name, pipeline.state);
+            let value = json!({ "pipeline": name, "count": treated.count, "left": told.redriving, "done": false });
+            return show::answer(global, &value, || {
+                format!("{} dead letters will be sent when pipeline {name} runs; it is {state}\n", told.redriving)
+            });
         }
         #[expect(clippy::disallowed_methods, reason = "asks again after a while")]
         std::thread::sleep(LOOK);

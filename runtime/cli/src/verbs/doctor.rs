@@ -219,6 +219,10 @@ fn directory(mut access: Access) -> Vec<Check> {
     for pipeline in &status.pipelines {
         let name = &pipeline.name;
         match pipeline.state {
+            _ if pipeline.held.is_some() => {
+                let help = format!("`sluice status` says why; `sluice pipeline resume {name}` lets it go on");
+                checks.push(Check::bad("pipeline", format!("{name} is held"), help));
+            }
             PipelineState::Halted => {
                 checks.push(Check::bad("pipeline", format!("{name} is halted"), "`sluice status` says where and why"));
             }

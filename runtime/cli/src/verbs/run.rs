@@ -136,6 +136,10 @@ fn halted_failure(halted: &[PipelineStatus]) -> Failure {
     }
     let held = halted.iter().filter_map(|p| p.held.as_ref().map(|reason| format!("{} is held: {reason}", p.name)));
     let lines = lines.chain(held);
+    if let Some(held) = halted.iter().find(|pipeline| pipeline.held.is_some()) {
+        let help = format!("once what is wrong is mended, `sluice pipeline resume {}` lets it go on", held.name);
+        return Failure::failed(lines.collect::<Vec<_>>().join("\nerror: ")).help(help);
+    }
     let lossy = halted.iter().any(|pipeline| pipeline.delivery.as_deref() == Some("at-most-once"));
     Failure::failed(lines.collect::<Vec<_>>().join("\nerror: ")).help(if lossy {
         "everything before it is committed; at-most-once goes on behind the events in hand, which are lost: `sluice audit` lists them"

@@ -63,7 +63,9 @@ fn render(status: &Status) -> String {
         }
         for lane in &pipeline.partitions {
             let at = format!("{} on {}/{}", pipeline.name, lane.topic, lane.partition);
-            if let Some(halted) = &lane.halted {
+            // What a held pipeline stands still for is told above.
+            let held = pipeline.held.is_some();
+            if let Some(halted) = lane.halted.as_ref().filter(|halted| !(held && halted.kind == HaltKind::Breaker)) {
                 out.push_str(&format!("\n{at} is halted at offset {}: {}\n", halted.offset, halted.reason));
                 let name = &pipeline.name;
                 match halted.kind {
