@@ -206,6 +206,8 @@ pub(crate) fn marks_topic(dead_letter_topic: &str) -> String {
 /// The topic of a pipeline's dead letters, and what became of them.
 pub(crate) struct Graveyard {
     pipeline: String,
+    /// Whether it still writes dead letters.
+    writes: bool,
     pub(crate) topic: TopicInfo,
     marks_topic: String,
     marks: BTreeMap<LetterId, Mark>,
@@ -217,15 +219,15 @@ impl Graveyard {
     /// Of a pipeline, by its definition in force.
     pub(crate) fn of(log: &Log, pipeline: &str) -> Result<Self, Error> {
         let info = log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
-        let definition = Pipeline::parse(Path::new(""), &info.definition).ok();
-        let topic = definition.filter(|definition| definition.errors.on_error == OnError::DeadLetter);
-        let topic = topic.map(|definition| definition.errors.dead_letter_topic).ok_or_else(|| {
-            Error::Invalid(format!("pipeline {pipeline} writes no dead letters: see on-error in its definition"))
-        })?;
-        let topic = log.topic(&topic)?;
+        let none =
+            || Error::Invalid(format!("pipeline {pipeline} writes no dead letters: see on-error in its definition"));
+        let errors = Pipeline::parse(Path::new(""), &info.definition).map_err(|_| none())?.errors;
+        let writes = errors.on_error == OnError::DeadLetter;
+        // Those that it wrote under an earlier definition are still there.
+        let topic = log.topic(&errors.dead_letter_topic).map_err(|error| if writes { error } else { none() })?;
         let marks_topic = marks_topic(&topic.name);
         let mut graveyard =
-            Self { pipeline: pipeline.to_owned(), topic, marks_topic, marks: BTreeMap::new(), request: None };
+            Self { pipeline: pipeline.to_owned(), writes, topic, marks_topic, marks: BTreeMap::new(), request: None };
         graveyard.read_marks(log)?;
         Ok(graveyard)
     }
@@ -499,6 +501,10 @@ pub fn discard(log: &Log, pipeline: &str, selection: &Selection, really: bool) -
 /// When there are no such letters, others are still to be sent, or storage refuses.
 pub fn redrive(log: &Log, pipeline: &str, selection: &Selection, really: bool) -> Result<Treated, Error> {
     let graveyard = Graveyard::of(log, pipeline)?;
+    if !graveyard.writes {
+        let what = "what fails again needs a place to go: write on-error = \"dead-letter\" in its definition";
+        return Err(Error::Invalid(format!("pipeline {pipeline} writes no dead letters now; {what}")));
+    }
     let (taken, causes) = selected(log, &graveyard, selection)?;
     let treated = Treated { pipeline: pipeline.to_owned(), count: taken.len() as u64, causes, done: really };
     if !really || taken.is_empty() {
