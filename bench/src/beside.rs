@@ -13,6 +13,7 @@ use crate::through::Through;
 
 const ZOO: &str = "tests/zoo";
 const SKELETON: &str = include_str!("../../tests/zoo/skeleton.txt");
+
 /// What the well-behaved pipeline does alone, and beside each animal of the zoo that can be started, in million events a second by the
 /// clock; alone comes first, then the animal that costs it most.
 pub(crate) fn run(events: u64, runs: usize) -> Result<Vec<(String, Spread)>> {

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use sluice_event::Batch;
 use sluice_log::{Audit, ReadBatch};
 use sluice_node::Status;
-use sluice_node::dead::{DeadLetters, Found, LetterId, Selection, Treated};
+use sluice_node::dead::{DeadLetters, Found, LetterId, Selection, Treated, Treatment};
 use sluice_node::operate::{Rewind, Target};
 use sluice_node::topics::{Place, TopicDescription};
 use tokio::runtime::Runtime;
@@ -142,21 +142,20 @@ impl Client {
         self.json("GET", &format!("/pipelines/{}/dead/{id}", escaped(pipeline)), Body::empty())
     }
 
-    /// Sends dead letters through again (`redrive`), or gives them up, or says which that would be.
+    /// Does something about dead letters, or says about which that would be.
     ///
     /// # Errors
     /// What the node says, or the connection.
     pub fn dead_treat(
         &mut self,
         pipeline: &str,
-        redrive: bool,
+        treatment: Treatment,
         selection: &Selection,
         really: bool,
     ) -> Result<Treated, Problem> {
         let request = DeadRequest { selection: selection.clone(), really };
         let body = serde_json::to_vec(&request).map_err(Problem::connection)?;
-        let what = if redrive { "redrive" } else { "discard" };
-        self.json("POST", &format!("/pipelines/{}/dead/{what}", escaped(pipeline)), body)
+        self.json("POST", &format!("/pipelines/{}/dead/{treatment}", escaped(pipeline)), body)
     }
 
     /// Stops a pipeline and forgets its cursors.

@@ -11,7 +11,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use sluice_event::Region;
 use sluice_log::Audit;
-use sluice_node::dead::{self, DeadLetters, Found, Treated};
+use sluice_node::dead::{self, DeadLetters, Found, Treated, Treatment};
 use sluice_node::operate::{Rewind, Target};
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Node, Status};
@@ -203,24 +203,25 @@ async fn dead_find(State(api): State<Api>, Path((pipeline, id)): Path<(String, S
     blocking(move || Ok(dead::find(api.node.log(), &pipeline, id)?)).await.map(Json)
 }
 
-async fn dead_redrive(
-    State(api): State<Api>,
-    Path(pipeline): Path<String>,
-    request: Result<Json<DeadRequest>, JsonRejection>,
-) -> Answer<Treated> {
-    let Json(DeadRequest { selection, really }) =
-        request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
-    blocking(move || Ok(api.node.redrive(&pipeline, &selection, really)?)).await.map(Json)
+type DeadBody = Result<Json<DeadRequest>, JsonRejection>;
+
+async fn dead_redrive(api: State<Api>, pipeline: Path<String>, request: DeadBody) -> Answer<Treated> {
+    dead_treat(api, pipeline, Treatment::Redrive, request).await
 }
 
-async fn dead_discard(
+async fn dead_discard(api: State<Api>, pipeline: Path<String>, request: DeadBody) -> Answer<Treated> {
+    dead_treat(api, pipeline, Treatment::Discard, request).await
+}
+
+async fn dead_treat(
     State(api): State<Api>,
     Path(pipeline): Path<String>,
-    request: Result<Json<DeadRequest>, JsonRejection>,
+    treatment: Treatment,
+    request: DeadBody,
 ) -> Answer<Treated> {
     let Json(DeadRequest { selection, really }) =
         request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
-    blocking(move || Ok(api.node.discard(&pipeline, &selection, really)?)).await.map(Json)
+    blocking(move || Ok(api.node.treat(&pipeline, treatment, &selection, really)?)).await.map(Json)
 }
 
 async fn audit(State(api): State<Api>) -> Answer<Audit> {

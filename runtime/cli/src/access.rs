@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sluice_api::{Client, NewTopic, Problem, Produced, Want};
 use sluice_event::Batch;
 use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
-use sluice_node::dead::{self, DeadLetters, Found, LetterId, Selection, Treated};
+use sluice_node::dead::{self, DeadLetters, Found, LetterId, Selection, Treated, Treatment};
 use sluice_node::operate::{self, Rewind, Target};
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Compiler, NodeError, NodeOptions, Status, open_log, status_of};
@@ -156,18 +156,17 @@ impl Access {
         }
     }
 
-    /// Sends dead letters through again, or gives them up, or says which that would be.
+    /// Does something about dead letters, or says about which that would be.
     pub(crate) fn dead_treat(
         &mut self,
         pipeline: &str,
-        redrive: bool,
+        treatment: Treatment,
         selection: &Selection,
         really: bool,
     ) -> Result<Treated, Failure> {
         match self {
-            Self::Node(client) => Ok(client.dead_treat(pipeline, redrive, selection, really)?),
-            Self::Directory(log) if redrive => Ok(dead::redrive(log, pipeline, selection, really)?),
-            Self::Directory(log) => Ok(dead::discard(log, pipeline, selection, really)?),
+            Self::Node(client) => Ok(client.dead_treat(pipeline, treatment, selection, really)?),
+            Self::Directory(log) => Ok(dead::treat(log, pipeline, treatment, selection, really)?),
         }
     }
 

@@ -7,7 +7,7 @@ use sluice_event::View;
 use sluice_log::{Append, ReadBatch, TopicPartition};
 
 use crate::errors::Failed;
-use crate::port::{CallError, CallErrorKind, Consumer, Plugin};
+use crate::port::{CallError, CallErrorKind, Consumer, Plugin, UnderWay, Witness};
 use crate::router::{Given, Link, Router, Sink, Told};
 
 /// One stage, as a lane is given it.
@@ -59,6 +59,10 @@ struct Stage {
 
 /// The stages of a lane, each with its instance.
 pub(crate) struct Chain {
+    /// Of this pipeline, by its id.
+    pipeline: u32,
+    /// Is told of each call.
+    witness: Arc<dyn Witness>,
     stages: Vec<Stage>,
     router: Router,
     source: TopicPartition,
@@ -70,9 +74,18 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    pub(crate) fn new(stages: &[StageConfig], sinks: Vec<Sink>, source: TopicPartition, topic_name: String) -> Self {
+    /// The stages of a pipeline, whose calls a witness is told of, on a source partition.
+    pub(crate) fn new(
+        (pipeline, witness): (u32, Arc<dyn Witness>),
+        stages: &[StageConfig],
+        sinks: Vec<Sink>,
+        source: TopicPartition,
+        topic_name: String,
+    ) -> Self {
         let stage = |config: &StageConfig| Stage { config: config.clone(), consumer: None };
         Self {
+            pipeline,
+            witness,
             stages: stages.iter().map(stage).collect(),
             router: Router::new(sinks, source),
             source,
@@ -114,7 +127,11 @@ impl Chain {
     ///
     /// Should the host itself panic over what a guest returned, that is a failed call like any other: it must not take the thread along.
     pub(crate) fn call(&mut self, batch: &ReadBatch) -> Result<Called, StageError> {
-        std::panic::catch_unwind(AssertUnwindSafe(|| self.call_stages(batch))).unwrap_or_else(|_| {
+        let (pipeline, source) = (self.pipeline, self.source);
+        self.witness.enter(&UnderWay { pipeline, source, from: batch.base_offset, events: batch.count });
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.call_stages(batch)));
+        self.witness.leave();
+        result.unwrap_or_else(|_| {
             self.drop_instances();
             self.router.clear();
             let error =

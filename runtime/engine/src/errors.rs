@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sluice_env::Rng;
 use sluice_event::Batch;
 use sluice_log::{Append, TopicPartition};
 
@@ -72,10 +73,8 @@ impl Retry {
     pub fn backoff(&self, attempts: u32, seed: u64) -> Duration {
         let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
         let backoff = self.initial_backoff.saturating_mul(factor).min(self.max_backoff);
-        // SplitMix64's finisher.
-        let mut mixed = (seed ^ u64::from(attempts)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        backoff.mul_f64(0.5 + 0.5 * ((mixed >> 40) as f64 / f64::from(1 << 24)))
+        let random = Rng::from_seed(seed ^ u64::from(attempts)).next_u64();
+        backoff.mul_f64(0.5 + 0.5 * ((random >> 40) as f64 / f64::from(1 << 24)))
     }
 }
 
@@ -97,9 +96,7 @@ impl Failed {
     pub(crate) fn told(index: u32, stage: usize, kind: CallErrorKind, reason: String) -> Self {
         Self { index, stage, error: CallError::new(kind, reason), attempts: 1 }
     }
-}
 
-impl Failed {
     /// A dead letter of an event whose position `letter` tells.
     pub(crate) fn letter(&self, letter: DeadLetter, stage: &StageConfig, time: i64) -> DeadLetter {
         DeadLetter {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sluice_log::{Advice, Error};
 
 /// Why a lane stands still until somebody acts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Halt {
     /// Where: the event that blocks, or the next one.
     pub offset: u64,

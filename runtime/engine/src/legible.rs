@@ -14,10 +14,9 @@ pub fn legible(text: &str) -> String {
     legible
 }
 
-/// The beginning of a text, for a line of the log: what a guest says may be long, and comes again with every failed call.
-pub(crate) fn brief(text: &str) -> String {
-    const CHARS: usize = 200;
-    let mut brief: String = text.chars().take(CHARS).map(|c| if c == '\n' { ' ' } else { c }).collect();
+/// The beginning of a text, on one line.
+pub fn brief(text: &str, chars: usize) -> String {
+    let mut brief: String = text.chars().take(chars).map(|c| if c == '\n' { ' ' } else { c }).collect();
     if brief.len() < text.len() {
         brief.push('…');
     }

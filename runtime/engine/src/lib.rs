@@ -27,7 +27,7 @@ pub use dead_letter::DeadLetter;
 pub use delivery::Delivery;
 pub use errors::{Breaker, ErrorPolicy, Failed, OnError, Retry};
 pub use lane::{Halt, HaltKind, Lane, Next};
-pub use legible::legible;
+pub use legible::{brief, legible};
 pub use partitioner::{PartitionBy, murmur2};
 pub use port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage, UnderWay, Witness};
 pub use redrive::{RedriveConfig, Redriver, Sent};

@@ -9,7 +9,7 @@ use sluice_log::{Append, ReadBatch, TopicPartition};
 use crate::chain::{Chain, StageConfig};
 use crate::dead_letter::DeadLetter;
 use crate::errors::{ErrorPolicy, Failed};
-use crate::port::{CallErrorKind, UnderWay, Witness};
+use crate::port::{CallErrorKind, Witness};
 use crate::router::Sink;
 
 /// What a redriver needs to know of its pipeline.
@@ -58,7 +58,8 @@ impl Redriver {
     /// One that has no instances yet.
     pub fn new(config: RedriveConfig, clock: Arc<dyn Clock>) -> Self {
         let nowhere = TopicPartition { topic: 0, partition: 0 };
-        let chain = Chain::new(&config.stages, config.sinks.clone(), nowhere, String::new());
+        let witness = (config.pipeline, config.witness.clone());
+        let chain = Chain::new(witness, &config.stages, config.sinks.clone(), nowhere, String::new());
         Self { config, chain, clock }
     }
 
@@ -85,11 +86,7 @@ impl Redriver {
         }
         let read = ReadBatch { base_offset: letter.offset, count: 1, bytes: batch.bytes().to_vec(), append_time: 0 };
         self.chain.point_at(source, &letter.topic);
-        let call = UnderWay { pipeline: self.config.pipeline, source, from: letter.offset, events: 1 };
-        self.config.witness.enter(&call);
-        let result = self.chain.call(&read);
-        self.config.witness.leave();
-        let mut failed = match result {
+        let mut failed = match self.chain.call(&read) {
             Ok(mut called) => match (called.failed.pop(), called.stopped) {
                 (None, None) => return Ok(Sent::Through(self.chain.take_appends())),
                 (Some(failed), _) => failed,

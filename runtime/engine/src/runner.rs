@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use sluice_env::Clock;
 use sluice_event::Batch;
 use sluice_log::{Advice, Commit, Committed, Error, Input, ReadBatch, Step as InputStep, TopicPartition, Tried};
@@ -14,12 +15,14 @@ use crate::delivery::{Claims, Counts, Delivered, Delivery, Follower};
 use crate::errors::{ErrorPolicy, Failed, OnError};
 use crate::lane::{Halt, HaltKind, Lane, Next};
 use crate::legible::brief;
-use crate::port::{CallErrorKind, Source, Storage, UnderWay, Witness};
+use crate::port::{CallErrorKind, Source, Storage, Witness};
 use crate::router::Sink;
 
 /// How often in a row the cursor may turn out to be elsewhere before a lane gives up.
 const MOST_RESYNCS: u32 = 8;
 
+/// Characters of what a guest says that go into a line of the log: it comes again with every failed call.
+const LINE_CHARS: usize = 200;
 /// A lane says at most this often that calls fail.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -102,7 +105,7 @@ pub struct LaneState {
 }
 
 /// An event that is to be tried again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retrying {
     /// The event.
     pub offset: u64,
@@ -110,7 +113,8 @@ pub struct Retrying {
     pub attempts: u32,
     /// Why it failed.
     pub reason: String,
-    /// When it will be tried again, of [`Clock::elapsed`].
+    /// When it will be tried again, of [`Clock::elapsed`], which says nothing to others.
+    #[serde(skip)]
     pub until: Duration,
 }
 
@@ -164,7 +168,13 @@ impl LaneRunner {
     ) -> Self {
         Self {
             lane: Lane::new(config.cursor, config.max_in_flight),
-            chain: Chain::new(&config.stages, config.sinks.clone(), config.source, config.topic_name.clone()),
+            chain: Chain::new(
+                (config.pipeline, config.witness.clone()),
+                &config.stages,
+                config.sinks.clone(),
+                config.source,
+                config.topic_name.clone(),
+            ),
             follower: Follower::default(),
             committed: config.cursor,
             claims: Claims::new(config.cursor),
@@ -193,6 +203,11 @@ impl LaneRunner {
     /// What can be seen of it.
     pub fn state(&self) -> &LaneState {
         &self.state
+    }
+
+    /// The pipeline's name and the source partition.
+    pub fn names(&self) -> (&str, TopicPartition) {
+        (&self.config.pipeline_name, self.config.source)
     }
 
     /// Has it stop at what there is now, or go on as new events come.
@@ -451,16 +466,7 @@ impl LaneRunner {
             return Step::Idle;
         }
         let before = self.clock.elapsed();
-        let call = UnderWay {
-            pipeline: self.config.pipeline,
-            source: self.config.source,
-            from: self.batch.base_offset,
-            events: self.batch.count,
-        };
-        self.config.witness.enter(&call);
-        let result = self.chain.call(&self.batch);
-        self.config.witness.leave();
-        match result {
+        match self.chain.call(&self.batch) {
             Ok(called) => {
                 self.batch_size.learn(self.batch.count, self.clock.elapsed().saturating_sub(before));
                 self.commit(from, called, draining);
@@ -516,8 +522,7 @@ impl LaneRunner {
     /// By the pipeline's policy: what to count, what to dead-letter, and why to stand still at the first failure.
     fn settle_failures(&mut self, from: u64, called: &mut Called) -> (Counts, Batch, Option<(HaltKind, String)>) {
         let (mut counts, mut dead, mut halt) = (Counts::default(), Batch::default(), None);
-        let policy = self.config.errors.clone();
-        match policy.on_error {
+        match self.config.errors.on_error {
             OnError::Skip => counts.skipped = called.failed.len() as u64,
             OnError::Halt => halt = called.failed.first().map(|failed| (HaltKind::Event, self.explain(failed))),
             OnError::DeadLetter { .. } => {
@@ -526,12 +531,12 @@ impl LaneRunner {
                 self.counted = self.counted.max(from + u64::from(called.processed));
                 let failed =
                     called.failed.iter().filter(|failed| failed.index >= known).map(|failed| failed.index - known);
-                if policy.breaker.allows(called.processed - known, failed) {
+                let breaker = &self.config.errors.breaker;
+                if breaker.allows(called.processed - known, failed) {
                     (counts.dead, dead) = (called.failed.len() as u64, self.bury(from, &called.failed));
                 } else {
                     let failed = called.failed.first().map(|failed| self.explain(failed)).unwrap_or_default();
-                    halt =
-                        Some((HaltKind::Breaker, format!("{}; the first one here: {failed}", policy.breaker.reason())));
+                    halt = Some((HaltKind::Breaker, format!("{}; the first one here: {failed}", breaker.reason())));
                 }
             }
         }
@@ -582,7 +587,7 @@ impl LaneRunner {
         let seed = offset ^ (u64::from(self.config.source.partition) << 48);
         let until = self.clock.elapsed() + self.config.errors.retry.backoff(attempts, seed);
         let reason = self.explain(failed);
-        let told = brief(&reason);
+        let told = brief(&reason, LINE_CHARS);
         tracing::info!(source = %self.config.source, offset, attempts, reason = told, "will be tried again");
         self.tried = Some((offset, attempts));
         self.state.retrying = Some(Retrying { offset, attempts, reason, until });
@@ -649,7 +654,7 @@ impl LaneRunner {
             self.untold += 1;
             return;
         }
-        let (told, untold) = (brief(&error.to_string()), std::mem::take(&mut self.untold));
+        let (told, untold) = (brief(&error.to_string(), LINE_CHARS), std::mem::take(&mut self.untold));
         tracing::warn!(source = %self.config.source, from, to, error = told, untold, "a call failed");
         self.told_at = Some(now);
     }

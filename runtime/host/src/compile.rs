@@ -15,7 +15,7 @@ use wasmparser::{ElementItems, Parser, Payload};
 use crate::code::{Error, is_core_module};
 use crate::componentize::componentize;
 use crate::host::engine;
-use crate::limits::Limits;
+use crate::limits::{Limits, humantime};
 
 /// Where plugins are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,10 +105,11 @@ fn check_parts(component: &[u8]) -> wasmparser::Result<Result<(), Error>> {
 pub(crate) fn compile_apart(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Error> {
     let failed =
         |error: std::io::Error| Error::Host { what: "start a process that compiles", reason: error.to_string() };
-    let seconds = limits.compile_time.as_secs().max(1);
+    // The limit of processor time knows whole seconds only.
+    let time = Duration::from_secs(limits.compile_time.as_secs().max(1));
     // This very program, also when its file was replaced meanwhile.
     let mut child = Command::new("/proc/self/exe")
-        .args([FLAG, &limits.compile_memory.to_string(), &seconds.to_string()])
+        .args([FLAG, &limits.compile_memory.to_string(), &time.as_secs().to_string()])
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -116,7 +117,7 @@ pub(crate) fn compile_apart(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Er
         .spawn()
         .map_err(failed)?;
     // Its limit of processor time stops one that works; this one that does not.
-    let patience = limits.compile_time.saturating_mul(4) + Duration::from_secs(10);
+    let patience = time.saturating_mul(4) + Duration::from_secs(10);
     let watch = Watch::over(&child, patience).map_err(failed)?;
     let answer = converse(&mut child, bytes);
     let status = child.wait();
@@ -129,7 +130,7 @@ pub(crate) fn compile_apart(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Er
             let most = MAX_COMPILED >> 20;
             Err(Error::Compile(format!("it compiles to more than {most} MiB of code, which cannot be changed")))
         }
-        _ => Err(died(status, limits)),
+        _ => Err(died(status, time, limits.compile_memory)),
     }
 }
 
@@ -173,9 +174,8 @@ fn converse(child: &mut Child, bytes: &[u8]) -> std::io::Result<(Option<u8>, Vec
 }
 
 /// Why it gave no answer.
-fn died(status: ExitStatus, limits: &Limits) -> Error {
-    let Limits { compile_time, compile_memory, .. } = limits;
-    let (time, memory) = (humantime(*compile_time), compile_memory >> 20);
+fn died(status: ExitStatus, time: Duration, memory: u64) -> Error {
+    let (time, memory) = (humantime(time), memory >> 20);
     let reason = match status.signal().and_then(Signal::from_named_raw) {
         // The hard limit kills where the soft one was not told apart.
         Some(Signal::XCPU | Signal::KILL) => {
@@ -189,10 +189,6 @@ fn died(status: ExitStatus, limits: &Limits) -> Error {
         _ => format!("the compiler died of it ({status}); simplify the plugin"),
     };
     Error::Compile(reason)
-}
-
-fn humantime(time: Duration) -> String {
-    format!("{}s", time.as_secs().max(1))
 }
 
 /// What came of it as a tag and bytes.

@@ -10,7 +10,7 @@ use wasmtime::{Engine, Store, StoreContextMut, Trap, WasmBacktrace};
 
 use crate::contract::interface;
 use crate::host::Host;
-use crate::limits::{Limiter, Limits, MAX_HANDLES, MAX_PARTS, OverLimit, STACK};
+use crate::limits::{Limiter, Limits, MAX_HANDLES, MAX_PARTS, OverLimit, STACK, humantime};
 use crate::ticker::Ticker;
 use crate::typed;
 
@@ -310,9 +310,4 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
     // What is handed over at the end of a call is no single event's doing.
     let in_hand = in_hand.filter(|_| !over_fuel);
     CallError { kind, message, in_hand, backtrace }
-}
-
-fn humantime(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis.is_multiple_of(1000) { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
 }

@@ -100,3 +100,9 @@ impl ResourceLimiter for Limiter {
         MAX_PARTS
     }
 }
+
+/// A time as limits are written.
+pub(crate) fn humantime(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis.is_multiple_of(1000) { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
+}

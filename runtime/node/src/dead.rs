@@ -22,7 +22,8 @@ const MARKS_AT_ONCE: u32 = 10_000;
 const REQUEST: &[u8] = b"redrive";
 
 /// Where a dead letter stands: its partition and offset in the topic of dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct LetterId {
     /// The partition.
     pub partition: u32,
@@ -33,6 +34,20 @@ pub struct LetterId {
 impl std::fmt::Display for LetterId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.partition, self.offset)
+    }
+}
+
+impl From<LetterId> for String {
+    fn from(id: LetterId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for LetterId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -70,12 +85,31 @@ impl std::fmt::Display for Mark {
     }
 }
 
+/// What is done about dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Treatment {
+    /// They are sent through their pipeline again, with its current plugin. The node that runs it does it, now or when it starts.
+    Redrive,
+    /// They are given up.
+    Discard,
+}
+
+impl std::fmt::Display for Treatment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Redrive => "redrive",
+            Self::Discard => "discard",
+        })
+    }
+}
+
 /// Which dead letters are meant, of those that are open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Selection {
     /// These.
-    pub ids: Vec<String>,
+    pub ids: BTreeSet<LetterId>,
     /// Those of this cause.
     pub cause: Option<String>,
     /// Those that died at this time or later, ms since the epoch.
@@ -87,16 +121,13 @@ pub struct Selection {
 }
 
 impl Selection {
-    fn checked(&self) -> Result<BTreeSet<LetterId>, Error> {
-        let narrowed = !self.ids.is_empty() || self.cause.is_some() || self.since.is_some() || self.until.is_some();
-        if !narrowed && !self.all {
-            return Err(Error::Invalid("say which dead letters: ids, a cause, a time, or all".to_owned()));
-        }
-        self.ids.iter().map(|id| id.parse().map_err(Error::Invalid)).collect()
+    /// Whether it takes some only.
+    pub fn narrows(&self) -> bool {
+        !self.ids.is_empty() || self.cause.is_some() || self.since.is_some() || self.until.is_some()
     }
 
-    fn takes(&self, ids: &BTreeSet<LetterId>, id: LetterId, letter: &DeadLetter) -> bool {
-        (ids.is_empty() || ids.contains(&id))
+    fn takes(&self, id: LetterId, letter: &DeadLetter) -> bool {
+        (self.ids.is_empty() || self.ids.contains(&id))
             && self.cause.as_ref().is_none_or(|cause| *cause == cause_id(letter))
             && self.since.is_none_or(|since| letter.time >= since)
             && self.until.is_none_or(|until| letter.time < until)
@@ -208,7 +239,7 @@ pub(crate) struct Graveyard {
     pipeline: String,
     /// Whether it still writes dead letters.
     writes: bool,
-    pub(crate) topic: TopicInfo,
+    topic: TopicInfo,
     marks_topic: String,
     marks: BTreeMap<LetterId, Mark>,
     /// What was asked for last.
@@ -237,7 +268,7 @@ impl Graveyard {
         // A topic of dead letters may be deleted and made again: its offsets mean others then.
         let (of, id) = (self.key_prefix(), self.topic.id);
         let (marks, request, pipeline) = (&mut self.marks, &mut self.request, &self.pipeline);
-        each(log, &topic, None, &mut |_, event| {
+        each(log, &topic, &mut |_, event| {
             let key = event.key().unwrap_or_default();
             if key == REQUEST {
                 let asked = serde_json::from_slice::<Request>(event.value()).ok();
@@ -260,41 +291,118 @@ impl Graveyard {
     fn letters(
         &self,
         log: &Log,
-        ends: Option<&[u64]>,
         each_letter: &mut dyn FnMut(LetterId, DeadLetter, &Event<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        each(log, &self.topic, ends, &mut |id, event| match DeadLetter::of(event) {
+        each(log, &self.topic, &mut |id, event| match DeadLetter::of(event) {
             Some((letter, _)) if letter.pipeline == self.pipeline => each_letter(id, letter, event),
             _ => Ok(()),
         })
+    }
+
+    /// Whether a letter is to be sent through again and has not been.
+    fn is_requested(&self, id: LetterId, letter: &DeadLetter) -> bool {
+        self.mark(id).is_none()
+            && self.request.as_ref().is_some_and(|Request { selection, ends, .. }| {
+                let was_there = ends.get(id.partition as usize).is_some_and(|end| id.offset < *end);
+                was_there && selection.takes(id, letter)
+            })
     }
 
     /// The letters that are to be sent through again and have not been.
     pub(crate) fn requested(
         &self,
         log: &Log,
-        each_letter: &mut dyn FnMut(LetterId, DeadLetter, &Event<'_>) -> Result<(), Error>,
+        each_letter: &mut dyn FnMut(LetterId, &Event<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let Some(Request { selection, ends, .. }) = &self.request else { return Ok(()) };
-        let ids = selection.checked()?;
-        self.letters(log, Some(ends), &mut |id, letter, event| {
-            let wanted = self.mark(id).is_none() && selection.takes(&ids, id, &letter);
-            if wanted { each_letter(id, letter, event) } else { Ok(()) }
+        self.letters(log, &mut |id, letter, event| {
+            if self.is_requested(id, &letter) { each_letter(id, event) } else { Ok(()) }
         })
+    }
+
+    /// All letters, by what became of them and, the open ones, by cause.
+    fn told(&self, log: &Log) -> Result<DeadLetters, Error> {
+        let (pipeline, topic) = (self.pipeline.clone(), self.topic.name.clone());
+        let (mut told, mut causes) = (DeadLetters { pipeline, topic, ..<_>::default() }, Causes::default());
+        self.letters(log, &mut |id, letter, _| {
+            told.redriving += u64::from(self.is_requested(id, &letter));
+            match self.mark(id) {
+                None => {
+                    told.open += 1;
+                    causes.add(id, letter);
+                }
+                Some(Mark::Redriven) => told.redriven += 1,
+                Some(Mark::DeadAgain) => told.dead_again += 1,
+                Some(Mark::Discarded) => told.discarded += 1,
+            }
+            Ok(())
+        })?;
+        told.causes = causes.sorted();
+        Ok(told)
+    }
+
+    /// The open letters that are selected.
+    fn selected(&self, log: &Log, selection: &Selection) -> Result<(BTreeSet<LetterId>, Vec<Cause>), Error> {
+        let Self { pipeline, .. } = self;
+        if !selection.narrows() && !selection.all {
+            return Err(Error::Invalid("say which dead letters: ids, a cause, a time, or all".to_owned()));
+        }
+        let (mut causes, mut taken) = (Causes::default(), BTreeSet::new());
+        self.letters(log, &mut |id, letter, _| {
+            if self.mark(id).is_none() && selection.takes(id, &letter) {
+                causes.add(id, letter);
+                taken.insert(id);
+            }
+            Ok(())
+        })?;
+        if let Some(missing) = selection.ids.difference(&taken).next() {
+            return Err(Error::Invalid(match self.mark(*missing) {
+                Some(mark) => format!("dead letter {missing} is not open any more: {mark}"),
+                None => format!("pipeline {pipeline} has no dead letter {missing} that the selection takes"),
+            }));
+        }
+        if taken.is_empty() && !selection.all {
+            let what = format!("no open dead letter of pipeline {pipeline} is of that cause or time");
+            return Err(Error::Invalid(what));
+        }
+        Ok((taken, causes.sorted()))
+    }
+
+    /// Gives letters up.
+    fn discard(&self, log: &Log, letters: BTreeSet<LetterId>) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        for id in letters {
+            self.push_mark(&mut batch, id, Mark::Discarded)?;
+            if batch.count() == MARKS_AT_ONCE {
+                self.commit_marks(log, std::mem::take(&mut batch))?;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { self.commit_marks(log, batch) }
+    }
+
+    /// Asks for letters to be sent through again.
+    fn request(&self, log: &Log, selection: &Selection) -> Result<(), Error> {
+        let end = |partition| Ok(log.partition(&self.topic, partition)?.high_watermark());
+        let request = Request {
+            pipeline: self.pipeline.clone(),
+            topic: self.topic.id,
+            selection: selection.clone(),
+            ends: (0..self.topic.partitions).map(end).collect::<Result<_, Error>>()?,
+        };
+        let mut batch = Batch::default();
+        push(&mut batch, REQUEST, &request)?;
+        self.commit_marks(log, batch)
     }
 
     /// Nothing may be asked for while letters are still to be sent: it would be about these as well.
     fn none_requested(&self, log: &Log) -> Result<(), Error> {
-        let mut left = 0_u64;
-        self.requested(log, &mut |_, _, _| {
-            left += 1;
-            Ok(())
-        })?;
-        if left == 0 {
-            return Ok(());
+        match self.told(log)?.redriving {
+            0 => Ok(()),
+            left => {
+                let pipeline = &self.pipeline;
+                let what = format!("{left} dead letters of pipeline {pipeline} are still to be sent: wait for these");
+                Err(Error::Invalid(what))
+            }
         }
-        let what = format!("{left} dead letters of pipeline {} are still to be sent: wait for these", self.pipeline);
-        Err(Error::Invalid(what))
     }
 
     /// A mark, ready to be appended.
@@ -318,10 +426,11 @@ impl Graveyard {
     }
 
     /// Makes the topic of marks where there is none.
-    fn make_marks(&self, log: &Log) -> Result<(), Error> {
+    fn commit_marks(&self, log: &Log, batch: Batch) -> Result<(), Error> {
         if log.topic(&self.marks_topic).is_err() {
             log.commit(Commit { topics: vec![NewTopic::new(&self.marks_topic, 1)], ..Commit::default() })?;
         }
+        log.commit(Commit { appends: vec![self.append_marks(log, batch)?], ..Commit::default() })?;
         Ok(())
     }
 }
@@ -332,17 +441,15 @@ fn push(batch: &mut Batch, key: &[u8], value: &impl Serialize) -> Result<(), Err
     batch.push(&event).map_err(|error| Error::Invalid(error.to_string()))
 }
 
-/// Every event of a topic, up to `ends` where they are given.
+/// Every event of a topic.
 fn each(
     log: &Log,
     topic: &TopicInfo,
-    ends: Option<&[u64]>,
     each_event: &mut dyn FnMut(LetterId, &Event<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     for partition in 0..topic.partitions {
         let found = log.partition(topic, partition)?;
-        let end = ends.map_or(u64::MAX, |ends| ends.get(partition as usize).copied().unwrap_or(0));
-        let end = end.min(found.high_watermark());
+        let end = found.high_watermark();
         let mut reader = log.reader(found.clone(), found.low_mark());
         let mut batch = ReadBatch::default();
         loop {
@@ -396,27 +503,7 @@ impl Causes {
 /// # Errors
 /// When there is no such pipeline, it writes none, or they cannot be read.
 pub fn list(log: &Log, pipeline: &str) -> Result<DeadLetters, Error> {
-    let graveyard = Graveyard::of(log, pipeline)?;
-    let mut told = DeadLetters { pipeline: pipeline.to_owned(), topic: graveyard.topic.name.clone(), ..<_>::default() };
-    let mut causes = Causes::default();
-    graveyard.letters(log, None, &mut |id, letter, _| {
-        match graveyard.mark(id) {
-            None => {
-                told.open += 1;
-                causes.add(id, letter);
-            }
-            Some(Mark::Redriven) => told.redriven += 1,
-            Some(Mark::DeadAgain) => told.dead_again += 1,
-            Some(Mark::Discarded) => told.discarded += 1,
-        }
-        Ok(())
-    })?;
-    graveyard.requested(log, &mut |_, _, _| {
-        told.redriving += 1;
-        Ok(())
-    })?;
-    told.causes = causes.sorted();
-    Ok(told)
+    Graveyard::of(log, pipeline)?.told(log)
 }
 
 /// A pipeline whose dead letters go to a topic, and how many of them are open, if any are.
@@ -424,7 +511,7 @@ pub(crate) fn open_in(log: &Log, topic: &str) -> Result<Option<(String, u64)>, E
     for pipeline in log.pipelines() {
         let Ok(graveyard) = Graveyard::of(log, &pipeline.name) else { continue };
         if graveyard.topic.name == topic {
-            let open = list(log, &pipeline.name)?.open;
+            let open = graveyard.told(log)?.open;
             if open > 0 {
                 return Ok(Some((pipeline.name, open)));
             }
@@ -443,85 +530,33 @@ pub fn find(log: &Log, pipeline: &str, id: LetterId) -> Result<Found, Error> {
     Ok(Found { topic: graveyard.topic.name.clone(), partition, offset, mark: graveyard.mark(id) })
 }
 
-/// The open letters that are selected.
-fn selected(log: &Log, graveyard: &Graveyard, selection: &Selection) -> Result<(Vec<LetterId>, Vec<Cause>), Error> {
-    let ids = selection.checked()?;
-    let (mut causes, mut taken) = (Causes::default(), Vec::new());
-    graveyard.letters(log, None, &mut |id, letter, _| {
-        if graveyard.mark(id).is_none() && selection.takes(&ids, id, &letter) {
-            causes.add(id, letter);
-            taken.push(id);
-        }
-        Ok(())
-    })?;
-    if let Some(missing) = ids.iter().find(|id| !taken.contains(id)) {
-        let what = match graveyard.mark(*missing) {
-            Some(mark) => format!("dead letter {missing} is not open any more: {mark}"),
-            None => format!("pipeline {} has no dead letter {missing} that the selection takes", graveyard.pipeline),
-        };
-        return Err(Error::Invalid(what));
-    }
-    if taken.is_empty() && !selection.all {
-        let what = format!("no open dead letter of pipeline {} is of that cause or time", graveyard.pipeline);
-        return Err(Error::Invalid(what));
-    }
-    Ok((taken, causes.sorted()))
-}
-
-/// Gives dead letters up, or says which that would be.
-///
-/// # Errors
-/// When there are no such letters, or storage refuses.
-pub fn discard(log: &Log, pipeline: &str, selection: &Selection, really: bool) -> Result<Treated, Error> {
-    let graveyard = Graveyard::of(log, pipeline)?;
-    let (taken, causes) = selected(log, &graveyard, selection)?;
-    let treated = Treated { pipeline: pipeline.to_owned(), count: taken.len() as u64, causes, done: really };
-    if !really || taken.is_empty() {
-        return Ok(treated);
-    }
-    graveyard.make_marks(log)?;
-    let mut batch = Batch::default();
-    for id in taken {
-        graveyard.push_mark(&mut batch, id, Mark::Discarded)?;
-        if batch.count() == MARKS_AT_ONCE {
-            let append = graveyard.append_marks(log, std::mem::take(&mut batch))?;
-            log.commit(Commit { appends: vec![append], ..Commit::default() })?;
-        }
-    }
-    if !batch.is_empty() {
-        log.commit(Commit { appends: vec![graveyard.append_marks(log, batch)?], ..Commit::default() })?;
-    }
-    Ok(treated)
-}
-
-/// Asks for dead letters to be sent through their pipeline again, or says which that would be. The node that runs the pipeline
-/// does it, now or when it starts.
+/// Does something about dead letters, or says about which that would be.
 ///
 /// # Errors
 /// When there are no such letters, others are still to be sent, or storage refuses.
-pub fn redrive(log: &Log, pipeline: &str, selection: &Selection, really: bool) -> Result<Treated, Error> {
+pub fn treat(
+    log: &Log,
+    pipeline: &str,
+    treatment: Treatment,
+    selection: &Selection,
+    really: bool,
+) -> Result<Treated, Error> {
     let graveyard = Graveyard::of(log, pipeline)?;
-    if !graveyard.writes {
+    if treatment == Treatment::Redrive && !graveyard.writes {
         let what = "what fails again needs a place to go: write on-error = \"dead-letter\" in its definition";
         return Err(Error::Invalid(format!("pipeline {pipeline} writes no dead letters now; {what}")));
     }
-    let (taken, causes) = selected(log, &graveyard, selection)?;
+    let (taken, causes) = graveyard.selected(log, selection)?;
     let treated = Treated { pipeline: pipeline.to_owned(), count: taken.len() as u64, causes, done: really };
     if !really || taken.is_empty() {
         return Ok(treated);
     }
-    graveyard.none_requested(log)?;
-    graveyard.make_marks(log)?;
-    let ends = (0..graveyard.topic.partitions)
-        .map(|partition| Ok(log.partition(&graveyard.topic, partition)?.high_watermark()));
-    let request = Request {
-        pipeline: pipeline.to_owned(),
-        topic: graveyard.topic.id,
-        selection: selection.clone(),
-        ends: ends.collect::<Result<_, Error>>()?,
-    };
-    let mut batch = Batch::default();
-    push(&mut batch, REQUEST, &request)?;
-    log.commit(Commit { appends: vec![graveyard.append_marks(log, batch)?], ..Commit::default() })?;
+    match treatment {
+        Treatment::Discard => graveyard.discard(log, taken)?,
+        Treatment::Redrive => {
+            graveyard.none_requested(log)?;
+            graveyard.request(log, selection)?;
+        }
+    }
     Ok(treated)
 }

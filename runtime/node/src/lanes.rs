@@ -86,12 +86,17 @@ pub(crate) fn needed_topics(existing: &Existing, pipelines: &[Pipeline]) -> Resu
     // A topic is made with the partition count it is declared with or, for a sink, that of the pipeline's sources, which may
     // themselves be such sinks.
     let declared = || pipelines.iter().flat_map(|pipeline| (0..).zip(&pipeline.topics).map(move |t| (pipeline, t)));
+    // Makes one that is not there, kept as it is declared.
+    let make = |needed: &mut Needed, name: &str, count: u32| {
+        if partitions(needed, name).is_none() {
+            let declared = declared().find(|(_, (_, topic))| topic.name == name);
+            let settings = declared.map(|(_, (_, topic))| settings(topic)).unwrap_or_default();
+            needed.missing.push(NewTopic { name: name.to_owned(), partitions: count, settings });
+        }
+    };
     for (pipeline, (at, topic)) in declared() {
         match (partitions(&needed, &topic.name), topic.partitions) {
-            (None, Some(count)) => {
-                let settings = settings(topic);
-                needed.missing.push(NewTopic { name: topic.name.clone(), partitions: count, settings });
-            }
+            (None, Some(count)) => make(&mut needed, &topic.name, count),
             (Some(there), Some(count)) if there != count => {
                 let message = format!("topic {:?} exists with {there} partitions", topic.name);
                 let help = "a topic's partition count is fixed when it is made: say the same here".to_owned();
@@ -101,38 +106,25 @@ pub(crate) fn needed_topics(existing: &Existing, pipelines: &[Pipeline]) -> Resu
         }
     }
     for pipeline in pipelines.iter().filter(|pipeline| pipeline.errors.on_error == OnError::DeadLetter) {
-        let name = &pipeline.errors.dead_letter_topic;
-        if partitions(&needed, name).is_none() {
-            let declared = declared().find(|(_, (_, topic))| topic.name == *name);
-            let settings = declared.map(|(_, (_, topic))| settings(topic)).unwrap_or_default();
-            // Dead letters are few, and are looked at together.
-            needed.missing.push(NewTopic { name: name.clone(), partitions: 1, settings });
-        }
+        // Dead letters are few, and are looked at together.
+        make(&mut needed, &pipeline.errors.dead_letter_topic, 1);
     }
     // One that nobody writes to but producers has nothing to take its count from.
     for (_, (_, topic)) in declared() {
-        let is_written = pipelines.iter().any(|pipeline| pipeline.written().any(|(_, written)| written == topic.name));
-        if partitions(&needed, &topic.name).is_none() && !is_written {
-            needed.missing.push(NewTopic { name: topic.name.clone(), partitions: 1, settings: settings(topic) });
+        if !pipelines.iter().any(|pipeline| pipeline.written().any(|(_, written)| written == topic.name)) {
+            make(&mut needed, &topic.name, 1);
         }
     }
     for _ in pipelines {
         for pipeline in pipelines {
             let counts = pipeline.sources.iter().filter_map(|source| partitions(&needed, source));
             let Some(count) = counts.max() else { continue };
-            for sink in &pipeline.sinks {
-                if partitions(&needed, &sink.topic).is_none() {
-                    let declared = declared().find(|(_, (_, topic))| topic.name == sink.topic);
-                    let settings = declared.map(|(_, (_, topic))| settings(topic)).unwrap_or_default();
-                    needed.missing.push(NewTopic { name: sink.topic.clone(), partitions: count, settings });
-                }
-            }
+            pipeline.sinks.iter().for_each(|sink| make(&mut needed, &sink.topic, count));
         }
     }
     for (_, (_, topic)) in declared() {
-        if partitions(&needed, &topic.name).is_none() {
-            needed.missing.push(NewTopic { name: topic.name.clone(), partitions: 1, settings: settings(topic) });
-        } else if existing.partitions(&topic.name).is_some() {
+        make(&mut needed, &topic.name, 1);
+        if existing.partitions(&topic.name).is_some() {
             needed.settings.push((topic.name.clone(), settings(topic)));
         }
     }

@@ -17,6 +17,6 @@ mod witness;
 
 pub use lanes::Existing;
 pub use node::{Node, NodeError, NodeOptions, Outcome, check, open_log};
-pub use sluice_engine::{DeadLetter, HaltKind, legible};
+pub use sluice_engine::{DeadLetter, Halt, HaltKind, Retrying, brief, legible};
 pub use sluice_host::{Compiler, compile_if_asked};
-pub use status::{Halted, HoldStatus, LaneStatus, PipelineState, PipelineStatus, Retry, Status, of as status_of};
+pub use status::{HoldStatus, LaneStatus, PipelineState, PipelineStatus, Status, of as status_of};

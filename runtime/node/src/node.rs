@@ -1,23 +1,23 @@
 //! A running node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluice_config::{Diagnostic, Pipeline};
-use sluice_engine::{Halt, HaltKind, StageConfig, Witness};
+use sluice_engine::{HaltKind, StageConfig, Witness};
 use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Compiler, Host};
 use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, TopicPartition};
 
-use crate::dead::{self, Selection, Treated};
+use crate::dead::{self, Selection, Treated, Treatment};
 use crate::definitions::{self, Trial};
 use crate::lanes::{self, Existing, Needed, Running};
 use crate::operate::{self, Rewind, Target};
 use crate::redrive::Redrives;
 use crate::scheduler::{Scheduler, Seen};
-use crate::status::{self, Halted, LaneStatus, PipelineState, PipelineStatus, Retry, Status};
+use crate::status::{self, LaneStatus, PipelineState, PipelineStatus, Status};
 use crate::topics;
 use crate::witness::{self, Calls};
 
@@ -73,8 +73,6 @@ pub struct Node {
     draining: Mutex<BTreeSet<String>>,
     redrives: Redrives,
     operating: Mutex<()>,
-    /// Halts of lanes that were told in the log.
-    told: Mutex<BTreeMap<usize, Halt>>,
 }
 
 /// How often a wait looks whether it was interrupted.
@@ -113,7 +111,6 @@ impl Node {
             draining: Mutex::default(),
             redrives: Redrives::default(),
             operating: Mutex::default(),
-            told: Mutex::default(),
         })
     }
 
@@ -164,30 +161,27 @@ impl Node {
         Ok(())
     }
 
-    /// Asks for dead letters to be sent through their pipeline again, and begins to, or says which that would be.
+    /// Does something about dead letters, or says about which that would be. A redrive is begun at once.
     ///
     /// # Errors
-    /// See [`dead::redrive`].
-    pub fn redrive(&self, pipeline: &str, selection: &Selection, really: bool) -> Result<Treated, Error> {
+    /// See [`dead::treat`].
+    pub fn treat(
+        &self,
+        pipeline: &str,
+        treatment: Treatment,
+        selection: &Selection,
+        really: bool,
+    ) -> Result<Treated, Error> {
         let _operating = self.operating();
-        let treated = dead::redrive(&self.log, pipeline, selection, really)?;
-        if really {
-            self.send_dead_letters(pipeline)?;
-        }
-        Ok(treated)
-    }
-
-    /// Gives dead letters up, or says which that would be.
-    ///
-    /// # Errors
-    /// See [`dead::discard`].
-    pub fn discard(&self, pipeline: &str, selection: &Selection, really: bool) -> Result<Treated, Error> {
-        let _operating = self.operating();
-        if really && self.redrives.is_sending(pipeline) {
+        if really && treatment == Treatment::Discard && self.redrives.is_sending(pipeline) {
             let what = format!("dead letters of pipeline {pipeline} are being sent through again: wait for these");
             return Err(Error::Invalid(what));
         }
-        dead::discard(&self.log, pipeline, selection, really)
+        let treated = dead::treat(&self.log, pipeline, treatment, selection, really)?;
+        if really && treatment == Treatment::Redrive {
+            self.send_dead_letters(pipeline)?;
+        }
+        Ok(treated)
     }
 
     /// One operator at a time, where what is done depends on what was looked at before.
@@ -232,24 +226,6 @@ impl Node {
         halt.is_some_and(|halt| halt.kind == HaltKind::Event)
     }
 
-    /// Says in the log, once, what stands still until somebody acts.
-    fn tell_halts(&self) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        for running in self.running().iter() {
-            for (source, lane) in &running.lanes {
-                let halt = self.scheduler.seen(*lane).and_then(|seen| seen.state.halt);
-                let known = told.get(lane);
-                if let Some(Halt { offset, reason, .. }) = halt.as_ref().filter(|halt| known != Some(*halt)) {
-                    tracing::error!(pipeline = running.name, %source, offset, reason, "has halted");
-                }
-                match halt {
-                    Some(halt) => drop(told.insert(*lane, halt)),
-                    None => drop(told.remove(lane)),
-                }
-            }
-        }
-    }
-
     /// Has a pipeline stand still for a reason, until it is resumed, and remembers it.
     fn hold(&self, pipeline: &str, reason: &str) -> Result<(), Error> {
         tracing::error!(pipeline, reason, "is held: `sluice pipeline resume {pipeline}` lets it run");
@@ -261,6 +237,10 @@ impl Node {
 
     /// Has pipelines stand still, also after a restart, that have come to too many failures.
     fn note_breakers(&self) {
+        // Looked at whenever a lane comes to rest: mostly there is nothing, and nobody is waited for.
+        if !self.running().iter().any(|running| running.breaker.is_open()) {
+            return;
+        }
         let _operating = self.operating();
         let mut tripped = Vec::new();
         for running in self.running().iter().filter(|running| running.breaker.is_open()) {
@@ -362,7 +342,6 @@ impl Node {
             // Before anything else, so that what has come to a stand stays so after a restart.
             self.note_drained();
             self.note_breakers();
-            self.tell_halts();
             if let Some(outcome) = outcome() {
                 return outcome;
             }
@@ -443,8 +422,8 @@ impl Node {
         let (mut waiting, mut paused) = (false, true);
         for (partition, (_, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
             let Some(seen) = self.scheduler.seen(*lane) else { continue };
-            partition.halted = seen.state.halt.map(Halted::from);
-            partition.retrying = seen.state.retrying.map(Retry::from);
+            partition.halted = seen.state.halt;
+            partition.retrying = seen.state.retrying;
             partition.waits_for = seen.state.waits_for;
             partition.paused = seen.paused && seen.at_rest && seen.state.settled;
             status.failed_calls += seen.state.failed_calls;

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct State {
-    /// Pipelines whose letters are being sent, and whether more were asked for meanwhile.
+    /// Pipelines whose letters are being sent.
     active: BTreeMap<String, Active>,
     threads: Vec<JoinHandle<()>>,
     ended: bool,
@@ -181,7 +181,7 @@ fn round(shared: &Shared, log: &Arc<Log>, clock: &Arc<dyn Clock>, config: &Redri
         dead: 0,
     };
     let mut stopped = None;
-    let sent = graveyard.requested(log, &mut |id, _, event| {
+    let sent = graveyard.requested(log, &mut |id, event| {
         sender.send(config, id, event).map_err(|stop| {
             stopped = Some(stop);
             Error::Closed

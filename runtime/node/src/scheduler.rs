@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sluice_engine::{LaneRunner, LaneState, Step};
+use sluice_engine::{Halt, LaneRunner, LaneState, Step};
 use sluice_env::Clock;
 use sluice_log::{Desired, Error, TopicPartition};
 
@@ -289,7 +289,12 @@ impl Shared {
             let (drain, pause) = (Desired::Drain as u8, Desired::Pause as u8);
             let _ = slot.desired.compare_exchange(drain, pause, Ordering::SeqCst, Ordering::SeqCst);
         }
-        *lock(&slot.seen) = runner.state().clone();
+        let state = runner.state().clone();
+        let before = std::mem::replace(&mut *lock(&slot.seen), state.clone());
+        if let Some(Halt { offset, reason, .. }) = state.halt.filter(|halt| before.halt.as_ref() != Some(halt)) {
+            let (pipeline, source) = runner.names();
+            tracing::error!(pipeline, %source, offset, reason, "has halted");
+        }
         (step, runner.state().warm)
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sluice_config::{OnError, Pipeline};
-use sluice_engine::{Halt, HaltKind, Retrying};
+use sluice_engine::{Halt, Retrying};
 use sluice_log::{Desired, Log, PipelineInfo, TopicInfo};
 
 /// How a node stands.
@@ -138,45 +138,11 @@ pub struct LaneStatus {
     /// Whether it stands still because it was told to.
     pub paused: bool,
     /// The offset and the reason, when it is halted.
-    pub halted: Option<Halted>,
+    pub halted: Option<Halt>,
     /// The event that failed and is tried again, when there is one.
-    pub retrying: Option<Retry>,
+    pub retrying: Option<Retrying>,
     /// What it waits for, when storage refuses for the moment.
     pub waits_for: Option<String>,
-}
-
-/// What blocks a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Halted {
-    /// The event that blocks.
-    pub offset: u64,
-    /// What happened.
-    pub reason: String,
-    /// What kind of reason that is.
-    pub kind: HaltKind,
-}
-
-impl From<Halt> for Halted {
-    fn from(halt: Halt) -> Self {
-        Self { offset: halt.offset, reason: halt.reason, kind: halt.kind }
-    }
-}
-
-/// An event that is tried again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retry {
-    /// The event.
-    pub offset: u64,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// Why it failed.
-    pub reason: String,
-}
-
-impl From<Retrying> for Retry {
-    fn from(retrying: Retrying) -> Self {
-        Self { offset: retrying.offset, attempts: retrying.attempts, reason: retrying.reason }
-    }
 }
 
 /// How everything stands that a log knows of, when no node runs on it.

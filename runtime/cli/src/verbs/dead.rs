@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
-use sluice_node::dead::{Cause, DeadLetters, LetterId, Selection, Treated};
-use sluice_node::{DeadLetter, PipelineState};
+use sluice_node::dead::{Cause, DeadLetters, LetterId, Selection, Treated, Treatment};
+use sluice_node::{DeadLetter, PipelineState, brief};
 
 use crate::access::Access;
 use crate::args::{Dead, Global, Treat};
@@ -27,7 +27,7 @@ pub(crate) fn dead(global: &Global, verb: &Dead) -> Result<ExitCode, Failure> {
         Dead::Show { pipeline, id } => show_one(global, &mut access, pipeline, *id)?,
         Dead::Redrive(treat) => redrive(global, &mut access, treat)?,
         Dead::Discard(treat) => {
-            let treated = access.dead_treat(&treat.pipeline, false, &treat.selection()?, treat.yes)?;
+            let treated = access.dead_treat(&treat.pipeline, Treatment::Discard, &treat.selection()?, treat.yes)?;
             show::answer(global, &treated, || {
                 let what = if treated.done { "were discarded" } else { "would be discarded" };
                 tell(&treated, what)
@@ -39,11 +39,10 @@ pub(crate) fn dead(global: &Global, verb: &Dead) -> Result<ExitCode, Failure> {
 
 impl Treat {
     fn selection(&self) -> Result<Selection, Failure> {
-        let ids: Vec<_> = self.ids.iter().map(ToString::to_string).collect();
+        let ids = self.ids.iter().copied().collect();
         let selection =
             Selection { ids, cause: self.cause.clone(), since: self.since, until: self.until, all: self.all };
-        let narrowed = Selection { all: false, ..selection.clone() } != Selection::default();
-        match (self.all, narrowed) {
+        match (self.all, selection.narrows()) {
             (false, false) => {
                 let failure = Failure::usage("say which dead letters: IDs, --cause, --since, --until, or --all");
                 Err(failure.help(format!("`sluice dead list {}` shows them by cause", self.pipeline)))
@@ -66,10 +65,7 @@ fn table(causes: &[Cause]) -> String {
     let rows: Vec<_> = causes
         .iter()
         .map(|cause| {
-            let mut reason: String = cause.reason.chars().take(REASON_CHARS).collect();
-            if reason.len() < cause.reason.len() {
-                reason.push('…');
-            }
+            let reason = brief(&cause.reason, REASON_CHARS);
             let Cause { id, stage, kind, count, first, last, example, .. } = cause;
             let [id, stage, kind, example] = [id, stage, kind, example].map(Clone::clone);
             vec![id, count.to_string(), stage, kind, time(*first), time(*last), example, reason]
@@ -121,7 +117,7 @@ fn tell(treated: &Treated, what: &str) -> String {
 fn redrive(global: &Global, access: &mut Access, treat: &Treat) -> Result<(), Failure> {
     let selection = treat.selection()?;
     if !treat.yes || !access.is_node() {
-        let treated = access.dead_treat(&treat.pipeline, true, &selection, treat.yes)?;
+        let treated = access.dead_treat(&treat.pipeline, Treatment::Redrive, &selection, treat.yes)?;
         return show::answer(global, &treated, || {
             let what = if treated.done {
                 "will be sent through again when `sluice run` runs it"
@@ -132,7 +128,7 @@ fn redrive(global: &Global, access: &mut Access, treat: &Treat) -> Result<(), Fa
         });
     }
     let before = access.dead_list(&treat.pipeline)?;
-    let treated = access.dead_treat(&treat.pipeline, true, &selection, true)?;
+    let treated = access.dead_treat(&treat.pipeline, Treatment::Redrive, &selection, true)?;
     let told = loop {
         let told = access.dead_list(&treat.pipeline)?;
         if told.redriving == 0 {

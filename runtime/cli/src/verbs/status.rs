@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sluice_log::Desired;
-use sluice_node::{HaltKind, HoldStatus, PipelineState, Retry, Status};
+use sluice_node::{HaltKind, HoldStatus, PipelineState, Retrying, Status};
 
 use crate::access::Access;
 use crate::args::Global;
@@ -82,7 +82,7 @@ fn render(status: &Status) -> String {
                     )),
                 }
             }
-            if let Some(Retry { offset, attempts, reason }) = &lane.retrying {
+            if let Some(Retrying { offset, attempts, reason, .. }) = &lane.retrying {
                 out.push_str(&format!(
                     "\n{at} tries offset {offset} again, which has failed {attempts} times: {reason}\n"
                 ));
