@@ -77,7 +77,7 @@ fn main() -> Result<()> {
     }
     if wanted("beside") {
         println!("\n| J3, two partitions, beside | M/s by the clock | share of alone |\n|---|---|---|");
-        let rates = beside::run(events / 4, 1)?;
+        let rates = beside::run(events, 3)?;
         let alone = rates[0].1.median;
         for (name, rate) in rates {
             println!("| {name} | {rate} | {:.2} |", rate.median / alone);

@@ -152,6 +152,8 @@ pub struct LaneRunner {
     untold: u64,
     /// Since when a batch that is not full waits for more events.
     lingering: Option<Duration>,
+    /// After a failed call: until when others have their turn.
+    rests_until: Duration,
     resyncs: u32,
     state: LaneState,
     fatal: Option<Error>,
@@ -195,6 +197,7 @@ impl LaneRunner {
             next_own_id: u64::MAX,
             bound: None,
             lingering: None,
+            rests_until: Duration::ZERO,
             resyncs: 0,
             fatal: None,
         }
@@ -278,8 +281,9 @@ impl LaneRunner {
                 self.lane.halt_at(from, HaltKind::Breaker, self.config.errors.breaker.reason());
                 return Step::Worked;
             }
-            let waits = self.state.retrying.as_ref().filter(|retrying| retrying.offset == from && !draining);
-            if let Some(until) = waits.map(|retrying| retrying.until).filter(|until| *until > self.clock.elapsed()) {
+            let retrying = self.state.retrying.as_ref().filter(|retrying| retrying.offset == from);
+            let until = retrying.map_or(self.rests_until, |retrying| retrying.until.max(self.rests_until));
+            if !draining && until > self.clock.elapsed() {
                 return Step::WaitingUntil(until);
             }
         }
@@ -471,7 +475,13 @@ impl LaneRunner {
                 self.batch_size.learn(self.batch.count, self.clock.elapsed().saturating_sub(before));
                 self.commit(from, called, draining);
             }
-            Err(error) => self.call_failed(error),
+            Err(error) => {
+                self.call_failed(error);
+                // Dropping an instance and making another costs also those who run on other cores, which share the address space
+                // and the log: it must not be more than a fair share, however short the calls are.
+                let now = self.clock.elapsed();
+                self.rests_until = now + now.saturating_sub(before);
+            }
         }
         Step::Worked
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sluice_env::{ManualClock, Rng};
+use sluice_env::{Clock, ManualClock, Rng};
 use sluice_event::{Batch, FailureKind, NewEvent, OutcomeWriter, Region, Source as From_, TooLarge, View};
 use sluice_log::{Commit, Committed, Done, Error, Input, ReadBatch, Step as InputStep, TopicPartition};
 
@@ -307,7 +307,7 @@ const EXACTLY_ONCE: Plan = Plan {
     failing: false,
 };
 
-fn runner(plan: Plan, storage: &ModelStorage, rng: &mut Rng, clock: &Arc<ManualClock>) -> LaneRunner {
+fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
     let stage = |index: usize, rng: &mut Rng| {
         // The last stage is the one that traps.
         let poison = plan.poison.filter(|_| index + 1 == plan.stages);
@@ -337,7 +337,7 @@ fn runner(plan: Plan, storage: &ModelStorage, rng: &mut Rng, clock: &Arc<ManualC
     let sink = |name: &str, topic| Sink { name: name.into(), topic, partitions: 1, partition_by: PartitionBy::Source };
     let (epoch, cursor) = storage.position(1, SOURCE).unwrap();
     let tried = storage.0.lock().unwrap().tried;
-    let config = LaneConfig {
+    LaneConfig {
         pipeline_name: "p".into(),
         pipeline: 1,
         tried,
@@ -355,7 +355,10 @@ fn runner(plan: Plan, storage: &ModelStorage, rng: &mut Rng, clock: &Arc<ManualC
         max_bytes: 1 << 20,
         linger: Duration::ZERO,
         max_in_flight: 5,
-    };
+    }
+}
+
+fn runner(config: LaneConfig, storage: &ModelStorage, clock: &Arc<ManualClock>) -> LaneRunner {
     let source = Box::new(Numbers { count: 200 });
     LaneRunner::new(config, source, Arc::new(storage.clone()), clock.clone(), Arc::new(|| {}))
 }
@@ -371,7 +374,7 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
     }
     let mut rng = Rng::from_seed(seed);
     let clock = Arc::new(ManualClock::default());
-    let mut lane = runner(plan, &storage, &mut rng, &clock);
+    let mut lane = runner(config(plan, &storage, &mut rng), &storage, &clock);
     let (mut troubles, mut owed) = (0, 0);
     for round in 0..20_000 {
         clock.set(round * 10);
@@ -389,7 +392,7 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
                 model.waiting.clear();
                 model.outcome = model.cursor;
             }
-            lane = runner(plan, &storage, &mut rng, &clock);
+            lane = runner(config(plan, &storage, &mut rng), &storage, &clock);
         }
         if plan.rewinds && troubles < 5 && rng.one_in(60) {
             troubles += 1;
@@ -498,4 +501,34 @@ fn storage_that_does_not_fence_is_noticed() {
     for plan in [EXACTLY_ONCE, Plan { delivery: Delivery::AtMostOnce, rewinds: true, ..EXACTLY_ONCE }] {
         assert!((0..50).any(|seed| run(seed, Plan { no_fence: true, ..plan }).is_err()));
     }
+}
+
+/// Traps after half a second.
+struct SlowTrap(Arc<ManualClock>);
+
+impl Plugin for SlowTrap {
+    fn instantiate(&self) -> Result<Box<dyn Consumer>, CallError> {
+        Ok(Box::new(Self(self.0.clone())))
+    }
+}
+
+impl Consumer for SlowTrap {
+    fn call(&mut self, _: &[u8], _: &[u8], _: &mut dyn FnMut(&[u8])) -> Result<(), CallError> {
+        self.0.set(self.0.now() + 500);
+        Err(CallError::new(CallErrorKind::Trap, "boom"))
+    }
+}
+
+#[test]
+fn after_a_failed_call_others_have_their_turn_for_as_long_as_it_took() {
+    let (storage, clock) = (ModelStorage::default(), Arc::new(ManualClock::default()));
+    storage.0.lock().unwrap().tries = vec![Arc::default()];
+    let mut config = config(EXACTLY_ONCE, &storage, &mut Rng::from_seed(1));
+    config.stages[0].plugin = Arc::new(SlowTrap(clock.clone()));
+    let mut lane = runner(config, &storage, &clock);
+    assert!(matches!(lane.step(false), Step::Worked));
+    let Step::WaitingUntil(until) = lane.step(false) else { panic!("it goes on at once") };
+    assert_eq!(until, Duration::from_millis(1000));
+    clock.set(1000);
+    assert!(matches!(lane.step(false), Step::Worked));
 }
