@@ -67,7 +67,7 @@ impl Consumer for NativeConsumer {
 struct NativePlugin;
 
 impl Plugin for NativePlugin {
-    fn instantiate(&self) -> Result<Box<dyn Consumer>, CallError> {
+    fn instantiate(&self, _: Option<sluice_state::StageState>) -> Result<Box<dyn Consumer>, CallError> {
         Ok(Box::new(NativeConsumer))
     }
 }
@@ -92,6 +92,7 @@ pub(crate) fn run(events: u64, only_make: bool) -> Result<()> {
         keys_unchanged: false,
         max_outputs_per_event: 1000,
         digest: "native".into(),
+        state: None,
     };
     let config = LaneConfig {
         pipeline_name: "engine".into(),
@@ -111,6 +112,7 @@ pub(crate) fn run(events: u64, only_make: bool) -> Result<()> {
         max_bytes: 1 << 20,
         linger: Duration::ZERO,
         max_in_flight: 8,
+        state: None,
     };
     let clock = Arc::new(ManualClock::default());
     let mut lane = LaneRunner::new(config, Box::new(memory), Arc::new(Nowhere), clock, Arc::new(|| {}));

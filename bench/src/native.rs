@@ -38,6 +38,7 @@ pub(crate) fn run(job: Job, mut source: &File) -> Result<()> {
             partition: 0,
             topic_name: "in",
             chained: false,
+            watermarks: &[],
         };
         header.clear();
         view.write(&mut header);

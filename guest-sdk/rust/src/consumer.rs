@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::{Event, Failure, Outputs, Result};
+use crate::{Event, Failure, Outputs, Result, Wanted};
 
 /// A consumer that is configured, or remembers something between events.
 ///
@@ -30,7 +30,7 @@ use crate::{Event, Failure, Outputs, Result};
 /// ```
 ///
 /// What a consumer remembers in its own fields may be gone at any time: instances come and go. Memory that counts is
-/// keyed state, which a later version of the host grants.
+/// [`State`](crate::State).
 pub trait Consumer: 'static {
     /// Makes the consumer from the pipeline's `config`.
     ///
@@ -45,6 +45,12 @@ pub trait Consumer: 'static {
     /// # Errors
     /// A failure of this event: its outputs are undone.
     fn process(&mut self, event: &Event, out: &mut Outputs) -> Result;
+
+    /// Names the keys of the state that an event will want, so that those of a whole batch are fetched together: the event's own key, where
+    /// nothing else is said. What is not named is fetched when it is used.
+    fn wants(&self, event: &Event, wanted: &mut Wanted) {
+        wanted.key(event.key());
+    }
 }
 
 /// The `config` table of the stage, as JSON.

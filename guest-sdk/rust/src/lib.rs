@@ -18,9 +18,11 @@
 mod consumer;
 mod event;
 mod failure;
+mod hash;
 mod log;
 mod outputs;
 mod runner;
+mod state;
 pub mod testing;
 
 #[cfg(target_family = "wasm")]
@@ -33,7 +35,8 @@ pub use failure::{Failure, Result};
 pub use log::{Level, log};
 pub use outputs::{Json, Key, Output, Outputs, Value, json};
 #[doc(hidden)]
-pub use runner::{Runner, runner};
+pub use runner::{Runner, consumer_runner, runner};
+pub use state::{State, StateKey, Wanted};
 
 /// Exports a consumer: a function `fn(&Event, &mut Outputs) -> Result`, or a type that implements [`Consumer`].
 ///
@@ -42,10 +45,7 @@ pub use runner::{Runner, runner};
 macro_rules! consumer {
     (type $consumer:ty) => {
         $crate::consumer!(@export |config: &$crate::Config| {
-            let mut consumer = <$consumer as $crate::Consumer>::init(config)?;
-            Ok($crate::runner(move |event: &$crate::Event, out: &mut $crate::Outputs| {
-                $crate::Consumer::process(&mut consumer, event, out)
-            }))
+            $crate::consumer_runner(|| <$consumer as $crate::Consumer>::init(config))
         });
     };
     ($function:ident) => {

@@ -1,8 +1,11 @@
 //! Runs a handler over a batch. The same code runs in the guest and in native tests.
 
+use std::rc::Rc;
+
 use sluice_event::{Malformed, OutcomeWriter, Region, Source, View};
 
-use crate::{Event, Outputs, Result};
+use crate::state::{AnyShelf, Now, Wanted, set_now, take_shelves};
+use crate::{Consumer, Event, Outputs, Result};
 
 /// A consumer that is ready to run.
 pub trait Runner {
@@ -13,40 +16,109 @@ pub trait Runner {
     fn run(&mut self, header: &[u8], events: &[u8], progress: &dyn Fn(u32)) -> std::result::Result<Vec<u8>, Malformed>;
 }
 
-struct Handler<F>(F);
+/// What deals with an event.
+trait Handle {
+    fn handle(&mut self, event: &Event, out: &mut Outputs) -> Result;
 
-/// Makes a handler ready to run.
-pub fn runner(handler: impl FnMut(&Event, &mut Outputs) -> Result + 'static) -> Box<dyn Runner> {
-    Box::new(Handler(handler))
+    fn wants(&self, _event: &Event, _wanted: &mut Wanted) {}
 }
 
-impl<F: FnMut(&Event, &mut Outputs) -> Result> Runner for Handler<F> {
+struct Function<F>(F);
+
+impl<F: FnMut(&Event, &mut Outputs) -> Result> Handle for Function<F> {
+    fn handle(&mut self, event: &Event, out: &mut Outputs) -> Result {
+        (self.0)(event, out)
+    }
+}
+
+struct Whole<C>(C);
+
+impl<C: Consumer> Handle for Whole<C> {
+    fn handle(&mut self, event: &Event, out: &mut Outputs) -> Result {
+        self.0.process(event, out)
+    }
+
+    fn wants(&self, event: &Event, wanted: &mut Wanted) {
+        self.0.wants(event, wanted);
+    }
+}
+
+struct Handler<H> {
+    handle: H,
+    shelves: Vec<Rc<dyn AnyShelf>>,
+}
+
+/// Makes a function ready to run.
+pub fn runner(handler: impl FnMut(&Event, &mut Outputs) -> Result + 'static) -> Box<dyn Runner> {
+    Box::new(Handler { handle: Function(handler), shelves: Vec::new() })
+}
+
+/// Makes a consumer ready to run.
+///
+/// # Errors
+/// What making it says.
+pub fn consumer_runner<C: Consumer>(make: impl FnOnce() -> Result<C>) -> Result<Box<dyn Runner>> {
+    take_shelves();
+    let handle = Whole(make()?);
+    Ok(Box::new(Handler { handle, shelves: take_shelves() }))
+}
+
+impl<H: Handle> Handler<H> {
+    /// Fetches the state that the batch's events are likely to want, in one call to the host.
+    fn fetch(&self, view: &View<'_>, events: &[u8]) -> std::result::Result<(), Malformed> {
+        if self.shelves.is_empty() {
+            return Ok(());
+        }
+        let mut wanted = Wanted::of(&self.shelves);
+        for (input, flat) in (0..).zip(Region::new(events, view.count).events()) {
+            self.handle.wants(&event_of(view, input, flat?), &mut wanted);
+        }
+        wanted.fetch();
+        Ok(())
+    }
+}
+
+fn event_of<'a>(view: &View<'a>, input: u32, flat: sluice_event::Event<'a>) -> Event<'a> {
+    Event {
+        flat,
+        topic: view.topic_name,
+        partition: view.partition,
+        offset: match flat.origin().filter(|_| view.chained) {
+            Some(origin) => origin.offset,
+            None => view.base_offset + u64::from(input),
+        },
+    }
+}
+
+impl<H: Handle> Runner for Handler<H> {
     fn run(&mut self, header: &[u8], events: &[u8], progress: &dyn Fn(u32)) -> std::result::Result<Vec<u8>, Malformed> {
         let view = View::parse(header)?;
+        self.fetch(&view, events)?;
         // Outputs are rarely larger than inputs; a larger outcome grows as vectors do.
         let mut writer = OutcomeWriter::with_capacity(events.len() + 24 * view.count as usize + 256);
+        let mut processed = view.count;
         for (input, flat) in (0..).zip(Region::new(events, view.count).events()) {
             let flat = flat?;
             progress(input);
-            let event = Event {
-                flat,
-                topic: view.topic_name,
-                partition: view.partition,
-                offset: match flat.origin().filter(|_| view.chained) {
-                    Some(origin) => origin.offset,
-                    None => view.base_offset + u64::from(input),
-                },
-            };
+            let event = event_of(&view, input, flat);
+            if !self.shelves.is_empty() {
+                set_now(Now { input, timestamp: flat.timestamp(), watermark: view.watermark_before(input) });
+            }
             let mark = writer.mark();
             let mut out = Outputs { writer: &mut writer, input, timestamp: flat.timestamp() };
-            if let Err(failure) = (self.0)(&event, &mut out) {
-                writer.undo(mark);
-                writer.fail((Source::Input, input), failure.kind, &failure.reason);
-                if failure.is_transient() {
-                    return Ok(writer.finish(input));
-                }
+            let Err(failure) = self.handle.handle(&event, &mut out) else {
+                self.shelves.iter().for_each(|shelf| shelf.keep());
+                continue;
+            };
+            writer.undo(mark);
+            self.shelves.iter().for_each(|shelf| shelf.undo());
+            writer.fail((Source::Input, input), failure.kind, &failure.reason);
+            if failure.is_transient() {
+                processed = input;
+                break;
             }
         }
-        Ok(writer.finish(view.count))
+        self.shelves.iter().for_each(|shelf| shelf.write(&mut writer));
+        Ok(writer.finish(processed))
     }
 }

@@ -13,14 +13,60 @@
 //! assert!(outcome.failures.is_empty());
 //! ```
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use sluice_event::{Batch, FailureKind, NewEvent, View};
 
-use crate::{Config, Consumer, Event, Outputs, Result, Runner, runner};
+use crate::{Config, Consumer, Event, Outputs, Result, Runner, consumer_runner, runner};
 
-/// A consumer under test.
+/// A consumer under test. Its state is kept from one batch to the next.
 pub struct Tester {
     runner: Box<dyn Runner>,
     next_offset: u64,
+    state: Kept,
+    /// The newest timestamp so far, which is the watermark.
+    watermark: Option<i64>,
+}
+
+/// What a consumer under test keeps: values with their expiries.
+type Kept = BTreeMap<Vec<u8>, (Vec<u8>, Option<i64>)>;
+
+thread_local! {
+    /// That of the tester which is running.
+    static STATE: RefCell<Kept> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Plays the host to [`State`](crate::State).
+pub(crate) mod host {
+    use super::STATE;
+
+    pub(crate) fn get(mut keys: &[u8]) -> Vec<u8> {
+        let mut values = Vec::new();
+        while let Some((len, rest)) = keys.split_first_chunk() {
+            let (key, rest) = rest.split_at(u32::from_le_bytes(*len) as usize);
+            keys = rest;
+            STATE.with_borrow(|state| match state.get(key) {
+                Some((value, expires)) => {
+                    values.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                    values.extend_from_slice(&expires.unwrap_or(0).to_le_bytes());
+                    values.extend_from_slice(value);
+                }
+                None => values.extend_from_slice(&u32::MAX.to_le_bytes()),
+            });
+        }
+        values
+    }
+
+    type Found = (Vec<u8>, Vec<u8>, Option<i64>);
+
+    pub(crate) fn scan(prefix: &[u8], after: Option<&[u8]>, limit: u32, _max_bytes: u32) -> Vec<Found> {
+        STATE.with_borrow(|state| {
+            let behind = |key: &&Vec<u8>| key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after);
+            let found = state.iter().filter(|(key, _)| behind(key)).take(limit as usize);
+            found.map(|(key, (value, expires))| (key.clone(), value.clone(), *expires)).collect()
+        })
+    }
 }
 
 /// An event to give to a consumer.
@@ -103,13 +149,22 @@ impl Tester {
     /// # Errors
     /// What `init` says of the configuration.
     pub fn new<C: Consumer>(config: &str) -> Result<Self> {
-        let mut consumer = C::init(&Config::from_json(config))?;
-        Ok(Self::function(move |event: &Event, out: &mut Outputs| consumer.process(event, out)))
+        Ok(Self::of(consumer_runner(|| C::init(&Config::from_json(config)))?))
+    }
+
+    fn of(runner: Box<dyn Runner>) -> Self {
+        Self { runner, next_offset: 0, state: Kept::new(), watermark: None }
+    }
+
+    /// The consumer's state: the value under a key of a [`State`](crate::State) of this name, as JSON.
+    pub fn state(&self, name: &str, key: &str) -> Option<&str> {
+        let (value, _) = self.state.get(format!("{name}/{key}").as_bytes())?;
+        std::str::from_utf8(value).ok()
     }
 
     /// Tests a function.
     pub fn function(handler: impl FnMut(&Event, &mut Outputs) -> Result + 'static) -> Self {
-        Self { runner: runner(handler), next_offset: 0 }
+        Self::of(runner(handler))
     }
 
     /// Gives events as one batch.
@@ -118,7 +173,10 @@ impl Tester {
     /// When the SDK breaks its own format.
     pub fn process(&mut self, events: &[Given]) -> Tested {
         let mut batch = Batch::default();
+        let mut watermarks = Vec::new();
         for given in events {
+            watermarks.extend_from_slice(&self.watermark.unwrap_or(i64::MIN).to_le_bytes());
+            self.watermark = self.watermark.max(Some(given.timestamp));
             let event = NewEvent {
                 timestamp: given.timestamp,
                 key: given.key.as_deref(),
@@ -136,12 +194,24 @@ impl Tester {
             partition: 0,
             topic_name: "test",
             chained: false,
+            watermarks: &watermarks,
         };
         let mut header = Vec::new();
         view.write(&mut header);
+        STATE.set(std::mem::take(&mut self.state));
         let bytes = self.runner.run(&header, batch.bytes(), &|_| {}).expect("the batch is well formed");
+        self.state = STATE.take();
         let outcome = sluice_event::Outcome::parse(&bytes, batch.count()).expect("the outcome is well formed");
         self.next_offset += u64::from(outcome.processed());
+        for write in outcome.state_writes() {
+            let write = write.expect("a state write is well formed");
+            match write.value {
+                Some(value) => self.state.insert(write.key.to_vec(), (value.to_vec(), write.expires)),
+                None => self.state.remove(write.key),
+            };
+        }
+        let live = |expires: Option<i64>| expires.is_none_or(|expires| self.watermark.is_none_or(|mark| expires > mark));
+        self.state.retain(|_, (_, expires)| live(*expires));
         let sent = |output: sluice_event::Output<'_>| Sent {
             input: output.input,
             sink: outcome.sink(output.sink).expect("the sink is in the table").map(str::to_owned),

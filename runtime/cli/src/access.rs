@@ -131,7 +131,7 @@ impl Access {
     pub(crate) fn delete_pipeline(&mut self, pipeline: &str) -> Result<(), Failure> {
         match self {
             Self::Node(client) => Ok(client.delete_pipeline(pipeline)?),
-            Self::Directory(log) => order(log, Order::DeletePipeline(pipeline.to_owned())),
+            Self::Directory(log) => sluice_node::operate::delete_pipeline(log, pipeline).map_err(Into::into),
         }
     }
 

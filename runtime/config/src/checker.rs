@@ -11,7 +11,7 @@ use crate::definition::{
 };
 use crate::diagnostic::Diagnostic;
 use crate::json::{is_not_finite, json_of_table};
-use crate::pipeline::{
+use crate::pipeline::{CHANGELOG, 
     At, Batch, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink, Stage, Start, Topic,
 };
 use crate::units::{parse_duration, parse_size};
@@ -82,6 +82,10 @@ impl Checker<'_> {
             );
         }
         let errors = self.errors(definition.errors, &name);
+        if sources.len() > 1 && stages.iter().any(|stage| stage.state) {
+            let (_, span) = self.places.iter().find(|(place, _)| *place == At::Source(1)).cloned().unwrap_or((At::Name, 0..0));
+            self.not_yet(span, "state in a pipeline that reads several topics", "read one topic");
+        }
         Some(Pipeline {
             file: self.file.to_owned(),
             text: self.text.to_owned(),
@@ -104,6 +108,10 @@ impl Checker<'_> {
         if text.is_empty() || text.len() > 200 || text.starts_with('.') || !text.chars().all(good) {
             let help = "use 1 to 200 letters, digits, `-`, `_` and `.`, not beginning with `.`".to_owned();
             self.report(name.span(), format!("not a {what} name: {text:?}"), Some(help));
+        }
+        if what == "topic" && text.ends_with(CHANGELOG) {
+            let help = "such topics hold the state of pipelines: use another name".to_owned();
+            self.report(name.span(), format!("the topic is a changelog: {text:?}"), Some(help));
         }
         text.clone()
     }
@@ -232,8 +240,8 @@ impl Checker<'_> {
         for (at, stage) in stages.into_iter().enumerate() {
             let (span, keys) = (stage.span(), stage.into_inner());
             let name_span = keys.name.as_ref().map_or_else(|| keys.plugin.span(), Spanned::span);
-            self.capabilities(keys.capabilities.as_ref(), &checked);
-            let stage = self.stage(at, keys);
+            let state = self.capabilities(keys.capabilities.as_ref(), &checked);
+            let stage = Stage { state, ..self.stage(at, keys) };
             if checked.iter().any(|other| other.name == stage.name) {
                 let help = "give each its own `name`: it is the identity of a stage's state".to_owned();
                 let span = if name_span.is_empty() { span } else { name_span };
@@ -244,15 +252,25 @@ impl Checker<'_> {
         Some(checked)
     }
 
-    fn capabilities(&mut self, capabilities: Option<&Spanned<Vec<Spanned<String>>>>, before: &[Stage]) {
-        let Some(capabilities) = capabilities.filter(|capabilities| !capabilities.get_ref().is_empty()) else { return };
+    /// Whether state is among what a stage may use.
+    fn capabilities(&mut self, capabilities: Option<&Spanned<Vec<Spanned<String>>>>, before: &[Stage]) -> bool {
+        let Some(capabilities) = capabilities else { return false };
         let state = capabilities.get_ref().iter().any(|capability| capability.get_ref() == "state");
         if let Some(rekeys) = before.iter().find(|stage| state && !stage.keys_unchanged) {
             let what = format!("state on a later stage, but stage {:?} may change keys", rekeys.name);
             let help = "write `keys = \"unchanged\"` in every earlier stage; or re-key through a topic: a sink with partition-by = \"key\", and a second pipeline";
             self.report(capabilities.span(), what, Some(help.to_owned()));
         }
-        self.not_yet(capabilities.span(), "capabilities", "leave them out: plugins without state or timers need none");
+        for capability in capabilities.get_ref() {
+            let name = capability.get_ref();
+            if name == "timers" || name.starts_with("env:") {
+                self.not_yet(capability.span(), &format!("the capability {name:?}"), "leave it out");
+            } else if name != "state" {
+                let help = "there are \"state\", \"timers\" and \"env:NAME\"".to_owned();
+                self.report(capability.span(), format!("unknown capability: {name:?}"), Some(help));
+            }
+        }
+        state
     }
 
     fn stage(&mut self, at: usize, keys: StageKeys) -> Stage {
@@ -280,13 +298,10 @@ impl Checker<'_> {
         let stem = plugin.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let name = keys.name.map_or(stem, |name| self.name("stage", &name));
         let limits = keys.limits.map(|limits| self.limits(&limits)).unwrap_or_default();
-        Stage { name, plugin, config, limits, keys_unchanged }
+        Stage { name, plugin, config, limits, keys_unchanged, state: false }
     }
 
     fn limits(&mut self, limits: &LimitsKeys) -> Limits {
-        if let Some(state) = &limits.state {
-            self.not_yet(state.span(), "limits.state", "leave it out: plugins have no state yet");
-        }
         let memory = self.bounded_size(limits.memory.as_ref(), 1 << 16, 4 << 30);
         let output_bytes = self.bounded_size(limits.output_bytes.as_ref(), 1 << 10, 64 << 20);
         let bounds = Duration::from_millis(10)..=Duration::from_secs(3600);
@@ -302,6 +317,7 @@ impl Checker<'_> {
             wasm_size: self.bounded_size(limits.wasm_size.as_ref(), 1 << 10, 256 << 20),
             compile_time: self.bounded_duration(limits.compile_time.as_ref(), "compile-time", compile, "1s to 1h"),
             compile_memory: self.bounded_size(limits.compile_memory.as_ref(), 256 << 20, 64 << 30),
+            state: self.bounded_size(limits.state.as_ref(), 1 << 10, 1 << 40),
         }
     }
 

@@ -74,6 +74,8 @@ pub struct Limits {
     pub compile_time: Option<Duration>,
     /// Memory to compile it in.
     pub compile_memory: Option<u64>,
+    /// Its state in each partition.
+    pub state: Option<u64>,
 }
 
 /// One consumer.
@@ -89,7 +91,17 @@ pub struct Stage {
     pub limits: Limits,
     /// Whether its outputs keep the keys of their events.
     pub keys_unchanged: bool,
+    /// Whether it may keep state.
+    pub state: bool,
 }
+
+/// The topic that holds what a pipeline's state went through.
+pub fn changelog_topic(pipeline: &str) -> String {
+    format!("{pipeline}{CHANGELOG}")
+}
+
+/// What names of changelogs end with; no pipeline writes or reads one.
+pub(crate) const CHANGELOG: &str = ".changelog";
 
 /// Where outputs go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,6 +230,11 @@ pub enum At {
 }
 
 impl Pipeline {
+    /// Whether a stage of it keeps state.
+    pub fn has_state(&self) -> bool {
+        self.stages.iter().any(|stage| stage.state)
+    }
+
     /// Reads a definition. Paths in it are relative to `file`.
     ///
     /// # Errors

@@ -3,10 +3,12 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use sluice_event::View;
+use sluice_event::{Outcome, View};
 use sluice_log::{Append, ReadBatch, TopicPartition};
+use sluice_state::{Layer, SharedState, prefix_of};
 
 use crate::errors::Failed;
+use crate::keyed::{self, Change, StateGrant};
 use crate::port::{CallError, CallErrorKind, Consumer, Plugin, UnderWay, Witness};
 use crate::router::{Given, Link, Router, Sink, Told};
 
@@ -23,6 +25,8 @@ pub struct StageConfig {
     pub max_outputs_per_event: u32,
     /// SHA-256 of the plugin, in hexadecimal.
     pub digest: Arc<str>,
+    /// What it may keep, if it may keep anything.
+    pub state: Option<StateGrant>,
 }
 
 /// What a batch came to. Indices are those of the events in the batch.
@@ -38,6 +42,8 @@ pub(crate) struct Called {
     pub(crate) failed: Vec<Failed>,
     /// The next event, when a stage stopped there because trying it again may help.
     pub(crate) stopped: Option<Failed>,
+    /// What this event did to the state cannot be told from what others did: nothing of the call can be used, and it is to be tried alone.
+    pub(crate) entangled: Option<u32>,
 }
 
 /// What went wrong in which stage. An index of an event is that of the source event.
@@ -55,6 +61,8 @@ pub struct StageError {
 struct Stage {
     config: StageConfig,
     consumer: Option<Box<dyn Consumer>>,
+    /// What its keys in the store begin with.
+    prefix: Vec<u8>,
 }
 
 /// The stages of a lane, each with its instance.
@@ -67,6 +75,10 @@ pub(crate) struct Chain {
     router: Router,
     source: TopicPartition,
     topic_name: String,
+    /// What its stages may read, where one is granted state.
+    state: Option<SharedState>,
+    /// What the call in hand changes of it.
+    changes: Vec<Change>,
     header: Vec<u8>,
     /// What the stage in hand is given, and what it hands on.
     given: Link,
@@ -81,8 +93,13 @@ impl Chain {
         sinks: Vec<Sink>,
         source: TopicPartition,
         topic_name: String,
+        state: Option<SharedState>,
     ) -> Self {
-        let stage = |config: &StageConfig| Stage { config: config.clone(), consumer: None };
+        let stage = |config: &StageConfig| Stage {
+            config: config.clone(),
+            consumer: None,
+            prefix: prefix_of(&config.name),
+        };
         Self {
             pipeline,
             witness,
@@ -90,6 +107,8 @@ impl Chain {
             router: Router::new(sinks, source),
             source,
             topic_name,
+            state,
+            changes: Vec::new(),
             header: Vec::new(),
             given: Link::default(),
             handed_on: Link::default(),
@@ -126,23 +145,27 @@ impl Chain {
     /// can be tried alone.
     ///
     /// Should the host itself panic over what a guest returned, that is a failed call like any other: it must not take the thread along.
-    pub(crate) fn call(&mut self, batch: &ReadBatch) -> Result<Called, StageError> {
+    ///
+    /// `watermarks` are those before each event, for chains with state.
+    pub(crate) fn call(&mut self, batch: &ReadBatch, watermarks: &[u8]) -> Result<Called, StageError> {
         let (pipeline, source) = (self.pipeline, self.source);
         self.witness.enter(&UnderWay { pipeline, source, from: batch.base_offset, events: batch.count });
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.call_stages(batch)));
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.call_stages(batch, watermarks)));
         self.witness.leave();
         result.unwrap_or_else(|_| {
             self.drop_instances();
             self.router.clear();
+            self.changes.clear();
             let error =
                 CallError::new(CallErrorKind::BadOutcome, "the host panicked over what it returned; this is a bug");
             Err(StageError { stage: 0, name: self.stages[0].config.name.clone(), error })
         })
     }
 
-    fn call_stages(&mut self, batch: &ReadBatch) -> Result<Called, StageError> {
+    fn call_stages(&mut self, batch: &ReadBatch, watermarks: &[u8]) -> Result<Called, StageError> {
         let count = self.stages.len();
         self.router.begin(batch.count);
+        self.changes.clear();
         let mut called = Called { processed: batch.count, ..Called::default() };
         let mut keep_instances = true;
         for at in 0..count {
@@ -153,8 +176,9 @@ impl Chain {
                 }
             }
             self.handed_on.clear();
-            let told = self.call_stage(at, batch).map_err(|error| {
+            let told = self.call_stage(at, batch, watermarks).map_err(|error| {
                 self.router.clear();
+                self.changes.clear();
                 StageError { stage: at, name: self.stages[at].config.name.clone(), error: self.at_source(at, error) }
             })?;
             let failed = told.failed.into_iter();
@@ -168,6 +192,14 @@ impl Chain {
         }
         called.failed.retain(|failed| failed.index < called.processed);
         called.failed.sort_by_key(|failed| failed.index);
+        if let Some(first) = self.entangled(&called) {
+            self.drop_instances();
+            self.changes.clear();
+            if batch.count > 1 {
+                called.entangled = Some(first);
+                return Ok(called);
+            }
+        }
         if !keep_instances {
             self.drop_instances();
         }
@@ -179,10 +211,23 @@ impl Chain {
         Ok(called)
     }
 
-    /// Leaves only the first events of what was called; none of these may have failed.
+    /// The first event whose failure leaves something in the state that does not belong there.
+    fn entangled(&self, called: &Called) -> Option<u32> {
+        self.state.as_ref()?;
+        let leaves = |failed: &&Failed| {
+            let own = &self.stages[failed.stage];
+            let undone = own.consumer.as_ref().is_none_or(|consumer| consumer.undoes_failures());
+            let before = &self.stages[..failed.stage];
+            before.iter().any(|stage| stage.config.state.is_some()) || (own.config.state.is_some() && !undone)
+        };
+        called.failed.iter().chain(&called.stopped).filter(leaves).map(|failed| failed.index).min()
+    }
+
+    /// Leaves only the first events of what was called; none of these may have failed. Of what was changed in the state nothing is left.
     pub(crate) fn cut(&mut self, called: &mut Called, batch: &ReadBatch, processed: u32) {
         (called.processed, called.failed) = (processed, Vec::new());
         self.router.keep(batch.base_offset, processed, &[]);
+        self.changes.clear();
         self.count(called);
     }
 
@@ -198,42 +243,73 @@ impl Chain {
         CallError { in_hand: error.in_hand.and_then(source), ..error }
     }
 
-    fn call_stage(&mut self, at: usize, batch: &ReadBatch) -> Result<Told, CallError> {
+    fn call_stage(&mut self, at: usize, batch: &ReadBatch, watermarks: &[u8]) -> Result<Told, CallError> {
         let has_next = at + 1 < self.stages.len();
         let stage = &mut self.stages[at];
         let mut consumer = match stage.consumer.take() {
             Some(consumer) => consumer,
-            None => stage.config.plugin.instantiate()?,
+            None => {
+                let state = self.state.as_ref().filter(|_| stage.config.state.is_some());
+                stage.config.plugin.instantiate(state.map(|state| state.stage(&stage.config.name)))?
+            }
         };
         let (events, sources) = match at {
             0 => (batch.region(), None),
             _ => (self.given.events.region(), Some(&self.given.sources[..])),
         };
         let first = sources.and_then(|sources| sources.first().copied()).unwrap_or(0);
+        let first_mark = watermarks.get(first as usize * 8..).and_then(<[u8]>::first_chunk);
+        let watermark = first_mark.map(|mark| i64::from_le_bytes(*mark)).filter(|mark| *mark != i64::MIN);
+        let mut of_inputs = Vec::new();
+        let watermarks = match sources {
+            _ if stage.config.state.is_none() => &[],
+            None => watermarks,
+            Some(sources) => {
+                let (marks, _) = watermarks.as_chunks::<8>();
+                of_inputs.extend(sources.iter().flat_map(|source| marks[*source as usize]));
+                &of_inputs[..]
+            }
+        };
         let view = View {
             count: events.count(),
             base_offset: batch.base_offset + u64::from(first),
-            watermark: None,
+            watermark,
             seed: (u64::from(self.source.topic) << 32) | u64::from(self.source.partition),
             topic: self.source.topic,
             partition: self.source.partition,
             topic_name: &self.topic_name,
             chained: at > 0,
+            watermarks,
         };
         self.header.clear();
         view.write(&mut self.header);
         let StageConfig { keys_unchanged, max_outputs_per_event, .. } = stage.config;
-        let given = Given { events, sources, keys_unchanged, max_outputs_per_event };
-        let (router, handed_on) = (&mut self.router, &mut self.handed_on);
+        let state = self.state.as_ref();
+        let has_state = stage.config.state.is_some() && state.is_some();
+        let given = Given { events, sources, keys_unchanged, max_outputs_per_event, has_state };
+        let (router, handed_on, changes) = (&mut self.router, &mut self.handed_on, &mut self.changes);
         let mut told = None;
         consumer.call(&self.header, events.bytes(), &mut |outcome| {
-            told = Some(router.route(outcome, &given, batch.base_offset, has_next.then_some(&mut *handed_on)));
+            let routed = router.route(outcome, &given, batch.base_offset, has_next.then_some(&mut *handed_on));
+            told = Some(routed.and_then(|told| {
+                if let (Some(state), Some(grant)) = (state, &stage.config.state) {
+                    let outcome = Outcome::parse(outcome, events.count())?;
+                    keyed::changes(&outcome, |input| told.has_failed(given.source(input)), &stage.prefix, changes)?;
+                    keyed::check_size(state, &stage.config.name, *grant, changes)?;
+                }
+                Ok(told)
+            }));
         })?;
         let nothing = || CallError::new(CallErrorKind::BadOutcome, "it returned nothing");
         let told = told.unwrap_or_else(|| Err(nothing()))?;
         // Only an instance that behaved is used again.
         stage.consumer = Some(consumer);
         Ok(told)
+    }
+
+    /// What the call changed of the state.
+    pub(crate) fn take_changes(&mut self) -> Layer {
+        Layer::of(std::mem::take(&mut self.changes))
     }
 
     /// What was routed to the sinks, ready to be appended.

@@ -62,6 +62,8 @@ pub(crate) struct Follower {
 /// What became of the events up to `to`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Delivered {
+    /// The number of the last attempt.
+    pub(crate) through: u64,
     pub(crate) to: u64,
     pub(crate) counts: Counts,
     /// Events of each call.
@@ -75,7 +77,7 @@ pub(crate) struct Delivered {
 impl Delivered {
     /// Adds what was delivered after it.
     fn add(&mut self, next: Self) {
-        self.to = self.to.max(next.to);
+        (self.to, self.through) = (self.to.max(next.to), self.through.max(next.through));
         self.counts.add(&next.counts);
         self.calls.extend(next.calls);
         self.bytes += next.bytes;
@@ -117,7 +119,7 @@ impl Follower {
         self.attempts.retain(|attempt| attempt.0 < id);
     }
 
-    /// What the commit of this number is to say, and its dead letters, if it is time to move the cursor from where it is.
+    /// What the commit of this number is to say, its dead letters, and the last attempt that it covers, if it is time to move the cursor from where it is.
     pub(crate) fn due(
         &mut self,
         id: u64,
@@ -125,7 +127,7 @@ impl Follower {
         now: Duration,
         every: Duration,
         at_once: bool,
-    ) -> Option<(Input, Vec<Batch>)> {
+    ) -> Option<(Input, Vec<Batch>, u64)> {
         let due = at_once
             || now >= self.moved_at + every
             || self.delivered.bytes + self.delivered.dead_bytes() >= MOST_BYTES
@@ -137,10 +139,10 @@ impl Follower {
         let (to, calls) = (delivered.to, delivered.calls.clone());
         let mut input = Input { step: Step::Done, from: cursor, to, calls, ..Input::default() };
         delivered.counts.tell(&mut input);
-        let dead = delivered.dead.clone();
+        let (dead, through) = (delivered.dead.clone(), delivered.through);
         self.moved_at = now;
         self.moving = Some((id, delivered));
-        Some((input, dead))
+        Some((input, dead, through))
     }
 
     /// Takes the answer, if it is that of the commit that moves the cursor; `cursor` is where it is then.

@@ -189,6 +189,11 @@ impl Lane {
         None
     }
 
+    /// Has an event called alone, after those before it: what it does cannot be told from what others do.
+    pub fn single_out(&mut self, culprit: u64) {
+        self.suspect = Some(Suspect::Named { culprit });
+    }
+
     /// The event at `offset` cannot be dealt with, or nothing from there on; all before it were.
     pub fn halt_at(&mut self, offset: u64, kind: HaltKind, reason: String) {
         self.halt = Some(Halt { offset, reason, kind });

@@ -1,6 +1,7 @@
 //! What delivery needs of the outside.
 
 use sluice_log::{Commit, Done, Error, ReadBatch, TopicPartition};
+use sluice_state::StageState;
 
 /// A consumer that can be called: one instance of a plugin.
 pub trait Consumer: Send {
@@ -10,15 +11,20 @@ pub trait Consumer: Send {
     /// # Errors
     /// When the call did not return. The instance must not be used again then.
     fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError>;
+
+    /// Whether what a failed event did to the state is undone in the outcome. Otherwise nothing of a call with a failure can be used.
+    fn undoes_failures(&self) -> bool {
+        true
+    }
 }
 
 /// A plugin from which instances can be made.
 pub trait Plugin: Send + Sync {
-    /// Makes an instance and initialises it.
+    /// Makes an instance and initialises it. It reads `state`, where it is granted any.
     ///
     /// # Errors
     /// When it cannot be made, or refuses its configuration.
-    fn instantiate(&self) -> Result<Box<dyn Consumer>, CallError>;
+    fn instantiate(&self, state: Option<StageState>) -> Result<Box<dyn Consumer>, CallError>;
 }
 
 /// Why a call did not return, or what it returned cannot be used.
@@ -66,6 +72,8 @@ pub enum CallErrorKind {
     Transient,
     /// No instance could be made.
     Instantiate,
+    /// The state cannot be read: no event is to blame.
+    State,
 }
 
 impl CallErrorKind {
@@ -79,6 +87,7 @@ impl CallErrorKind {
             Self::Permanent => "permanent",
             Self::Transient => "transient",
             Self::Instantiate => "instantiate",
+            Self::State => "state",
         }
     }
 }
@@ -93,6 +102,7 @@ impl std::fmt::Display for CallErrorKind {
             Self::Permanent => "permanent failure",
             Self::Transient => "transient failure",
             Self::Instantiate => "cannot be instantiated",
+            Self::State => "state cannot be read",
         })
     }
 }

@@ -59,7 +59,7 @@ impl Redriver {
     pub fn new(config: RedriveConfig, clock: Arc<dyn Clock>) -> Self {
         let nowhere = TopicPartition { topic: 0, partition: 0 };
         let witness = (config.pipeline, config.witness.clone());
-        let chain = Chain::new(witness, &config.stages, config.sinks.clone(), nowhere, String::new());
+        let chain = Chain::new(witness, &config.stages, config.sinks.clone(), nowhere, String::new(), None);
         Self { config, chain, clock }
     }
 
@@ -86,7 +86,7 @@ impl Redriver {
         }
         let read = ReadBatch { base_offset: letter.offset, count: 1, bytes: batch.bytes().to_vec(), append_time: 0 };
         self.chain.point_at(source, &letter.topic);
-        let mut failed = match self.chain.call(&read) {
+        let mut failed = match self.chain.call(&read, &[]) {
             Ok(mut called) => match (called.failed.pop(), called.stopped) {
                 (None, None) => return Ok(Sent::Through(self.chain.take_appends())),
                 (Some(failed), _) => failed,

@@ -30,6 +30,13 @@ pub(crate) struct Told {
     pub(crate) stopped: Option<(u32, String)>,
 }
 
+impl Told {
+    /// Whether the source event of this index failed for good.
+    pub(crate) fn has_failed(&self, source: u32) -> bool {
+        self.failed.binary_search_by_key(&source, |(failed, _)| *failed).is_ok()
+    }
+}
+
 /// The events that one stage hands to the next.
 #[derive(Debug, Clone, Default)]
 pub struct Link {
@@ -56,12 +63,14 @@ pub(crate) struct Given<'a> {
     pub(crate) keys_unchanged: bool,
     /// How many outputs one of them may have.
     pub(crate) max_outputs_per_event: u32,
+    /// Whether the stage may change its state.
+    pub(crate) has_state: bool,
 }
 
 impl Given<'_> {
     /// The index of the source event of an event that was given.
     #[inline]
-    fn source(&self, input: u32) -> u32 {
+    pub(crate) fn source(&self, input: u32) -> u32 {
         self.sources.map_or(input, |sources| sources[input as usize])
     }
 
@@ -146,7 +155,7 @@ impl Router {
     ) -> Result<Told, CallError> {
         let count = given.events.count();
         let outcome = Outcome::parse(bytes, count)?;
-        if outcome.uses_state() || outcome.uses_timers() {
+        if outcome.uses_timers() || (outcome.uses_state() && !given.has_state) {
             let message = "the consumer writes state or timers, which the pipeline does not grant";
             return Err(CallError::new(CallErrorKind::Limit, message));
         }
@@ -167,7 +176,7 @@ impl Router {
                 // Outputs are in the order of their inputs: all that follow belong to events that are tried again.
                 break;
             }
-            if !told.failed.is_empty() && told.failed.binary_search_by_key(&source, |(source, _)| *source).is_ok() {
+            if !told.failed.is_empty() && told.has_failed(source) {
                 continue;
             }
             if output.ordinal >= given.max_outputs_per_event || output.event.bytes().len() > MAX_EVENT_BYTES {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sluice_env::Clock;
 use sluice_event::Batch;
+use sluice_state::Head;
 use sluice_log::{Advice, Commit, Committed, Error, Input, ReadBatch, Step as InputStep, TopicPartition, Tried};
 
 use crate::batch_size::BatchSize;
@@ -13,6 +14,7 @@ use crate::chain::{Called, Chain, StageConfig, StageError};
 use crate::dead_letter::DeadLetter;
 use crate::delivery::{Claims, Counts, Delivered, Delivery, Follower};
 use crate::errors::{ErrorPolicy, Failed, OnError};
+use crate::keyed::{Keyed, StateConfig};
 use crate::lane::{Halt, HaltKind, Lane, Next};
 use crate::legible::brief;
 use crate::port::{CallErrorKind, Source, Storage, Witness};
@@ -62,6 +64,8 @@ pub struct LaneConfig {
     pub linger: Duration,
     /// Attempts whose commits are not answered, at most.
     pub max_in_flight: usize,
+    /// What its stages keep, where one is granted state.
+    pub state: Option<StateConfig>,
 }
 
 /// What became of one step.
@@ -125,6 +129,7 @@ pub struct LaneRunner {
     lane: Lane,
     config: LaneConfig,
     chain: Chain,
+    keyed: Option<Keyed>,
     /// At-least-once: the committed cursor, and what follows it.
     follower: Follower,
     committed: u64,
@@ -176,7 +181,9 @@ impl LaneRunner {
                 config.sinks.clone(),
                 config.source,
                 config.topic_name.clone(),
+                config.state.as_ref().map(|state| state.shared.clone()),
             ),
+            keyed: config.state.clone().map(Keyed::new),
             follower: Follower::default(),
             committed: config.cursor,
             claims: Claims::new(config.cursor),
@@ -277,6 +284,13 @@ impl LaneRunner {
     fn decide(&mut self, draining: bool) -> Step {
         let next = self.lane.next(self.readable());
         if let Next::Call { from, .. } = next {
+            if let Some(reason) = self.keyed.as_ref().and_then(Keyed::failure) {
+                self.lane.halt_at(from, HaltKind::Other, format!("{reason}; start the node again"));
+                return Step::Worked;
+            }
+            if self.keyed.as_ref().is_some_and(Keyed::must_wait) {
+                return Step::Waiting;
+            }
             if self.config.errors.breaker.is_open() {
                 self.lane.halt_at(from, HaltKind::Breaker, self.config.errors.breaker.reason());
                 return Step::Worked;
@@ -335,9 +349,11 @@ impl LaneRunner {
             return Step::Backoff(self.state.waits_for.clone().unwrap_or_default());
         }
         let at_once = draining || self.bound.is_some() || matches!(step, Step::Halted(_));
-        if let Some((input, dead)) = self.follower.due(self.next_own_id, self.committed, now, every, at_once) {
+        if let Some((input, dead, through)) = self.follower.due(self.next_own_id, self.committed, now, every, at_once) {
             let (on_error, source) = (self.config.errors.on_error, self.config.source);
-            let appends = dead.into_iter().flat_map(|dead| on_error.appends(source, dead)).collect();
+            let mut appends: Vec<_> = dead.into_iter().flat_map(|dead| on_error.appends(source, dead)).collect();
+            let head = self.head(input.from, input.to);
+            appends.extend(self.keyed.as_mut().map(|keyed| keyed.append(self.next_own_id, through, head)));
             self.submit_own(Commit { appends, input: Some(input), ..Commit::default() });
             return if matches!(step, Step::Worked) { step } else { Step::Waiting };
         }
@@ -364,6 +380,9 @@ impl LaneRunner {
                     continue;
                 }
             }
+            if let (Some(keyed), Ok(committed)) = (&mut self.keyed, &answer) {
+                keyed.committed(id, committed, &self.wake);
+            }
             match answer {
                 Ok(_) => {
                     if self.lane.committed(id) {
@@ -380,6 +399,7 @@ impl LaneRunner {
     fn refused(&mut self, id: u64, error: Error, own: bool) {
         let advice = error.advice();
         if own {
+            self.keyed.iter_mut().for_each(|keyed| keyed.refused(id));
             match advice {
                 Advice::Retry => self.lane.back_off(),
                 Advice::Resync => self.lane.resync(),
@@ -391,6 +411,7 @@ impl LaneRunner {
             }
         } else {
             self.follower.failed(id);
+            self.keyed.iter_mut().for_each(|keyed| keyed.discard_from(id));
             if self.lane.commit_failed(id, &error) {
                 // The instances have seen what never happened.
                 self.chain.drop_instances();
@@ -418,6 +439,7 @@ impl LaneRunner {
             return Step::Waiting;
         }
         self.chain.drop_instances();
+        self.keyed.iter_mut().for_each(|keyed| keyed.discard_from(0));
         self.resyncs += 1;
         let reason = match self.storage.position(self.config.pipeline, self.config.source) {
             Some((epoch, cursor)) if self.resyncs <= MOST_RESYNCS => {
@@ -470,7 +492,9 @@ impl LaneRunner {
             return Step::Idle;
         }
         let before = self.clock.elapsed();
-        match self.chain.call(&self.batch) {
+        let watermarks = self.keyed.as_mut().map_or(&[][..], |keyed| keyed.begin(self.batch.region()));
+        match self.chain.call(&self.batch, watermarks) {
+            Ok(Called { entangled: Some(first), .. }) => self.lane.single_out(from + u64::from(first)),
             Ok(called) => {
                 self.batch_size.learn(self.batch.count, self.clock.elapsed().saturating_sub(before));
                 self.commit(from, called, draining);
@@ -517,6 +541,11 @@ impl LaneRunner {
             stopped => stopped,
         };
         let (counts, dead, halt) = self.settle_failures(from, &mut called);
+        if halt.is_some() && self.keyed.is_some() && self.batch.count > 1 {
+            // What the events before it did to the state cannot be told from what it and those behind it did.
+            self.chain.drop_instances();
+            return self.lane.single_out(from + u64::from(called.processed));
+        }
         let to = from + u64::from(called.processed);
         if to > from {
             self.state.retrying = self.state.retrying.take().filter(|retrying| retrying.offset >= to);
@@ -607,9 +636,23 @@ impl LaneRunner {
         self.submit_own(Commit { tried: Some(tried), ..Commit::default() });
     }
 
+    fn head(&self, from: u64, to: u64) -> Head {
+        let TopicPartition { topic, partition } = self.config.source;
+        Head { topic, partition, from, to, epoch: self.config.epoch, watermark: None }
+    }
+
     fn commit_range(&mut self, from: u64, to: u64, counts: Counts, dead: Batch) {
         let mut appends = self.chain.take_appends();
         let id = self.lane.submitted(to);
+        let head = self.head(from, to);
+        if let Some(keyed) = &mut self.keyed {
+            let read = self.batch.base_offset..self.batch.base_offset + u64::from(self.batch.count);
+            let processed = if read.contains(&from) { to - self.batch.base_offset } else { 0 };
+            keyed.attempted(id, processed as usize, self.chain.take_changes());
+            if !matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
+                appends.push(keyed.append(id, id, head));
+            }
+        }
         let step = match self.config.delivery {
             Delivery::ExactlyOnce => InputStep::Done,
             Delivery::AtLeastOnce { .. } | Delivery::AtMostOnce => InputStep::Outcome,
@@ -619,7 +662,7 @@ impl LaneRunner {
             // They count, and dead letters are written, when the cursor moves.
             let bytes = appends.iter().map(|append| append.batch.bytes().len()).sum();
             let calls = vec![u32::try_from(to - from).unwrap_or(u32::MAX)];
-            self.follower.submitted(id, Delivered { to, counts, calls, bytes, dead: vec![dead] });
+            self.follower.submitted(id, Delivered { through: id, to, counts, calls, bytes, dead: vec![dead] });
         } else {
             counts.tell(&mut input);
             appends.extend(self.config.errors.on_error.appends(self.config.source, dead));
@@ -674,7 +717,7 @@ impl LaneRunner {
         let (from, to) = (self.batch.base_offset, self.batch.base_offset + u64::from(self.batch.count));
         self.tell_of_failure(from, to, &error);
         let kind = error.error.kind;
-        if kind == CallErrorKind::Instantiate {
+        if matches!(kind, CallErrorKind::Instantiate | CallErrorKind::State) {
             self.state.failed_calls += 1;
             // No event is to blame.
             return self.lane.halt_at(from, HaltKind::Other, error.to_string());

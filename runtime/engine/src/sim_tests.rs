@@ -274,7 +274,7 @@ struct EchoPlugin {
 }
 
 impl Plugin for EchoPlugin {
-    fn instantiate(&self) -> Result<Box<dyn Consumer>, CallError> {
+    fn instantiate(&self, _: Option<sluice_state::StageState>) -> Result<Box<dyn Consumer>, CallError> {
         let (poison, names_it, rng) = (self.poison, self.names_it, self.rng.clone());
         let (plan, stage, tries) = (self.plan, self.stage, self.tries.clone());
         Ok(Box::new(Echo { plan, stage, tries, poison, names_it, rng, dead: false }))
@@ -322,7 +322,7 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
             rng: rng_of_guest,
         };
         let (name, plugin) = (format!("echo-{index}"), Arc::new(plugin));
-        StageConfig { name, plugin, keys_unchanged: index == 0, digest: "d".into(), max_outputs_per_event: 10 }
+        StageConfig { name, plugin, keys_unchanged: index == 0, digest: "d".into(), max_outputs_per_event: 10, state: None }
     };
     let errors = if plan.failing {
         let (initial_backoff, max_backoff) = (Duration::from_millis(50), Duration::from_millis(100));
@@ -355,6 +355,7 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
         max_bytes: 1 << 20,
         linger: Duration::ZERO,
         max_in_flight: 5,
+        state: None,
     }
 }
 
@@ -507,7 +508,7 @@ fn storage_that_does_not_fence_is_noticed() {
 struct SlowTrap(Arc<ManualClock>);
 
 impl Plugin for SlowTrap {
-    fn instantiate(&self) -> Result<Box<dyn Consumer>, CallError> {
+    fn instantiate(&self, _: Option<sluice_state::StageState>) -> Result<Box<dyn Consumer>, CallError> {
         Ok(Box::new(Self(self.0.clone())))
     }
 }

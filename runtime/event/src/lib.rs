@@ -29,7 +29,7 @@ pub use batch::Batch;
 pub use bytes::Malformed;
 pub use event::{Event, Headers, Origin, Source};
 pub use new_event::{NewEvent, TooLarge};
-pub use outcome::{Failure, Failures, Outcome, Output, Outputs};
+pub use outcome::{Failure, Failures, Outcome, Output, Outputs, StateWrite, StateWrites};
 pub use outcome_writer::{FailureKind, Mark, OutcomeWriter};
 pub use region::{Events, Region};
 pub use view::View;

@@ -1,8 +1,8 @@
 //! What a guest returned, read and checked by the host.
 
-use crate::bytes::{Malformed, len_at, padded, take, u16_at, u32_at};
+use crate::bytes::{Malformed, i64_at, len_at, padded, take, u16_at, u32_at};
 use crate::event::{Event, Source};
-use crate::outcome_writer::{FAILURE, FIXED, FailureKind, MAGIC, VERSION};
+use crate::outcome_writer::{FAILURE, FIXED, FailureKind, MAGIC, STATE_WRITE, VERSION};
 use crate::region::{Events, Region};
 
 /// A guest's answer to one call. The guest may be hostile: nothing in it is believed before it is checked.
@@ -27,7 +27,8 @@ pub struct Outcome<'a> {
     sink_count: u32,
     failures: &'a [u8],
     failure_count: u32,
-    uses_state: bool,
+    state: &'a [u8],
+    state_count: u32,
     uses_timers: bool,
 }
 
@@ -63,7 +64,8 @@ impl<'a> Outcome<'a> {
             sink_count: u32_at(bytes, 24)?,
             failures,
             failure_count: u32_at(bytes, 32)?,
-            uses_state: !state.is_empty(),
+            state,
+            state_count: u32_at(bytes, 40)?,
             uses_timers: !timers.is_empty() || u32_at(bytes, 12)? != 0,
         })
     }
@@ -121,7 +123,12 @@ impl<'a> Outcome<'a> {
 
     /// Whether it writes state.
     pub fn uses_state(&self) -> bool {
-        self.uses_state
+        !self.state.is_empty()
+    }
+
+    /// What it writes to the state, in order, each checked as it is read.
+    pub fn state_writes(&self) -> StateWrites<'a> {
+        StateWrites { bytes: self.state, left: self.state_count, processed: self.processed }
     }
 
     /// Whether it sets, clears or fires timers.
@@ -259,5 +266,76 @@ impl<'a> Iterator for Failures<'a> {
             self.bytes = &[];
         }
         Some(failure)
+    }
+}
+
+/// One value of the state that a guest sets or deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateWrite<'a> {
+    /// Index of the input in the batch that it comes from.
+    pub input: u32,
+    /// The key.
+    pub key: &'a [u8],
+    /// The value; `None` deletes it.
+    pub value: Option<&'a [u8]>,
+    /// When it expires, ms since the epoch.
+    pub expires: Option<i64>,
+}
+
+/// Iterates over the state writes.
+#[derive(Debug, Clone)]
+pub struct StateWrites<'a> {
+    bytes: &'a [u8],
+    left: u32,
+    processed: u32,
+}
+
+impl<'a> StateWrites<'a> {
+    fn write(&mut self) -> Result<StateWrite<'a>, Malformed> {
+        let size = len_at(self.bytes, 0)?;
+        if size < STATE_WRITE || size % crate::ALIGN != 0 {
+            return Err(Malformed("a state write's size is too small or not a multiple of 8"));
+        }
+        let record = take(&mut self.bytes, size)?;
+        if record[5] != Source::Input as u8 {
+            return Err(Malformed("a state write names a timer, but none was due"));
+        }
+        let input = u32_at(record, 8)?;
+        if input >= self.processed {
+            return Err(Malformed("a state write names an input that was not dealt with"));
+        }
+        let mut rest = &record[STATE_WRITE..];
+        let key = take(&mut rest, len_at(record, 12)?)?;
+        let value = take(&mut rest, len_at(record, 16)?)?;
+        if rest.len() >= crate::ALIGN {
+            return Err(Malformed("a state write's size does not fit its parts"));
+        }
+        let value = match record[4] {
+            0 if value.is_empty() => None,
+            1 => Some(value),
+            _ => return Err(Malformed("a state write is of an unknown operation")),
+        };
+        let expires = i64_at(record, 24)?;
+        Ok(StateWrite { input, key, value, expires: (expires != 0).then_some(expires) })
+    }
+}
+
+impl<'a> Iterator for StateWrites<'a> {
+    type Item = Result<StateWrite<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            if self.bytes.is_empty() {
+                return None;
+            }
+            self.bytes = &[];
+            return Some(Err(Malformed("the outcome has bytes behind its last state write")));
+        }
+        let write = self.write();
+        self.left = if write.is_ok() { self.left - 1 } else { 0 };
+        if write.is_err() {
+            self.bytes = &[];
+        }
+        Some(write)
     }
 }

@@ -11,6 +11,8 @@ pub(crate) const VERSION: u16 = 1;
 pub(crate) const FIXED: usize = 64;
 /// Bytes of a failure before its reason.
 pub(crate) const FAILURE: usize = 16;
+/// Bytes of a state write before its key.
+pub(crate) const STATE_WRITE: usize = 32;
 
 /// Whether it makes sense to try an event again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct OutcomeWriter {
     sink_count: u32,
     failures: Vec<u8>,
     failure_count: u32,
+    state: Vec<u8>,
+    state_count: u32,
 }
 
 /// A point to go back to: everything written behind it is undone.
@@ -53,6 +57,8 @@ impl Default for OutcomeWriter {
             sink_count: 0,
             failures: Vec::new(),
             failure_count: 0,
+            state: Vec::new(),
+            state_count: 0,
         };
         writer.outputs.resize(FIXED, 0);
         writer
@@ -135,6 +141,28 @@ impl OutcomeWriter {
         self.failure_count += 1;
     }
 
+    /// Sets or deletes a value of the state. What an event wrote that failed is not undone by [`undo`](Self::undo): the caller writes
+    /// when it knows what stands.
+    pub fn state(&mut self, (source, index): (Source, u32), key: &[u8], value: Option<&[u8]>, expires: Option<i64>) {
+        let out = &mut self.state;
+        let start = out.len();
+        let bytes = value.unwrap_or_default();
+        let size = u32::try_from(crate::bytes::padded(STATE_WRITE + key.len() + bytes.len())).unwrap_or(u32::MAX);
+        let mut fixed = [0; STATE_WRITE];
+        fixed[0..4].copy_from_slice(&size.to_le_bytes());
+        fixed[4] = u8::from(value.is_some());
+        fixed[5] = source as u8;
+        fixed[8..12].copy_from_slice(&index.to_le_bytes());
+        fixed[12..16].copy_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
+        fixed[16..20].copy_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+        fixed[24..32].copy_from_slice(&expires.unwrap_or(0).to_le_bytes());
+        out.extend_from_slice(&fixed);
+        out.extend_from_slice(key);
+        out.extend_from_slice(bytes);
+        out.resize(start + size as usize, 0);
+        self.state_count += 1;
+    }
+
     /// Completes the outcome: the first `processed` inputs were dealt with, failures included.
     pub fn finish(mut self, processed: u32) -> Vec<u8> {
         let mut out = core::mem::take(&mut self.outputs);
@@ -149,6 +177,8 @@ impl OutcomeWriter {
             u32::try_from(sinks_len).unwrap_or(u32::MAX),
             self.failure_count,
             u32::try_from(self.failures.len()).unwrap_or(u32::MAX),
+            self.state_count,
+            u32::try_from(self.state.len()).unwrap_or(u32::MAX),
         ];
         out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         out[4..6].copy_from_slice(&VERSION.to_le_bytes());
@@ -159,6 +189,7 @@ impl OutcomeWriter {
         out.extend_from_slice(&self.sinks);
         pad(&mut out);
         out.extend_from_slice(&self.failures);
+        out.extend_from_slice(&self.state);
         out
     }
 }

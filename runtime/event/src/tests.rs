@@ -179,6 +179,7 @@ fn a_view_is_read_as_written() {
         partition: 1,
         topic_name: "flights",
         chained: true,
+        watermarks: &[],
     };
     let mut bytes = Vec::new();
     view.write(&mut bytes);

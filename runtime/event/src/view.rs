@@ -2,11 +2,13 @@
 
 use alloc::vec::Vec;
 
-use crate::bytes::{Malformed, i64_at, len_at, pad, take, u16_at, u32_at, u64_at};
+use crate::bytes::{Malformed, i64_at, len_at, pad, padded, take, u16_at, u32_at, u64_at};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SLGV");
 const VERSION: u16 = 1;
 const FIXED: usize = 64;
+const CHAINED: u32 = 1;
+const WATERMARKS: u32 = 2;
 
 /// What a guest is told of the batch in hand. Its version is that of the events region too: when either format moves on,
 /// the host transcodes for plugins that were built for an older one.
@@ -18,8 +20,10 @@ const FIXED: usize = 64;
 ///  8  u32  number of events         48  u32  topic id
 /// 12  u32  number of due timers     52  u32  partition
 /// 16  u32  bytes of due timers      56  u32  length of the topic's name
-/// 20  u32  flags: 1 chained         60  u32  0
-/// 64  the topic's name, zeros to a multiple of 8, then the due timers (see guest-sdk/wit)
+/// 20  u32  flags: 1 chained,        60  u32  0
+///          2 has watermarks
+/// 64  the topic's name, zeros to a multiple of 8, then the due timers (see guest-sdk/wit), then, where flag 2 is set, per event
+///     i64  the watermark before it, i64::MIN while there is none
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View<'a> {
@@ -41,6 +45,8 @@ pub struct View<'a> {
     /// The events are outputs of an earlier stage of a chain: the offset of each is that of the source event it comes from,
     /// which its origin tells, and not counted from `base_offset`.
     pub chained: bool,
+    /// The watermark before each event, 8 bytes each; empty for stages without state and timers.
+    pub watermarks: &'a [u8],
 }
 
 impl<'a> View<'a> {
@@ -52,7 +58,8 @@ impl<'a> View<'a> {
         out.extend_from_slice(&(FIXED as u16).to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
         out.extend_from_slice(&[0; 8]);
-        out.extend_from_slice(&u32::from(self.chained).to_le_bytes());
+        let flags = u32::from(self.chained) | if self.watermarks.is_empty() { 0 } else { WATERMARKS };
+        out.extend_from_slice(&flags.to_le_bytes());
         out.extend_from_slice(&self.base_offset.to_le_bytes());
         out.extend_from_slice(&self.watermark.unwrap_or(i64::MIN).to_le_bytes());
         out.extend_from_slice(&self.seed.to_le_bytes());
@@ -62,6 +69,7 @@ impl<'a> View<'a> {
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(self.topic_name.as_bytes());
         pad(out);
+        out.extend_from_slice(self.watermarks);
     }
 
     /// Reads a header.
@@ -73,18 +81,31 @@ impl<'a> View<'a> {
             return Err(Malformed("a batch header of another version"));
         }
         let mut rest = bytes.get(usize::from(u16_at(bytes, 6)?)..).ok_or(Malformed("a batch header is cut short"))?;
-        let name = take(&mut rest, len_at(bytes, 56)?)?;
+        let name_len = len_at(bytes, 56)?;
+        let name = take(&mut rest, name_len)?;
+        take(&mut rest, padded(name_len) - name_len)?;
+        take(&mut rest, len_at(bytes, 16)?)?;
+        let count = u32_at(bytes, 8)?;
+        // A flag that is not known changes nothing of what is read here.
+        let flags = u32_at(bytes, 20)?;
+        let watermarks = if flags & WATERMARKS == 0 { &[] } else { take(&mut rest, count as usize * 8)? };
         let watermark = i64_at(bytes, 32)?;
         Ok(Self {
-            count: u32_at(bytes, 8)?,
+            count,
             base_offset: u64_at(bytes, 24)?,
             watermark: (watermark != i64::MIN).then_some(watermark),
             seed: u64_at(bytes, 40)?,
             topic: u32_at(bytes, 48)?,
             partition: u32_at(bytes, 52)?,
-            // A flag that is not known changes nothing of what is read here.
-            chained: u32_at(bytes, 20)? & 1 != 0,
+            chained: flags & CHAINED != 0,
+            watermarks,
             topic_name: core::str::from_utf8(name).map_err(|_| Malformed("a topic's name is not UTF-8"))?,
         })
+    }
+
+    /// The watermark before an event, by its index.
+    pub fn watermark_before(&self, index: u32) -> Option<i64> {
+        let watermark = i64_at(self.watermarks, index as usize * 8).ok().or(self.watermark)?;
+        (watermark != i64::MIN).then_some(watermark)
     }
 }

@@ -69,6 +69,15 @@ impl Surface {
         }
     }
 
+    /// Checks that what must be granted is.
+    pub(crate) fn check_granted(&self, capabilities: &[&str]) -> Result<(), Error> {
+        let state = interface("state");
+        match self.imports.iter().find(|import| **import == state && !capabilities.contains(&"state")) {
+            Some(import) => Err(Error::Capability { import: import.clone(), capability: "state" }),
+            None => Ok(()),
+        }
+    }
+
     fn check_import(import: &str) -> Result<(), Error> {
         if other_version(import) {
             return Err(Error::Version { found: import.to_owned() });
@@ -77,8 +86,7 @@ impl Surface {
             return Err(Error::Import { import: import.to_owned() });
         };
         match name.split('@').next().unwrap_or_default() {
-            "types" | "log" | "progress" => Ok(()),
-            "state" => Err(Error::Capability { import: import.to_owned(), capability: "state" }),
+            "types" | "log" | "progress" | "state" => Ok(()),
             "timers" => Err(Error::Capability { import: import.to_owned(), capability: "timers" }),
             _ => Err(Error::Import { import: import.to_owned() }),
         }
@@ -106,12 +114,12 @@ mod tests {
     const BATCH: &str = "sluicegate:plugin/batch@1.0.0";
 
     #[test]
-    fn log_and_progress_are_granted_and_nothing_else() {
+    fn log_and_progress_are_granted_and_state_on_request() {
         let granted = ["sluicegate:plugin/log@1.0.0", "sluicegate:plugin/progress@1.0.0"];
         assert_eq!(surface(&granted, &[BATCH]).check().unwrap(), World::BatchConsumer);
         for (import, says) in [
             ("wasi:sockets/tcp@0.2.0", "wasi:sockets/tcp@0.2.0"),
-            ("sluicegate:plugin/state@1.0.0", "state"),
+            ("sluicegate:plugin/timers@1.0.0", "timers"),
             ("sluicegate:plugin/log@2.0.0", "version"),
             ("sluicegate:plugin/log@1.1.0", "version"),
             ("sluicegate:plugin/other@1.0.0", "other"),
@@ -119,6 +127,10 @@ mod tests {
             let error = surface(&[import], &[BATCH]).check().unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
+        let keeps = surface(&["sluicegate:plugin/state@1.0.0"], &[BATCH]);
+        assert!(keeps.check().is_ok() && keeps.check_granted(&["state"]).is_ok());
+        let error = keeps.check_granted(&[]).unwrap_err().to_string();
+        assert!(error.contains("capabilities"), "{error}");
     }
 
     #[test]

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use sluice_engine::{CallError, CallErrorKind, Consumer, legible};
 use sluice_env::Clock;
+use sluice_state::StageState;
 use wasmtime::component::{ComponentType, Func, InstancePre, Lift, Linker, WasmList};
 use wasmtime::{Engine, Store, StoreContextMut, Trap, WasmBacktrace};
 
 use crate::contract::interface;
 use crate::host::Host;
 use crate::limits::{Limiter, Limits, MAX_HANDLES, MAX_PARTS, OverLimit, STACK, humantime};
+use crate::state::{self, Access};
 use crate::ticker::Ticker;
 use crate::typed;
 
@@ -62,6 +64,8 @@ pub(crate) struct Data {
     panic: Option<String>,
     /// The guest's four bytes that say which event is in hand.
     progress: Option<WasmList<u8>>,
+    /// Its state, where it is granted any.
+    pub(crate) access: Option<Access>,
 }
 
 impl Data {
@@ -112,6 +116,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Data>> {
         store.data_mut().progress = (cell.len() == 4).then_some(cell);
         Ok(())
     })?;
+    state::link(&mut linker)?;
     Ok(linker)
 }
 
@@ -151,6 +156,7 @@ impl Instance {
         log_budget: &Arc<Mutex<LogBudget>>,
         limits: Limits,
         config: &str,
+        state: Option<StageState>,
     ) -> Result<Self, CallError> {
         let data = Data {
             limiter: Limiter::new(&limits),
@@ -160,6 +166,7 @@ impl Instance {
             log_bytes: limits.log_bytes,
             panic: None,
             progress: None,
+            access: state.map(|state| Access::new(state, limits.output_bytes)),
         };
         let mut store = Store::new(&host.engine, data);
         store.limiter(|data| &mut data.limiter);
@@ -226,8 +233,11 @@ impl Instance {
                     Ok(records) => records,
                     Err(malformed) => return Ok(Err(malformed.to_string())),
                 };
+                if let Some(access) = &mut self.store.data_mut().access {
+                    access.begin(typed::timestamps(&records));
+                }
                 let outcome = process.call(&mut self.store, (&records, &[]))?.0;
-                Ok(typed::flat(&outcome, &records))
+                Ok(typed::flat(&outcome, &records, self.store.data_mut().access.as_mut()))
             }
         }
     }
@@ -242,6 +252,11 @@ fn cannot_instantiate(message: String) -> CallError {
 }
 
 impl Consumer for Instance {
+    fn undoes_failures(&self) -> bool {
+        // A typed consumer writes as it goes.
+        matches!(self.process, Process::Flat(_))
+    }
+
     fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError> {
         self.store.set_epoch_deadline(Ticker::ticks(self.limits.call_timeout));
         let host = self.host.clone();
@@ -275,6 +290,7 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
             (CallErrorKind::Timeout, format!("not back after {timeout}; `limits.call-timeout` changes that"))
         }
         (_, Some(over)) => (CallErrorKind::Limit, over.to_string()),
+        _ if let Some(refused) = error.downcast_ref::<state::Refused>() => (refused.kind(), refused.to_string()),
         (Some(Trap::StackOverflow), _) => {
             (CallErrorKind::Limit, format!("the call stack is exhausted: {STACK} bytes, which cannot be changed"))
         }

@@ -13,6 +13,7 @@ mod host;
 mod instance;
 mod limits;
 mod stage;
+mod state;
 mod ticker;
 mod typed;
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use sluice_engine::{CallError, Consumer, Plugin};
+use sluice_state::StageState;
 use wasmtime::component::InstancePre;
 
 use crate::code::{Code, Error};
@@ -21,11 +22,19 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Links code for a stage of this name; `config` is JSON, `{}` when there is none.
+    /// Links code for a stage of this name, with these capabilities; `config` is JSON, `{}` when there is none.
     ///
     /// # Errors
-    /// When an import's signature is not that of the contract.
-    pub fn new(host: &Arc<Host>, code: &Code, name: &str, limits: Limits, config: String) -> Result<Self, Error> {
+    /// When it imports what it is not granted, or with another signature than the contract's.
+    pub fn new(
+        host: &Arc<Host>,
+        code: &Code,
+        name: &str,
+        limits: Limits,
+        config: String,
+        capabilities: &[&str],
+    ) -> Result<Self, Error> {
+        code.surface.check_granted(capabilities)?;
         let linked = host.linker.instantiate_pre(&code.component);
         let code = linked.map_err(|error| Error::Invalid(format!("{error:#}")))?;
         Ok(Self { host: host.clone(), code, name: name.into(), log_budget: Arc::default(), limits, config })
@@ -33,8 +42,8 @@ impl Stage {
 }
 
 impl Plugin for Stage {
-    fn instantiate(&self) -> Result<Box<dyn Consumer>, CallError> {
-        let instance = Instance::new(&self.host, &self.code, &self.name, &self.log_budget, self.limits, &self.config)?;
-        Ok(Box::new(instance))
+    fn instantiate(&self, state: Option<StageState>) -> Result<Box<dyn Consumer>, CallError> {
+        let Self { host, code, name, log_budget, limits, config } = self;
+        Ok(Box::new(Instance::new(host, code, name, log_budget, *limits, config, state)?))
     }
 }

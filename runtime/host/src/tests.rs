@@ -41,9 +41,9 @@ fn load(wasm: &[u8]) -> Result<(Arc<Host>, Code), Error> {
 /// What a call of the guest comes to.
 fn call(wasm: &[u8]) -> Result<Vec<u8>, CallError> {
     let (host, code) = load(wasm).unwrap();
-    let stage = Stage::new(&host, &code, "test", limits(), "{}".into()).unwrap();
+    let stage = Stage::new(&host, &code, "test", limits(), "{}".into(), &[]).unwrap();
     let mut returned = Vec::new();
-    stage.instantiate()?.call(b"header", b"events", &mut |outcome| returned = outcome.to_vec())?;
+    stage.instantiate(None)?.call(b"header", b"events", &mut |outcome| returned = outcome.to_vec())?;
     Ok(returned)
 }
 
@@ -157,16 +157,16 @@ const UPPER: &[u8] = include_bytes!("../../../tests/guests/upper.wasm");
 fn call_typed(wasm: &[u8], events: &[NewEvent<'_>], with: impl FnOnce(&Outcome<'_>)) {
     let (host, code) = load(wasm).unwrap();
     assert_eq!((code.world, code.core_module), (World::Consumer, true));
-    let stage = Stage::new(&host, &code, "test", limits(), "{}".into()).unwrap();
+    let stage = Stage::new(&host, &code, "test", limits(), "{}".into(), &[]).unwrap();
     let mut batch = Batch::default();
     events.iter().for_each(|event| batch.push(event).unwrap());
     let (topic_name, count) = ("words", batch.count());
     let view =
-        View { count, base_offset: 40, watermark: None, seed: 1, topic: 1, partition: 2, topic_name, chained: false };
+        View { count, base_offset: 40, watermark: None, seed: 1, topic: 1, partition: 2, topic_name, chained: false, watermarks: &[] };
     let mut header = Vec::new();
     view.write(&mut header);
     let mut returned = Vec::new();
-    let mut instance = stage.instantiate().unwrap();
+    let mut instance = stage.instantiate(None).unwrap();
     for _ in 0..2 {
         instance.call(&header, batch.bytes(), &mut |outcome| returned = outcome.to_vec()).unwrap();
     }

@@ -1,10 +1,12 @@
 //! The typed world: events as records, for guests whose tools speak WIT. What a guest returns becomes an outcome in the flat
 //! format, so that everything behind it knows one format only.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use sluice_event::{FailureKind, NewEvent, OutcomeWriter, Region, Source, TooLarge, View};
 use wasmtime::component::{ComponentType, Lift, Lower};
+
+use crate::state::Access;
 
 /// The types are those of `guest-sdk/wit`; wasmtime compares them with the component's.
 #[derive(ComponentType, Lower, Debug, Clone, Copy)]
@@ -57,7 +59,7 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    fn flat(self) -> (Source, u32) {
+    pub(crate) fn flat(self) -> (Source, u32) {
         match self {
             Self::Input(index) => (Source::Input, index),
             Self::Timer(index) => (Source::Timer, index),
@@ -134,7 +136,7 @@ pub(crate) fn events<'a>(header: &'a [u8], events: &'a [u8]) -> Result<Vec<Event
 }
 
 /// What a guest returned, in the flat format.
-pub(crate) fn flat(outcome: &Outcome, events: &[Event<'_>]) -> Result<Vec<u8>, String> {
+pub(crate) fn flat(outcome: &Outcome, events: &[Event<'_>], access: Option<&mut Access>) -> Result<Vec<u8>, String> {
     if outcome.fired != 0 {
         return Err("it says that timers fired, but none was due".to_owned());
     }
@@ -174,5 +176,14 @@ pub(crate) fn flat(outcome: &Outcome, events: &[Event<'_>]) -> Result<Vec<u8>, S
         };
         writer.fail(failure.origin.flat(), kind, &failure.reason);
     }
+    if let Some(access) = access {
+        let failed: BTreeSet<_> = outcome.failures.iter().map(|failure| failure.origin.flat()).collect();
+        access.finish(&mut writer, outcome.processed, |origin| failed.contains(&origin.flat()));
+    }
     Ok(writer.finish(outcome.processed))
+}
+
+/// When each event happened.
+pub(crate) fn timestamps(events: &[Event<'_>]) -> impl Iterator<Item = i64> {
+    events.iter().map(|event| event.timestamp)
 }

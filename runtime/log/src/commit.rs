@@ -34,8 +34,8 @@ pub enum Order {
     SetTopics(Vec<(String, TopicSettings)>),
     /// Delete a topic and all its events. Refused while a pipeline has a cursor on it.
     DeleteTopic(String),
-    /// Delete a pipeline and its cursors.
-    DeletePipeline(String),
+    /// Delete a pipeline and its cursors, and with it a topic of its own, where that is there.
+    DeletePipeline(String, String),
     /// Have a pipeline run, pause or drain.
     Want(String, Desired),
     /// Have a pipeline stand still, for a reason, until somebody wants it to do something.
@@ -69,6 +69,8 @@ pub struct Append {
     pub to: TopicPartition,
     /// What is appended.
     pub batch: Batch,
+    /// The offset that its first event must get; the commit is fenced when the partition ends elsewhere.
+    pub at: Option<u64>,
     /// The same packed, when the topic wants that and it is smaller.
     pub(crate) packed: Option<Packed>,
 }
@@ -157,6 +159,13 @@ impl Commit {
     /// The changes other than appends and the producer's count, checked against what exists.
     pub(crate) fn changes(&self, catalog: &Catalog) -> Result<Vec<Change>, Error> {
         let mut changes = Vec::new();
+        for Append { to, at, .. } in &self.appends {
+            let next = catalog.next_offset(*to);
+            if let Some(from) = at.filter(|at| *at != next) {
+                let pipeline = self.input.as_ref().map_or(0, |input| input.pipeline);
+                return Err(Error::Fenced { pipeline, input: *to, from, committed: next });
+            }
+        }
         for (topic, id) in self.topics.iter().zip(catalog.counters.topic..) {
             topic.changes(catalog, id, &mut changes)?;
         }
@@ -227,7 +236,10 @@ impl Order {
                 }
                 changes.push(Change::TopicDeleted { topic: topic.id });
             }
-            Self::DeletePipeline(name) => changes.push(Change::PipelineDeleted { pipeline: pipeline(name)?.id }),
+            Self::DeletePipeline(name, own_topic) => {
+                changes.push(Change::PipelineDeleted { pipeline: pipeline(name)?.id });
+                changes.extend(catalog.topic_named(own_topic).map(|topic| Change::TopicDeleted { topic: topic.id }));
+            }
             Self::Want(name, desired) => {
                 let pipeline = pipeline(name)?;
                 if pipeline.desired != *desired {
@@ -360,7 +372,13 @@ impl Sequence {
 impl Append {
     /// A batch for a partition.
     pub fn new(to: TopicPartition, batch: Batch) -> Self {
-        Self { to, batch, packed: None }
+        Self { to, batch, at: None, packed: None }
+    }
+
+    /// The same, whose first event must get this offset.
+    #[must_use]
+    pub fn at(self, offset: u64) -> Self {
+        Self { at: Some(offset), ..self }
     }
 
     /// Packs the batch as its topic wants it.

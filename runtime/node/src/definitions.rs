@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sluice_config::{At, Diagnostic, Pipeline, check_together};
-use sluice_engine::{Plugin, StageConfig, UnderWay, Witness};
+use sluice_engine::{Plugin, StageConfig, StateGrant, UnderWay, Witness};
 use sluice_host::{Code, Error, Host, Limits, Stage};
 
 /// Outputs of one event, where a definition says nothing else.
 const MAX_OUTPUTS_PER_EVENT: u32 = 1000;
+/// Bytes of a stage's state in each partition, where a definition says nothing else.
+const MAX_STATE_BYTES: u64 = 1 << 30;
 
 /// Reads and checks all definitions in these files and folders. A folder means the `.toml` files in it.
 ///
@@ -147,11 +149,12 @@ pub fn link(
     let stage = &pipeline.stages[at];
     let limits = limits(stage);
     let name = format!("{}/{}", pipeline.name, stage.name);
-    let linked = Stage::new(host, code, &name, limits, stage.config.clone());
+    let capabilities: &[&str] = if stage.state { &["state"] } else { &[] };
+    let linked = Stage::new(host, code, &name, limits, stage.config.clone(), capabilities);
     let linked = linked.map_err(|error| pipeline.diagnose(At::Plugin(at), error.to_string(), None))?;
     if let Trial::By(witness, call) = trial {
         witness.enter(call);
-        let tried = sluice_engine::Plugin::instantiate(&linked);
+        let tried = sluice_engine::Plugin::instantiate(&linked, None);
         witness.leave();
         tried.map_err(|error| pipeline.diagnose(At::Config(at), error.message, None))?;
     }
@@ -177,7 +180,10 @@ pub fn load_stages(
                 let (name, keys_unchanged) = (stage.name.clone(), stage.keys_unchanged);
                 let digest = code.digest.to_string().into();
                 let max_outputs_per_event = stage.limits.outputs_per_event.unwrap_or(MAX_OUTPUTS_PER_EVENT);
-                stages.push((code, StageConfig { name, plugin, keys_unchanged, max_outputs_per_event, digest }));
+                let max_bytes = stage.limits.state.unwrap_or(MAX_STATE_BYTES);
+                let state = stage.state.then_some(StateGrant { max_bytes });
+                let stage = StageConfig { name, plugin, keys_unchanged, max_outputs_per_event, digest, state };
+                stages.push((code, stage));
             }
             Err(diagnostic) => found.push(diagnostic),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluice_config::{At, Diagnostic, OnError, PartitionBy, Pipeline, Start, Topic};
+use sluice_config::{At, Diagnostic, OnError, PartitionBy, Pipeline, Start, Topic, changelog_topic};
 use sluice_engine::{
     Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, StageConfig, Witness,
 };
@@ -13,6 +13,7 @@ use sluice_log::{
 };
 
 use crate::scheduler::Scheduler;
+use crate::state::States;
 
 /// Attempts of one lane whose commits are not answered, at most.
 const MAX_IN_FLIGHT: usize = 8;
@@ -129,6 +130,28 @@ pub(crate) fn needed_topics(existing: &Existing, pipelines: &[Pipeline]) -> Resu
         }
     }
     for pipeline in pipelines {
+        let changelog = changelog_topic(&pipeline.name);
+        let is_known = existing.reads.iter().any(|(name, _)| *name == pipeline.name);
+        let has_been = existing.partitions(&changelog).is_some();
+        if pipeline.has_state() && has_been && !is_known {
+            let message = format!("topic {changelog:?} is there already, which is to hold the pipeline's state");
+            let help = format!("delete it: `sluice topic delete {changelog}`; or give the pipeline another name");
+            found.push(pipeline.diagnose(At::Name, message, Some(help)));
+        }
+        if !pipeline.has_state() && has_been && is_known {
+            let message = "the definition in force keeps state, this one does not".to_owned();
+            let help = format!(
+                "its state would go stale: give the pipeline another name, or forget it with `sluice pipeline delete {}`",
+                pipeline.name
+            );
+            found.push(pipeline.diagnose(At::Name, message, Some(help)));
+        }
+        let count = pipeline.sources.first().and_then(|source| partitions(&needed, source));
+        if let Some(count) = count.filter(|_| pipeline.has_state()) {
+            make(&mut needed, &changelog, count);
+        }
+    }
+    for pipeline in pipelines {
         for (at, source) in pipeline.sources.iter().enumerate() {
             if partitions(&needed, source).is_none() {
                 let message = format!("unknown topic: {source:?}");
@@ -193,6 +216,7 @@ pub(crate) fn run(
     pipeline: &Pipeline,
     (info, sources): (PipelineInfo, Vec<TopicInfo>),
     stages: &[StageConfig],
+    states: &States,
 ) -> Result<Running, Error> {
     let routed = pipeline.sinks.iter().map(|sink| self::sink(log, sink)).collect::<Result<Vec<_>, Error>>()?;
     let number = scheduler.add_pipeline();
@@ -227,6 +251,10 @@ pub(crate) fn run(
                 max_bytes: pipeline.batch.max_bytes as usize,
                 linger: pipeline.batch.linger,
                 max_in_flight: MAX_IN_FLIGHT,
+                state: match pipeline.has_state() {
+                    true => Some(states.config(log, (info.id, &info.name), partition)?),
+                    false => None,
+                },
             };
             let reader = Box::new(log.reader(log.partition(source, partition)?, cursor.next));
             // What is held stands still until somebody resumes it.
@@ -250,7 +278,8 @@ pub(crate) fn run(
     }
     // As the log lists cursors.
     lanes.sort_unstable();
-    let sinks = pipeline.written().map(|(_, topic)| topic.to_owned()).collect();
+    let own = pipeline.has_state().then(|| changelog_topic(&pipeline.name));
+    let sinks = pipeline.written().map(|(_, topic)| topic.to_owned()).chain(own).collect();
     let breaker = errors.breaker.clone();
     let redrive = (pipeline.errors.on_error == OnError::DeadLetter).then(|| RedriveConfig {
         pipeline_name: info.name.clone(),

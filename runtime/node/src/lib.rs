@@ -11,6 +11,7 @@ mod node;
 pub mod operate;
 mod redrive;
 mod scheduler;
+mod state;
 mod status;
 pub mod topics;
 mod witness;

@@ -17,6 +17,7 @@ use crate::lanes::{self, Existing, Needed, Running};
 use crate::operate::{self, Rewind, Target};
 use crate::redrive::Redrives;
 use crate::scheduler::{Scheduler, Seen};
+use crate::state::States;
 use crate::status::{self, LaneStatus, PipelineState, PipelineStatus, Status};
 use crate::topics;
 use crate::witness::{self, Calls};
@@ -72,6 +73,7 @@ pub struct Node {
     /// Pipelines that were asked to drain: once they have, the log is told that they stand still.
     draining: Mutex<BTreeSet<String>>,
     redrives: Redrives,
+    states: States,
     operating: Mutex<()>,
 }
 
@@ -100,6 +102,8 @@ impl Node {
         calls.clear().map_err(noted)?;
         let host = Host::new(Some(&options.data.join("cache")), clock.clone(), options.compiler)?;
         let scheduler = Scheduler::new(clock.clone());
+        let states = States::of(&options.data);
+        let states = states.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
         log.on_append(scheduler.on_append());
         Ok(Self {
             witness: Arc::new(calls),
@@ -110,6 +114,7 @@ impl Node {
             running: Mutex::default(),
             draining: Mutex::default(),
             redrives: Redrives::default(),
+            states,
             operating: Mutex::default(),
         })
     }
@@ -151,7 +156,16 @@ impl Node {
             if start.0.desired == Desired::Drain && start.0.held.is_empty() {
                 self.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline.name.clone());
             }
-            let running = lanes::run(&self.log, &self.clock, &self.witness, &self.scheduler, pipeline, start, &stages)?;
+            let running = lanes::run(
+                &self.log,
+                &self.clock,
+                &self.witness,
+                &self.scheduler,
+                pipeline,
+                start,
+                &stages,
+                &self.states,
+            )?;
             self.running().push(running);
             // What was asked for before the node stopped goes on.
             if self.log.topic(&dead::marks_topic(&pipeline.errors.dead_letter_topic)).is_ok() {
@@ -292,10 +306,12 @@ impl Node {
     /// When there is no such pipeline, or storage refuses.
     pub fn delete_pipeline(&self, pipeline: &str) -> Result<(), Error> {
         // From here on what it has in hand is fenced.
-        self.log.commit(Commit::order(Order::DeletePipeline(pipeline.to_owned())))?;
+        let id = self.log.pipeline(pipeline).map(|pipeline| pipeline.id);
+        operate::delete_pipeline(&self.log, pipeline)?;
         let lanes: Vec<_> = self.lanes_of(pipeline).into_iter().map(|(_, lane)| lane).collect();
         self.running().retain(|running| running.name != pipeline);
         self.scheduler.remove(&lanes);
+        id.into_iter().for_each(|id| self.states.forget(id));
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sluice_config::changelog_topic;
 use sluice_log::{Commit, Error, Log, Order, TopicPartition};
 
 use crate::topics::Place;
@@ -155,4 +156,14 @@ pub fn rewind(log: &Log, pipeline: &str, target: &Target, really: bool) -> Resul
         moves,
         done: really,
     })
+}
+
+/// Forgets a pipeline: its cursors, and what its state went through.
+///
+/// # Errors
+/// When there is no such pipeline, or storage refuses.
+pub fn delete_pipeline(log: &Log, pipeline: &str) -> Result<(), Error> {
+    let changelog = changelog_topic(pipeline);
+    log.commit(Commit::order(Order::DeletePipeline(pipeline.to_owned(), changelog)))?;
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sluice_config::changelog_topic;
 use sluice_engine::PartitionBy;
 use sluice_event::{Batch, Region};
 use sluice_log::{
@@ -125,6 +126,11 @@ pub struct Production<'a> {
 /// When the events or their destination are not what they should be; nothing was submitted then.
 pub fn produce(log: &Log, production: Production<'_>, done: Done) -> Result<(), Error> {
     let topic = log.topic(production.topic)?;
+    let changelog = log.pipelines().into_iter().find(|pipeline| changelog_topic(&pipeline.name) == topic.name);
+    if let Some(pipeline) = changelog {
+        let what = format!("topic {} holds the state of pipeline {}: only that writes to it", topic.name, pipeline.name);
+        return Err(Error::Invalid(what));
+    }
     if let Some(partition) = production.partition {
         log.partition(&topic, partition)?;
     }

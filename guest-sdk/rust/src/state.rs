@@ -1,0 +1,444 @@
+//! Keyed state, as typed values.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sluice_event::{OutcomeWriter, Source};
+
+use crate::hash::FastHasher;
+use crate::{Failure, Result};
+
+/// Values under keys, which outlive instances, crashes and restarts: what an event changes is committed together with its outputs, and
+/// undone with them. The pipeline must grant it (`capabilities = ["state"]`).
+///
+/// ```
+/// use sluice_sdk::{Config, Consumer, Event, Outputs, Result, State, consumer, json};
+///
+/// struct Totals {
+///     total: State<u64>,
+/// }
+///
+/// impl Consumer for Totals {
+///     fn init(config: &Config) -> Result<Self> {
+///         config.must_be_empty()?;
+///         Ok(Self { total: State::named("total") })
+///     }
+///
+///     fn process(&mut self, event: &Event, out: &mut Outputs) -> Result {
+///         let total = self.total.get(event.key())?.unwrap_or(0) + event.text()?.parse::<u64>()?;
+///         self.total.set(event.key(), total)?;
+///         out.send(event.key(), json(total))
+///     }
+/// }
+///
+/// consumer!(type Totals);
+/// ```
+///
+/// A consumer sees the state of its own stage and partition only, so everything that belongs together needs the same key in the source
+/// topic. Values are kept as JSON, which `sluice state get` shows; a field that is added later needs `#[serde(default)]`. Values that were
+/// used lately stay in the instance, and those of a batch's keys are fetched together before its first event: see
+/// [`Consumer::wants`](crate::Consumer::wants) for consumers that use other keys than their events'.
+pub struct State<T>(Rc<Shelf<T>>);
+
+/// What can be a key of the state: bytes, text, or the key of an event that has one.
+pub trait StateKey {
+    /// The key's bytes.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn bytes(&self) -> Result<&[u8]>;
+}
+
+impl StateKey for &[u8] {
+    fn bytes(&self) -> Result<&[u8]> {
+        Ok(self)
+    }
+}
+
+impl StateKey for &str {
+    fn bytes(&self) -> Result<&[u8]> {
+        Ok(self.as_bytes())
+    }
+}
+
+impl StateKey for &String {
+    fn bytes(&self) -> Result<&[u8]> {
+        Ok(str::as_bytes(self))
+    }
+}
+
+impl StateKey for &Vec<u8> {
+    fn bytes(&self) -> Result<&[u8]> {
+        Ok(self)
+    }
+}
+
+impl StateKey for Option<&[u8]> {
+    fn bytes(&self) -> Result<&[u8]> {
+        self.ok_or_else(|| Failure::permanent("the event has no key, and its state is kept by key"))
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
+    /// The values of this name; to be called in [`Consumer::init`](crate::Consumer::init). A stage may have several.
+    ///
+    /// # Panics
+    /// When the name is not 1 to 100 letters, digits, `-`, `_` and `.`.
+    pub fn named(name: &str) -> Self {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        assert!((1..=100).contains(&name.len()) && name.chars().all(good), "not a name for state: {name:?}");
+        let prefix = format!("{name}/").into_bytes();
+        let shelf = Rc::new(Shelf {
+            prefix,
+            held: RefCell::default(),
+            journal: RefCell::default(),
+            changed: RefCell::default(),
+        });
+        SHELVES.with_borrow_mut(|shelves| shelves.push(shelf.clone()));
+        Self(shelf)
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When what is kept there is not of this type.
+    pub fn get(&self, key: impl StateKey) -> Result<Option<T>> {
+        self.0.load(key.bytes()?)?;
+        let mut held = self.0.held.borrow_mut();
+        let Some(held) = held.get_mut(key.bytes()?) else { return Ok(None) };
+        if held.has_expired() {
+            return Ok(None);
+        }
+        held.value()
+    }
+
+    /// Sets the value of a key, for ever.
+    ///
+    /// # Errors
+    /// When the event in hand has no key.
+    pub fn set(&self, key: impl StateKey, value: T) -> Result {
+        self.0.put(key.bytes()?, Value::There(value), None)
+    }
+
+    /// Sets the value of a key until so long after the time of the event in hand. The partition's watermark tells when that has come.
+    ///
+    /// # Errors
+    /// When the event in hand has no key.
+    pub fn set_for(&self, key: impl StateKey, value: T, time_to_live: Duration) -> Result {
+        let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
+        self.0.put(key.bytes()?, Value::There(value), Some(NOW.get().timestamp.saturating_add(millis)))
+    }
+
+    /// Deletes a key and its value.
+    ///
+    /// # Errors
+    /// When the event in hand has no key.
+    pub fn delete(&self, key: impl StateKey) -> Result {
+        self.0.put(key.bytes()?, Value::None, None)
+    }
+
+    /// All keys that begin with `prefix`, in their order, with their values. It is slower than [`get`](Self::get), which keeps what was
+    /// fetched, and holds all of them in the instance's memory.
+    ///
+    /// # Errors
+    /// When what is kept there is not of this type.
+    pub fn scan(&self, prefix: impl StateKey) -> Result<Vec<(Vec<u8>, T)>> {
+        self.0.scan(prefix.bytes()?)
+    }
+}
+
+/// When the event in hand stands.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Now {
+    pub(crate) input: u32,
+    pub(crate) timestamp: i64,
+    pub(crate) watermark: Option<i64>,
+}
+
+thread_local! {
+    static NOW: Cell<Now> = const { Cell::new(Now { input: 0, timestamp: 0, watermark: None }) };
+    static SHELVES: RefCell<Vec<Rc<dyn AnyShelf>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The event in hand is another one.
+pub(crate) fn set_now(now: Now) {
+    NOW.set(now);
+}
+
+/// The shelves that a consumer has made, which go with it. A consumer without state has none, and its plugin imports nothing for it.
+pub(crate) fn take_shelves() -> Vec<Rc<dyn AnyShelf>> {
+    SHELVES.take()
+}
+
+/// Keys whose values are fetched together.
+pub struct Wanted<'a> {
+    shelves: &'a [Rc<dyn AnyShelf>],
+    keys: Vec<u8>,
+    of: Vec<usize>,
+}
+
+impl<'a> Wanted<'a> {
+    pub(crate) fn of(shelves: &'a [Rc<dyn AnyShelf>]) -> Self {
+        Self { shelves, keys: Vec::new(), of: Vec::new() }
+    }
+
+    /// The event will want the value of this key in all of the consumer's state.
+    pub fn key(&mut self, key: impl StateKey) {
+        let Ok(key) = key.bytes() else { return };
+        for (at, shelf) in self.shelves.iter().enumerate() {
+            if shelf.want(key, &mut self.keys) {
+                self.of.push(at);
+            }
+        }
+    }
+
+    /// Fetches what is not there.
+    pub(crate) fn fetch(&mut self) {
+        if let Some(shelf) = self.of.first().map(|at| &self.shelves[*at]) {
+            let values = shelf.fetch(&self.keys);
+            let (mut keys, mut values) = (&self.keys[..], &values[..]);
+            for at in &self.of {
+                self.shelves[*at].receive(take_key(&mut keys), take_value(&mut values));
+            }
+        }
+    }
+}
+
+/// What is kept of one [`State`].
+pub(crate) trait AnyShelf {
+    /// Adds a key to those that are asked for, unless its value is here or asked for already.
+    fn want(&self, key: &[u8], keys: &mut Vec<u8>) -> bool;
+    /// Asks the host for the values of keys.
+    fn fetch(&self, keys: &[u8]) -> Vec<u8>;
+    /// Takes a value that was asked for.
+    fn receive(&self, full: &[u8], found: Option<(Vec<u8>, Option<i64>)>);
+    /// The event in hand has failed: what it changed is as before.
+    fn undo(&self);
+    /// The event in hand was dealt with.
+    fn keep(&self);
+    /// Writes what has changed in this call, and lets go of what is too much.
+    fn write(&self, writer: &mut OutcomeWriter);
+}
+
+enum Value<T> {
+    /// As it is kept, not looked at yet.
+    Raw(Vec<u8>),
+    There(T),
+    None,
+    /// It was asked for, and has not come.
+    Awaited,
+}
+
+struct Held<T> {
+    value: Value<T>,
+    expires: Option<i64>,
+    /// The event that changed it last, in this call.
+    changed_by: Option<u32>,
+}
+
+impl<T: DeserializeOwned + Clone> Held<T> {
+    fn has_expired(&self) -> bool {
+        let watermark = NOW.get().watermark;
+        self.expires.is_some_and(|expires| watermark.is_some_and(|watermark| expires <= watermark))
+    }
+
+    fn value(&mut self) -> Result<Option<T>> {
+        if let Value::Raw(bytes) = &self.value {
+            self.value = Value::There(parse(bytes)?);
+        }
+        Ok(if let Value::There(value) = &self.value { Some(value.clone()) } else { None })
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| Failure::permanent(format!("state: {error}")))
+}
+
+struct Shelf<T> {
+    /// What its keys begin with: its name and a `/`.
+    prefix: Vec<u8>,
+    held: RefCell<HashMap<Box<[u8]>, Held<T>, FastHasher>>,
+    /// What the event in hand has changed, as it was before.
+    journal: RefCell<Vec<(Box<[u8]>, Held<T>)>>,
+    /// What this call has changed; some may be there twice, or be undone.
+    changed: RefCell<Vec<Box<[u8]>>>,
+}
+
+/// Values that stay in the instance, at most; with more, all go that this call did not change.
+const MOST_HELD: usize = 65_536;
+/// Of a scan, what is fetched at once.
+const PAGE_ENTRIES: u32 = 1000;
+const PAGE_BYTES: u32 = 1 << 20;
+
+impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
+    /// Sees that the value of a key is here.
+    fn load(&self, key: &[u8]) -> Result {
+        let held = self.held.borrow();
+        if held.get(key).is_some_and(|held| !matches!(held.value, Value::Awaited)) {
+            return Ok(());
+        }
+        drop(held);
+        let mut keys = Vec::new();
+        add_key(&self.prefix, key, &mut keys);
+        let values = self.fetch(&keys);
+        self.receive(take_key(&mut &keys[..]), take_value(&mut &values[..]));
+        Ok(())
+    }
+
+    fn put(&self, key: &[u8], value: Value<T>, expires: Option<i64>) -> Result {
+        // What was there before must be known, so that it can be there again.
+        self.load(key)?;
+        let new = Held { value, expires, changed_by: Some(NOW.get().input) };
+        let mut held = self.held.borrow_mut();
+        if let Some(there) = held.get_mut(key) {
+            if there.changed_by.is_none() {
+                self.changed.borrow_mut().push(key.into());
+            }
+            self.journal.borrow_mut().push((key.into(), std::mem::replace(there, new)));
+        }
+        Ok(())
+    }
+
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, T)>> {
+        let full = [&self.prefix[..], prefix].concat();
+        let watermark = NOW.get().watermark;
+        let live = |expires: Option<i64>| expires.is_none_or(|expires| watermark.is_none_or(|mark| expires > mark));
+        let (mut found, mut after) = (BTreeMap::new(), None);
+        loop {
+            let page = host::scan(&full, after.as_deref(), PAGE_ENTRIES, PAGE_BYTES);
+            let Some((last, _, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, value, expires) in page {
+                if live(expires) {
+                    found.insert(key[self.prefix.len()..].to_vec(), parse(&value)?);
+                }
+            }
+        }
+        // What this call has changed is not with the host yet.
+        let mut held = self.held.borrow_mut();
+        for key in self.changed.borrow().iter().filter(|key| key.starts_with(prefix)) {
+            // What was undone is what it was.
+            if let Some(held) = held.get_mut(key) {
+                match held.value()?.filter(|_| live(held.expires)) {
+                    Some(value) => found.insert(key.to_vec(), value),
+                    None => found.remove(&**key),
+                };
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
+    fn want(&self, key: &[u8], keys: &mut Vec<u8>) -> bool {
+        let mut held = self.held.borrow_mut();
+        if held.contains_key(key) {
+            return false;
+        }
+        held.insert(key.into(), Held { value: Value::Awaited, expires: None, changed_by: None });
+        add_key(&self.prefix, key, keys);
+        true
+    }
+
+    fn fetch(&self, keys: &[u8]) -> Vec<u8> {
+        host::get(keys)
+    }
+
+    fn receive(&self, full: &[u8], found: Option<(Vec<u8>, Option<i64>)>) {
+        let (value, expires) = found.map_or((Value::None, None), |(value, expires)| (Value::Raw(value), expires));
+        let held = Held { value, expires, changed_by: None };
+        self.held.borrow_mut().insert(full[self.prefix.len()..].into(), held);
+    }
+
+    fn undo(&self) {
+        let mut held = self.held.borrow_mut();
+        for (key, before) in self.journal.borrow_mut().drain(..).rev() {
+            held.insert(key, before);
+        }
+    }
+
+    fn keep(&self) {
+        self.journal.borrow_mut().clear();
+    }
+
+    fn write(&self, writer: &mut OutcomeWriter) {
+        let mut held = self.held.borrow_mut();
+        let mut json = Vec::new();
+        let mut key = self.prefix.clone();
+        for own in self.changed.borrow_mut().drain(..) {
+            let Some(held) = held.get_mut(&own) else { continue };
+            let Some(input) = held.changed_by.take() else { continue };
+            key.truncate(self.prefix.len());
+            key.extend_from_slice(&own);
+            json.clear();
+            let value = match &held.value {
+                // A value that cannot be written is no JSON: maps whose keys are no text. It was a mistake from the beginning.
+                Value::There(value) => serde_json::to_writer(&mut json, value).map(|()| Some(&json[..])),
+                Value::Raw(raw) => Ok(Some(&raw[..])),
+                Value::None | Value::Awaited => Ok(None),
+            };
+            let value = value.expect("a value of the state can be written as JSON");
+            writer.state((Source::Input, input), &key, value, held.expires);
+        }
+        if held.len() > MOST_HELD {
+            held.clear();
+        }
+    }
+}
+
+/// Adds a key to a request: u32 length, bytes.
+fn add_key(prefix: &[u8], key: &[u8], keys: &mut Vec<u8>) {
+    let len = u32::try_from(prefix.len() + key.len()).unwrap_or(u32::MAX);
+    keys.extend_from_slice(&len.to_le_bytes());
+    keys.extend_from_slice(prefix);
+    keys.extend_from_slice(key);
+}
+
+fn take_u32(bytes: &mut &[u8]) -> u32 {
+    let (word, rest) = bytes.split_first_chunk().expect("the host answers every key");
+    *bytes = rest;
+    u32::from_le_bytes(*word)
+}
+
+fn take_key<'a>(keys: &mut &'a [u8]) -> &'a [u8] {
+    let len = take_u32(keys) as usize;
+    let (key, rest) = keys.split_at(len);
+    *keys = rest;
+    key
+}
+
+/// The answer to one key: u32 length (0xffffffff for none), then i64 expiry, bytes.
+fn take_value(values: &mut &[u8]) -> Option<(Vec<u8>, Option<i64>)> {
+    let len = take_u32(values);
+    if len == u32::MAX {
+        return None;
+    }
+    let (expires, rest) = values.split_first_chunk().expect("the host answers every key");
+    let (value, rest) = rest.split_at(len as usize);
+    *values = rest;
+    let expires = i64::from_le_bytes(*expires);
+    Some((value.to_vec(), (expires != 0).then_some(expires)))
+}
+
+#[cfg(target_family = "wasm")]
+mod host {
+    use crate::guest::bindings::sluicegate::plugin::state;
+
+    pub(super) fn get(keys: &[u8]) -> Vec<u8> {
+        state::get_flat(keys)
+    }
+
+    pub(super) type Found = (Vec<u8>, Vec<u8>, Option<i64>);
+
+    pub(super) fn scan(prefix: &[u8], after: Option<&[u8]>, limit: u32, max_bytes: u32) -> Vec<Found> {
+        let page = state::scan(prefix, after, limit, max_bytes);
+        page.into_iter().map(|entry| (entry.key, entry.value, entry.expires)).collect()
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+use crate::testing::host;

@@ -1,0 +1,210 @@
+//! The guest's way to its state: the imports of `sluicegate:plugin/state`.
+
+use std::collections::BTreeMap;
+
+use sluice_engine::CallErrorKind;
+use sluice_event::{OutcomeWriter, Source};
+use sluice_state::{MAX_KEY_BYTES, Slot, StageState};
+use wasmtime::StoreContextMut;
+use wasmtime::component::{ComponentType, Lift, Linker, Lower};
+
+use crate::contract::interface;
+use crate::instance::Data;
+use crate::typed::Origin;
+
+/// Entries that one scan returns, at most.
+const MOST_ENTRIES: u32 = 10_000;
+
+/// Why a call for the state fails, and with it the call to the guest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    /// No way to go on.
+    #[error("{0}")]
+    Store(#[from] sluice_state::Error),
+    /// More than may be handed over at once.
+    #[error("more than {0} bytes of state asked for or written in one call; see `limits.output-bytes`")]
+    TooMuch(usize),
+    /// The guest broke the contract.
+    #[error("{0}")]
+    Contract(String),
+}
+
+impl Refused {
+    pub(crate) fn kind(&self) -> CallErrorKind {
+        match self {
+            Self::Store(_) => CallErrorKind::State,
+            Self::TooMuch(_) => CallErrorKind::Limit,
+            Self::Contract(_) => CallErrorKind::Trap,
+        }
+    }
+}
+
+/// What a guest reads, and what guests of typed records write.
+pub(crate) struct Access {
+    state: StageState,
+    /// Written in this call, through `set` and `delete`: what stands now, and by which origin.
+    writes: BTreeMap<Vec<u8>, (Slot, Origin)>,
+    written_bytes: usize,
+    /// The times of the call's events: values expire so long after them.
+    timestamps: Vec<i64>,
+    /// Bytes that a call may be given.
+    max_bytes: usize,
+}
+
+impl Access {
+    pub(crate) fn new(state: StageState, max_bytes: usize) -> Self {
+        Self { state, writes: BTreeMap::new(), written_bytes: 0, timestamps: Vec::new(), max_bytes }
+    }
+
+    /// A call with events of these times begins.
+    pub(crate) fn begin(&mut self, timestamps: impl Iterator<Item = i64>) {
+        self.writes.clear();
+        self.written_bytes = 0;
+        self.timestamps.clear();
+        self.timestamps.extend(timestamps);
+    }
+
+    /// Hands over what the call has written, but for what comes of events that failed or were not dealt with: then the engine uses nothing of
+    /// a call with more events than that one.
+    pub(crate) fn finish(&mut self, writer: &mut OutcomeWriter, processed: u32, failed: impl Fn(Origin) -> bool) {
+        for (key, (slot, origin)) in std::mem::take(&mut self.writes) {
+            if origin.flat().1 >= processed || failed(origin) {
+                continue;
+            }
+            writer.state(origin.flat(), &key, slot.value.as_deref(), slot.expires);
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Slot>, Refused> {
+        match self.writes.get(key) {
+            Some((slot, _)) => Ok(slot.value.is_some().then(|| slot.clone())),
+            None => Ok(self.state.get(key)?),
+        }
+    }
+
+    fn get_all(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, Refused> {
+        let mut bytes = 0;
+        let value = |key: &Vec<u8>| {
+            let value = self.get(key)?.and_then(|slot| slot.value).map(<[u8]>::into_vec);
+            bytes += value.as_ref().map_or(0, Vec::len) + 8;
+            if bytes <= self.max_bytes { Ok(value) } else { Err(Refused::TooMuch(self.max_bytes)) }
+        };
+        keys.iter().map(value).collect()
+    }
+
+    fn get_flat(&self, mut keys: &[u8]) -> Result<Vec<u8>, Refused> {
+        let mut values = Vec::with_capacity(keys.len());
+        while !keys.is_empty() {
+            let key = keys.split_first_chunk().and_then(|(len, rest)| rest.split_at_checked(u32::from_le_bytes(*len) as usize));
+            let (key, rest) = key.ok_or_else(|| Refused::Contract("the keys for `get-flat` are cut short".into()))?;
+            keys = rest;
+            match self.get(key)? {
+                Some(Slot { value: Some(value), expires }) => {
+                    values.extend_from_slice(&(value.len() as u32).to_le_bytes());
+                    values.extend_from_slice(&expires.unwrap_or(0).to_le_bytes());
+                    values.extend_from_slice(&value);
+                }
+                _ => values.extend_from_slice(&u32::MAX.to_le_bytes()),
+            }
+            if values.len() > self.max_bytes {
+                return Err(Refused::TooMuch(self.max_bytes));
+            }
+        }
+        Ok(values)
+    }
+
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32, max_bytes: u32) -> Result<Vec<Entry>, Refused> {
+        let (limit, max_bytes) = (limit.min(MOST_ENTRIES) as usize, (max_bytes as usize).min(self.max_bytes));
+        let behind = |key: &[u8]| key.starts_with(prefix) && after.is_none_or(|after| key > after);
+        let written: BTreeMap<_, _> = self.writes.iter().filter(|(key, _)| behind(key)).collect();
+        // What is deleted here takes up room there.
+        let kept = self.state.scan(prefix, after, limit + written.len(), max_bytes)?;
+        // Beyond the last entry that was found there may be more, which come before what was written behind it.
+        let up_to = (kept.len() == limit + written.len()).then(|| kept.last().map(|(key, _)| key.clone())).flatten();
+        let mut all: BTreeMap<Vec<u8>, Slot> = kept.into_iter().collect();
+        for (key, (slot, _)) in written {
+            if up_to.as_ref().is_none_or(|up_to| key <= up_to) {
+                all.insert(key.clone(), slot.clone());
+            }
+        }
+        let entry = |(key, slot): (Vec<u8>, Slot)| {
+            Some(Entry { key, value: slot.value?.into_vec(), expires: slot.expires })
+        };
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        for entry in all.into_iter().filter_map(entry).take(limit) {
+            bytes += entry.key.len() + entry.value.len();
+            if bytes > max_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn write(&mut self, origin: Origin, key: Vec<u8>, value: Option<Vec<u8>>, time_to_live: Option<u64>) -> Result<(), Refused> {
+        let (Source::Input, index) = origin.flat() else {
+            return Err(Refused::Contract("a state write names a timer, but none was due".into()));
+        };
+        let Some(timestamp) = self.timestamps.get(index as usize) else {
+            return Err(Refused::Contract("a state write names an input that was not given".into()));
+        };
+        if key.len() > MAX_KEY_BYTES {
+            return Err(Refused::Contract(format!("a key of {} bytes for the state; it has at most {MAX_KEY_BYTES}", key.len())));
+        }
+        /// What a write takes up besides its bytes, about.
+        const WRITE_BYTES: usize = 96;
+        self.written_bytes += WRITE_BYTES + key.len() + value.as_ref().map_or(0, Vec::len);
+        if self.written_bytes > self.max_bytes {
+            return Err(Refused::TooMuch(self.max_bytes));
+        }
+        let expires = time_to_live.map(|millis| timestamp.saturating_add_unsigned(millis));
+        self.writes.insert(key, (Slot { value: value.map(Into::into), expires }, origin));
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, ComponentType, Lift, Lower)]
+#[component(record)]
+struct Entry {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    expires: Option<i64>,
+}
+
+type Scan = (Vec<u8>, Option<Vec<u8>>, u32, u32);
+
+/// Links the imports. Who may use them is checked before, by their names.
+pub(crate) fn link(linker: &mut Linker<Data>) -> wasmtime::Result<()> {
+    let mut state = linker.instance(&interface("state"))?;
+    state.func_wrap("get", |store: StoreContextMut<'_, Data>, (keys,): (Vec<Vec<u8>>,)| {
+        Ok((store.data().state()?.get_all(&keys)?,))
+    })?;
+    state.func_wrap("get-flat", |store: StoreContextMut<'_, Data>, (keys,): (Vec<u8>,)| {
+        Ok((store.data().state()?.get_flat(&keys)?,))
+    })?;
+    state.func_wrap("scan", |store: StoreContextMut<'_, Data>, (prefix, after, limit, max_bytes): Scan| {
+        Ok((store.data().state()?.scan(&prefix, after.as_deref(), limit, max_bytes)?,))
+    })?;
+    type Set = (Origin, Vec<u8>, Vec<u8>, Option<u64>);
+    state.func_wrap("set", |mut store: StoreContextMut<'_, Data>, (origin, key, value, time_to_live): Set| {
+        Ok(store.data_mut().state_mut()?.write(origin, key, Some(value), time_to_live)?)
+    })?;
+    state.func_wrap("delete", |mut store: StoreContextMut<'_, Data>, (origin, key): (Origin, Vec<u8>)| {
+        Ok(store.data_mut().state_mut()?.write(origin, key, None, None)?)
+    })?;
+    Ok(())
+}
+
+impl Data {
+    fn state(&self) -> Result<&Access, Refused> {
+        self.access.as_ref().ok_or_else(not_granted)
+    }
+
+    fn state_mut(&mut self) -> Result<&mut Access, Refused> {
+        self.access.as_mut().ok_or_else(not_granted)
+    }
+}
+
+fn not_granted() -> Refused {
+    Refused::Contract("there is no state here: it is granted to calls of a running pipeline only".into())
+}

@@ -1,0 +1,22 @@
+//! Keyed state of a pipeline's partitions.
+//!
+//! What counts is a *changelog*: a partition of the log to which every commit of a stateful pipeline appends one [`Delta`], in the same
+//! commit that moves the cursor. The state is a view of it. [`PartitionState`] keeps that view: what was committed since the last
+//! flush in memory, what is in flight as layers above that, and everything older in a [`Store`], which remembers up to where in the
+//! changelog it has come. A store that is lost, damaged or ahead of its time is made again from the changelog.
+
+mod delta;
+mod key;
+mod lsm;
+mod memory;
+mod partition;
+mod stage;
+mod store;
+
+pub use delta::{Delta, Head, Malformed};
+pub use key::{MAX_KEY_BYTES, MAX_STAGE_NAME, full_key, prefix_of, stage_and_key};
+pub use lsm::{LsmStore, StoreCache};
+pub use memory::MemoryStore;
+pub use partition::{Applied, Flush, Layer, PartitionState, Slot, Usage};
+pub use stage::{SharedState, StageState};
+pub use store::{Error, Store, Writes};

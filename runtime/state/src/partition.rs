@@ -1,0 +1,431 @@
+//! The state of one partition of a pipeline, all its stages together.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::iter::Peekable;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::delta::Delta;
+use crate::key::{META, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
+use crate::store::{Error, Store};
+
+/// What stands under a key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Slot {
+    /// `None`: it was deleted.
+    pub value: Option<Box<[u8]>>,
+    /// When it expires, ms since the epoch.
+    pub expires: Option<i64>,
+}
+
+impl Slot {
+    pub(crate) fn len(&self) -> usize {
+        self.value.as_ref().map_or(0, |value| value.len())
+    }
+
+    /// As it stands in a store: i64 expiry (0 never), the value.
+    fn stored(&self) -> Option<Vec<u8>> {
+        let value = self.value.as_ref()?;
+        let mut bytes = Vec::with_capacity(8 + value.len());
+        bytes.extend_from_slice(&self.expires.unwrap_or(0).to_le_bytes());
+        bytes.extend_from_slice(value);
+        Some(bytes)
+    }
+
+    fn from_stored(bytes: &[u8]) -> Self {
+        let (expires, value) = bytes.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let expires = i64::from_le_bytes(*expires);
+        Self { value: Some(value.into()), expires: (expires != 0).then_some(expires) }
+    }
+}
+
+/// Some changes: each key once, in the order of keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Layer(Vec<(Box<[u8]>, Slot)>);
+
+impl Layer {
+    /// Of changes in the order in which they were made: the last of each key stands.
+    pub fn of(mut writes: Vec<(Box<[u8]>, Slot)>) -> Self {
+        writes.reverse();
+        writes.sort_by(|a, b| a.0.cmp(&b.0));
+        writes.dedup_by(|later, earlier| later.0 == earlier.0);
+        Self(writes)
+    }
+
+    /// Of changes that should be in the order of keys.
+    pub(crate) fn sorted(writes: Vec<(Box<[u8]>, Slot)>) -> Option<Self> {
+        writes.is_sorted_by(|a, b| a.0 < b.0).then_some(Self(writes))
+    }
+
+    /// The changes, by full keys.
+    pub fn entries(&self) -> &[(Box<[u8]>, Slot)] {
+        &self.0
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|(key, slot)| key.len() + slot.len()).sum()
+    }
+
+    fn get(&self, key: &[u8]) -> Option<&Slot> {
+        let at = self.0.binary_search_by(|(found, _)| (**found).cmp(key)).ok()?;
+        Some(&self.0[at].1)
+    }
+
+    fn from(&self, key: &[u8]) -> &[(Box<[u8]>, Slot)] {
+        &self.0[self.0.partition_point(|(found, _)| **found < *key)..]
+    }
+}
+
+/// What a stage's state comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+}
+
+/// Up to where a state has come.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Applied {
+    /// The next offset of the changelog.
+    pub offset: u64,
+    /// Event time up to which the source is complete, ms since the epoch.
+    pub watermark: Option<i64>,
+    /// What each stage's state comes to.
+    pub usage: BTreeMap<String, Usage>,
+    /// When the next value expires; there may be none then.
+    next_expiry: Option<i64>,
+}
+
+type Memory = BTreeMap<Box<[u8]>, Slot>;
+
+/// The state of one partition.
+///
+/// What a consumer reads is all of it: layers in flight over what is committed. Everybody else sees what is committed.
+pub struct PartitionState {
+    store: Arc<dyn Store>,
+    /// Committed, and not in the store.
+    memory: Memory,
+    memory_bytes: usize,
+    /// The same, being written to the store.
+    frozen: Option<Arc<Memory>>,
+    /// Attempts whose commits are not answered, oldest first, each by its number.
+    layers: VecDeque<(u64, Layer)>,
+    applied: Applied,
+    /// The next offset of the changelog that the store does not have.
+    flushed: u64,
+    /// Why the store cannot be written any more.
+    failure: Option<Error>,
+}
+
+/// Something to be written to the store.
+pub struct Flush {
+    store: Arc<dyn Store>,
+    memory: Arc<Memory>,
+    meta: Vec<u8>,
+    offset: u64,
+}
+
+impl Flush {
+    /// Writes it. It is told to the state with [`PartitionState::flushed`].
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn run(&self) -> Result<(), Error> {
+        let meta = std::iter::once((META, Some(self.meta.clone())));
+        self.store.write(&mut meta.chain(self.memory.iter().map(|(key, slot)| (&**key, slot.stored()))))
+    }
+}
+
+impl PartitionState {
+    /// The state that a store holds.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn open(store: Arc<dyn Store>) -> Result<Self, Error> {
+        let meta = store.get(META)?;
+        // What cannot be read is as good as nothing: the changelog is applied from its beginning.
+        let applied: Applied = meta.and_then(|meta| serde_json::from_slice(&meta).ok()).unwrap_or_default();
+        let (memory, flushed) = (Memory::new(), applied.offset);
+        Ok(Self { store, memory, memory_bytes: 0, frozen: None, layers: VecDeque::new(), applied, flushed, failure: None })
+    }
+
+    /// Up to where it has come.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    /// The next offset of the changelog that its store does not have.
+    pub fn flushed_offset(&self) -> u64 {
+        self.flushed
+    }
+
+    /// Bytes in memory that the store does not have.
+    pub fn unflushed_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// Applies a commit's changes, the changelog's event at `offset`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn apply(&mut self, offset: u64, delta: Delta) -> Result<(), Error> {
+        self.applied.offset = offset + 1;
+        for (key, slot) in delta.layer.0 {
+            self.set(key, slot)?;
+        }
+        self.applied.watermark = self.applied.watermark.max(delta.head.watermark);
+        self.expire()
+    }
+
+    /// The attempt of this number has made these changes.
+    pub fn push(&mut self, id: u64, layer: Layer) {
+        self.layers.push_back((id, layer));
+    }
+
+    /// What attempts up to this number have changed, together.
+    pub fn changes_through(&self, id: u64) -> Layer {
+        let mut layers = self.layers.iter().take_while(|(layer, _)| *layer <= id).map(|(_, layer)| layer);
+        match (layers.next(), layers.next()) {
+            (None, _) => Layer::default(),
+            (Some(only), None) => only.clone(),
+            _ => {
+                let layers = self.layers.iter().take_while(|(layer, _)| *layer <= id);
+                Layer::of(layers.flat_map(|(_, layer)| layer.0.iter().cloned()).collect())
+            }
+        }
+    }
+
+    /// The commit that holds the changes of attempts up to this number was made, its delta being at `offset` of the changelog.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn committed_through(&mut self, id: u64, offset: u64, watermark: Option<i64>) -> Result<(), Error> {
+        self.applied.offset = offset + 1;
+        while let Some((_, layer)) = self.layers.pop_front_if(|(layer, _)| *layer <= id) {
+            for (key, slot) in layer.0 {
+                self.set(key, slot)?;
+            }
+        }
+        self.applied.watermark = self.applied.watermark.max(watermark);
+        self.expire()
+    }
+
+    /// The attempt of this number, and all after it, never happened.
+    pub fn discard_from(&mut self, id: u64) {
+        self.layers.retain(|(layer, _)| *layer < id);
+    }
+
+    /// Takes what is committed out of memory, to be written to the store; `None` while that is under way, or there is nothing.
+    pub fn start_flush(&mut self) -> Option<Flush> {
+        if self.frozen.is_some() || self.applied.offset == self.flushed {
+            return None;
+        }
+        let memory = Arc::new(std::mem::take(&mut self.memory));
+        self.memory_bytes = 0;
+        self.frozen = Some(memory.clone());
+        let meta = serde_json::to_vec(&self.applied).unwrap_or_default();
+        Some(Flush { store: self.store.clone(), memory, meta, offset: self.applied.offset })
+    }
+
+    /// A flush is done, or failed: then nothing is written to the store any more.
+    pub fn flushed(&mut self, flush: &Flush, result: Result<(), Error>) {
+        match result {
+            Ok(()) => (self.flushed, self.frozen) = (flush.offset, None),
+            Err(error) => self.failure = Some(error),
+        }
+    }
+
+    /// Why the store cannot be written any more, if that is so.
+    pub fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    /// Whether something is being written to the store.
+    pub fn is_flushing(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// What stands under a full key, attempts in flight included.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Slot>, Error> {
+        let in_flight = self.layers.iter().rev().find_map(|(_, layer)| layer.get(key));
+        match in_flight {
+            Some(slot) => Ok(slot.value.is_some().then(|| slot.clone())),
+            None => self.get_committed(key),
+        }
+    }
+
+    /// What stands under a full key by what is committed.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn get_committed(&self, key: &[u8]) -> Result<Option<Slot>, Error> {
+        let found = self.memory.get(key).or_else(|| self.frozen.as_ref()?.get(key));
+        match found {
+            Some(slot) => Ok(slot.value.is_some().then(|| slot.clone())),
+            None => Ok(self.store.get(key)?.map(|bytes| Slot::from_stored(&bytes))),
+        }
+    }
+
+    /// Entries whose full keys begin with `prefix`, from `from` on, in the order of keys; with attempts in flight, or only what is
+    /// committed. `visit` is given full keys and says whether to go on.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn scan(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        in_flight: bool,
+        visit: &mut dyn FnMut(&[u8], &Slot) -> bool,
+    ) -> Result<(), Error> {
+        let (from, end) = (from.max(prefix), end_of(prefix));
+        let range = (Bound::Included(from), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
+        let before_end = |key: &[u8]| end.as_deref().is_none_or(|end| key < end);
+        // Later ones hide what earlier ones say of the same key.
+        let mut over: Vec<Peekable<Changes<'_>>> = Vec::new();
+        for memory in self.frozen.iter().map(|frozen| &**frozen).chain([&self.memory]) {
+            let changes: Changes<'_> = Box::new(memory.range::<[u8], _>(range).map(|(key, slot)| (&**key, slot)));
+            over.push(changes.peekable());
+        }
+        for (_, layer) in self.layers.iter().filter(|_| in_flight) {
+            let changes = layer.from(from).iter().map(|(key, slot)| (&**key, slot));
+            let changes: Changes<'_> = Box::new(changes.take_while(|(key, _)| before_end(key)));
+            over.push(changes.peekable());
+        }
+        let mut go_on = true;
+        self.store.scan(from, end.as_deref(), &mut |key, bytes| {
+            while let Some((changed, slot)) = next_up_to(&mut over, Some(key)) {
+                if slot.value.is_some() {
+                    go_on = visit(changed, slot);
+                }
+                if changed == key || !go_on {
+                    return go_on;
+                }
+            }
+            go_on = visit(key, &Slot::from_stored(bytes));
+            go_on
+        })?;
+        while go_on && let Some((changed, slot)) = next_up_to(&mut over, None) {
+            go_on = slot.value.is_none() || visit(changed, slot);
+        }
+        Ok(())
+    }
+
+    /// What a stage's keys and values would come to, in bytes, with attempts in flight and these changes: exactly, where that is more than
+    /// `enough`, and otherwise not less than it is.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn size_with(&self, stage: &str, changes: &[(Box<[u8]>, Slot)], enough: u64) -> Result<u64, Error> {
+        let prefix = prefix_of(stage);
+        let in_flight = self.layers.iter().flat_map(|(_, layer)| &layer.0);
+        let all = || in_flight.clone().chain(changes).filter(|(key, _)| key.starts_with(&prefix));
+        let committed = self.applied.usage.get(stage).map_or(0, |usage| usage.bytes);
+        let size = |key: &[u8], slot: &Slot| if slot.value.is_some() { key.len() - prefix.len() + slot.len() } else { 0 };
+        let at_most = committed + all().map(|(key, slot)| size(key, slot) as u64).sum::<u64>();
+        if at_most <= enough {
+            return Ok(at_most);
+        }
+        let last: BTreeMap<_, _> = all().map(|(key, slot)| (key, slot)).collect();
+        let mut exactly = committed;
+        for (key, slot) in last {
+            let old = self.get_committed(key)?;
+            exactly = exactly + size(key, slot) as u64 - old.map_or(0, |old| size(key, &old) as u64);
+        }
+        Ok(exactly)
+    }
+
+    /// Changes one key for good.
+    fn set(&mut self, key: Box<[u8]>, slot: Slot) -> Result<(), Error> {
+        let old = self.get_committed(&key)?;
+        if let Some((stage, own)) = stage_and_key(&key) {
+            let usage = match self.applied.usage.get_mut(stage) {
+                Some(usage) => usage,
+                None => self.applied.usage.entry(stage.to_owned()).or_default(),
+            };
+            if let Some(old) = &old {
+                usage.keys -= 1;
+                usage.bytes -= (own.len() + old.len()) as u64;
+            }
+            if slot.value.is_some() {
+                usage.keys += 1;
+                usage.bytes += (own.len() + slot.len()) as u64;
+            }
+        }
+        let (before, after) = (old.and_then(|old| old.expires), slot.expires.filter(|_| slot.value.is_some()));
+        if before != after {
+            if let Some(before) = before {
+                self.put(expiry_key(before, &key), Slot::default());
+            }
+            if let Some(after) = after {
+                self.applied.next_expiry = Some(self.applied.next_expiry.map_or(after, |next| next.min(after)));
+                self.put(expiry_key(after, &key), Slot { value: Some([].into()), expires: None });
+            }
+        }
+        self.put(key, slot);
+        Ok(())
+    }
+
+    fn put(&mut self, key: Box<[u8]>, slot: Slot) {
+        /// What an entry takes up besides its bytes, about.
+        const ENTRY_BYTES: usize = 96;
+        let (key_len, len) = (key.len(), slot.len());
+        match self.memory.insert(key, slot) {
+            Some(old) => self.memory_bytes = self.memory_bytes + len - old.len(),
+            None => self.memory_bytes += ENTRY_BYTES + key_len + len,
+        }
+    }
+
+    /// Removes what has expired by the watermark. It follows from the changelog, and so stands nowhere in it.
+    fn expire(&mut self) -> Result<(), Error> {
+        let Some(watermark) = self.applied.watermark else { return Ok(()) };
+        if self.applied.next_expiry.is_none_or(|next| next > watermark) {
+            return Ok(());
+        }
+        let (prefix, end) = expiries_until(watermark);
+        let (mut expired, mut next) = (Vec::new(), None);
+        self.scan(&prefix, &prefix, false, &mut |key, _| {
+            let past = key < &*end;
+            if past {
+                expired.extend(key_of_expiry(key).map(|(_, full)| Box::from(full)));
+            } else {
+                next = key_of_expiry(key).map(|(time, _)| time);
+            }
+            past
+        })?;
+        for key in expired {
+            self.set(key, Slot::default())?;
+        }
+        self.applied.next_expiry = next;
+        Ok(())
+    }
+}
+
+type Changes<'a> = Box<dyn Iterator<Item = (&'a [u8], &'a Slot)> + 'a>;
+
+/// The first change of all, what later ones say of its key hiding what earlier ones do; none when it is behind `up_to`.
+fn next_up_to<'a>(over: &mut [Peekable<Changes<'a>>], up_to: Option<&[u8]>) -> Option<(&'a [u8], &'a Slot)> {
+    let first = over.iter_mut().filter_map(|changes| changes.peek().map(|(key, _)| *key)).min()?;
+    if up_to.is_some_and(|up_to| first > up_to) {
+        return None;
+    }
+    let mut found = None;
+    for changes in over {
+        found = changes.next_if(|(key, _)| *key == first).or(found);
+    }
+    found
+}

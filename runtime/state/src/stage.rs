@@ -1,0 +1,76 @@
+//! What a consumer sees of the state: that of its own stage and partition.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::key::{full_key, prefix_of};
+use crate::partition::{PartitionState, Slot};
+use crate::store::Error;
+
+/// A partition's state, shared by the lane that changes it, consumers that read it, and queries.
+#[derive(Clone)]
+pub struct SharedState(Arc<Mutex<PartitionState>>);
+
+impl SharedState {
+    /// Shares a state.
+    pub fn new(state: PartitionState) -> Self {
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// The state itself, while nobody else has it.
+    pub fn lock(&self) -> MutexGuard<'_, PartitionState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part that belongs to a stage.
+    pub fn stage(&self, name: &str) -> StageState {
+        StageState { shared: self.clone(), prefix: prefix_of(name) }
+    }
+}
+
+/// The part of a partition's state that belongs to one stage, as its consumer reads it: attempts in flight included.
+#[derive(Clone)]
+pub struct StageState {
+    shared: SharedState,
+    prefix: Vec<u8>,
+}
+
+impl StageState {
+    /// What stands under a key. What has expired is not there.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Slot>, Error> {
+        self.shared.lock().get(&full_key(&self.prefix, key))
+    }
+
+    /// Entries whose keys begin with `prefix`, behind `after`, in the order of keys: at most `limit` of them, and `max_bytes` of keys and
+    /// values but for a single larger entry.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<(Vec<u8>, Slot)>, Error> {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        if limit == 0 {
+            return Ok(found);
+        }
+        // Behind a key is what begins with it and goes on.
+        let from = after.map_or_else(Vec::new, |after| [&self.prefix[..], after, &[0]].concat());
+        let whole = full_key(&self.prefix, prefix);
+        self.shared.lock().scan(&whole, &from, true, &mut |key, slot| {
+            let own = &key[self.prefix.len()..];
+            bytes += own.len() + slot.len();
+            let fits = found.is_empty() || bytes <= max_bytes;
+            if fits {
+                found.push((own.to_vec(), slot.clone()));
+            }
+            fits && found.len() < limit
+        })?;
+        Ok(found)
+    }
+}
