@@ -210,7 +210,8 @@ impl Tester {
                 None => self.state.remove(write.key),
             };
         }
-        let live = |expires: Option<i64>| expires.is_none_or(|expires| self.watermark.is_none_or(|mark| expires > mark));
+        let live =
+            |expires: Option<i64>| expires.is_none_or(|expires| self.watermark.is_none_or(|mark| expires > mark));
         self.state.retain(|_, (_, expires)| live(*expires));
         let sent = |output: sluice_event::Output<'_>| Sent {
             input: output.input,

@@ -49,10 +49,7 @@ mod tests {
         let mut tester = Tester::new::<Totals>("{}").unwrap();
         let paid = |key: &str, cents: u64| Given::value(format!(r#"{{"cents":{cents}}}"#)).key(key);
         let first = tester.process(&[paid("a", 3), paid("b", 5), Given::value("{}").key("a"), paid("a", 4)]);
-        assert_eq!(
-            first.texts(),
-            [r#"{"count":1,"cents":3}"#, r#"{"count":1,"cents":5}"#, r#"{"count":2,"cents":7}"#]
-        );
+        assert_eq!(first.texts(), [r#"{"count":1,"cents":3}"#, r#"{"count":1,"cents":5}"#, r#"{"count":2,"cents":7}"#]);
         assert_eq!(first.failures[0].input, 2);
         assert_eq!(tester.process(&[paid("a", 1)]).texts(), [r#"{"count":3,"cents":8}"#]);
         assert_eq!(tester.state("total", "a"), Some(r#"{"count":3,"cents":8}"#));

@@ -13,6 +13,7 @@ use sluice_log::{Audit, ReadBatch};
 use sluice_node::Status;
 use sluice_node::dead::{DeadLetters, Found, LetterId, Selection, Treated, Treatment};
 use sluice_node::operate::{Rewind, Target};
+use sluice_node::state;
 use sluice_node::topics::{Place, TopicDescription};
 use tokio::runtime::Runtime;
 
@@ -124,6 +125,15 @@ impl Client {
     pub fn want(&mut self, pipeline: &str, want: Want) -> Result<(), Problem> {
         let body = serde_json::to_vec(&want).map_err(Problem::connection)?;
         self.json("PUT", &format!("/pipelines/{}/desired", escaped(pipeline)), body)
+    }
+
+    /// Looks into what a pipeline keeps.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn look(&mut self, pipeline: &str, query: &state::Query) -> Result<state::Found, Problem> {
+        let body = serde_json::to_vec(query).map_err(Problem::connection)?;
+        self.json("POST", &format!("/pipelines/{}/state", escaped(pipeline)), body)
     }
 
     /// A pipeline's dead letters, by cause.

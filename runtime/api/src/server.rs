@@ -13,6 +13,7 @@ use sluice_event::Region;
 use sluice_log::Audit;
 use sluice_node::dead::{self, DeadLetters, Found, Treated, Treatment};
 use sluice_node::operate::{Rewind, Target};
+use sluice_node::state;
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Node, Status};
 use tokio::sync::{oneshot, watch};
@@ -53,6 +54,7 @@ pub async fn serve(
         .route("/pipelines/{pipeline}", delete(delete_pipeline))
         .route("/pipelines/{pipeline}/desired", put(want))
         .route("/pipelines/{pipeline}/rewind", post(rewind))
+        .route("/pipelines/{pipeline}/state", post(look))
         .route("/pipelines/{pipeline}/dead", get(dead_list))
         .route("/pipelines/{pipeline}/dead/{id}", get(dead_find))
         .route("/pipelines/{pipeline}/dead/redrive", post(dead_redrive))
@@ -192,6 +194,15 @@ async fn rewind(
     let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let target: Target = request.to.parse().map_err(|what: String| Problem::bad_request(what))?;
     blocking(move || Ok(api.node.rewind(&pipeline, &target, request.really)?)).await.map(Json)
+}
+
+async fn look(
+    State(api): State<Api>,
+    Path(pipeline): Path<String>,
+    query: Result<Json<state::Query>, JsonRejection>,
+) -> Answer<state::Found> {
+    let Json(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    blocking(move || Ok(api.node.look(&pipeline, &query)?)).await.map(Json)
 }
 
 async fn dead_list(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<DeadLetters> {

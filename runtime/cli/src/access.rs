@@ -7,6 +7,7 @@ use sluice_event::Batch;
 use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
 use sluice_node::dead::{self, DeadLetters, Found, LetterId, Selection, Treated, Treatment};
 use sluice_node::operate::{self, Rewind, Target};
+use sluice_node::state;
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Compiler, NodeError, NodeOptions, Status, open_log, status_of};
 
@@ -131,7 +132,20 @@ impl Access {
     pub(crate) fn delete_pipeline(&mut self, pipeline: &str) -> Result<(), Failure> {
         match self {
             Self::Node(client) => Ok(client.delete_pipeline(pipeline)?),
-            Self::Directory(log) => sluice_node::operate::delete_pipeline(log, pipeline).map_err(Into::into),
+            Self::Directory(log) => {
+                let id = log.pipeline(pipeline).map(|pipeline| pipeline.id);
+                operate::delete_pipeline(log, pipeline)?;
+                id.into_iter().for_each(|id| state::forget_in(log.root(), id));
+                Ok(())
+            }
+        }
+    }
+
+    /// Looks into what a pipeline keeps.
+    pub(crate) fn look(&mut self, pipeline: &str, query: &state::Query) -> Result<state::Found, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.look(pipeline, query)?),
+            Self::Directory(log) => Ok(state::look_in(log, log.root(), pipeline, query)?),
         }
     }
 

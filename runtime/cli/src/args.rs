@@ -53,6 +53,9 @@ pub(crate) enum Verb {
     /// Dead letters: list them by cause, look at one, send them through again, give them up
     #[command(subcommand)]
     Dead(Dead),
+    /// Look into what pipelines keep
+    #[command(subcommand)]
+    State(State),
     /// Tell what became of every event that pipelines read, from the commit log alone
     Audit(Audit),
     /// Check every byte of a data directory, and explain what is damaged; no node may run on it
@@ -168,6 +171,34 @@ pub(crate) enum Dead {
     Redrive(Treat),
     /// Give dead letters up; shows which, --yes does it
     Discard(Treat),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum State {
+    /// Show the value of one key
+    Get {
+        /// The pipeline
+        pipeline: String,
+        /// The whole key, as `scan` shows it: in Rust plugins, NAME/KEY
+        key: String,
+        /// Of this stage only [default: all]
+        #[arg(long)]
+        stage: Option<String>,
+    },
+    /// Show keys and values, in the order of keys
+    Scan {
+        /// The pipeline
+        pipeline: String,
+        /// Keys that begin with this
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// Of this stage only [default: all]
+        #[arg(long)]
+        stage: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        max: usize,
+    },
 }
 
 /// Which dead letters to do something about, of those that are open.

@@ -33,6 +33,11 @@ pub(crate) fn answer(
     print(&(line + "\n"))
 }
 
+/// A time of so many ms since the epoch, for people.
+pub(crate) fn time(millis: i64) -> String {
+    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| millis.to_string(), |time| format!("{time:.0}"))
+}
+
 /// Bytes as JSON: a string or, when they are not UTF-8, base64.
 pub(crate) fn bytes(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {

@@ -11,8 +11,9 @@ use crate::definition::{
 };
 use crate::diagnostic::Diagnostic;
 use crate::json::{is_not_finite, json_of_table};
-use crate::pipeline::{CHANGELOG, 
-    At, Batch, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink, Stage, Start, Topic,
+use crate::pipeline::{
+    At, Batch, CHANGELOG, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink, Stage, Start,
+    Topic,
 };
 use crate::units::{parse_duration, parse_size};
 
@@ -83,7 +84,8 @@ impl Checker<'_> {
         }
         let errors = self.errors(definition.errors, &name);
         if sources.len() > 1 && stages.iter().any(|stage| stage.state) {
-            let (_, span) = self.places.iter().find(|(place, _)| *place == At::Source(1)).cloned().unwrap_or((At::Name, 0..0));
+            let (_, span) =
+                self.places.iter().find(|(place, _)| *place == At::Source(1)).cloned().unwrap_or((At::Name, 0..0));
             self.not_yet(span, "state in a pipeline that reads several topics", "read one topic");
         }
         Some(Pipeline {

@@ -95,11 +95,8 @@ impl Chain {
         topic_name: String,
         state: Option<SharedState>,
     ) -> Self {
-        let stage = |config: &StageConfig| Stage {
-            config: config.clone(),
-            consumer: None,
-            prefix: prefix_of(&config.name),
-        };
+        let stage =
+            |config: &StageConfig| Stage { config: config.clone(), consumer: None, prefix: prefix_of(&config.name) };
         Self {
             pipeline,
             witness,

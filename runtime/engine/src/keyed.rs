@@ -60,7 +60,8 @@ pub(crate) fn changes(
             Some(format!("a key of {} bytes for the state; it has at most {MAX_KEY_BYTES}", write.key.len()))
         } else {
             let len = write.value.map_or(0, <[u8]>::len);
-            (len > MAX_VALUE_BYTES).then(|| format!("a value of {len} bytes for the state; it has at most {MAX_VALUE_BYTES}"))
+            (len > MAX_VALUE_BYTES)
+                .then(|| format!("a value of {len} bytes for the state; it has at most {MAX_VALUE_BYTES}"))
         };
         if let Some(message) = too_large {
             let message = format!("{message}, which cannot be changed");
@@ -85,7 +86,8 @@ pub(crate) fn check_size(
     if size <= limit {
         return Ok(());
     }
-    let message = format!("the state would come to {size} bytes, over its limit of {limit}; `limits.state` changes that");
+    let message =
+        format!("the state would come to {size} bytes, over its limit of {limit}; `limits.state` changes that");
     Err(CallError::new(CallErrorKind::Limit, message))
 }
 
@@ -162,7 +164,8 @@ impl Keyed {
         let through = last.unwrap_or(Attempt { id: through, watermark: self.watermark });
         let state = self.config.shared.lock();
         let at = state.applied().offset + self.submitted.len() as u64;
-        let delta = Delta { head: Head { watermark: through.watermark, ..head }, layer: state.changes_through(through.id) };
+        let delta =
+            Delta { head: Head { watermark: through.watermark, ..head }, layer: state.changes_through(through.id) };
         drop(state);
         self.submitted.push_back(Submitted { id, through });
         let mut batch = Batch::default();
@@ -184,6 +187,7 @@ impl Keyed {
         if let Err(error) = state.committed_through(through.id, offset, through.watermark) {
             self.failure.get_or_insert(error);
         }
+        self.config.shared.moved();
         if state.unflushed_bytes() >= FLUSH_BYTES
             && let Some(flush) = state.start_flush()
         {

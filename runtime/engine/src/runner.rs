@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sluice_env::Clock;
 use sluice_event::Batch;
-use sluice_state::Head;
 use sluice_log::{Advice, Commit, Committed, Error, Input, ReadBatch, Step as InputStep, TopicPartition, Tried};
+use sluice_state::Head;
 
 use crate::batch_size::BatchSize;
 use crate::chain::{Called, Chain, StageConfig, StageError};

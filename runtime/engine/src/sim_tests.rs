@@ -322,7 +322,14 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
             rng: rng_of_guest,
         };
         let (name, plugin) = (format!("echo-{index}"), Arc::new(plugin));
-        StageConfig { name, plugin, keys_unchanged: index == 0, digest: "d".into(), max_outputs_per_event: 10, state: None }
+        StageConfig {
+            name,
+            plugin,
+            keys_unchanged: index == 0,
+            digest: "d".into(),
+            max_outputs_per_event: 10,
+            state: None,
+        }
     };
     let errors = if plan.failing {
         let (initial_backoff, max_backoff) = (Duration::from_millis(50), Duration::from_millis(100));

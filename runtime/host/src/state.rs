@@ -95,7 +95,9 @@ impl Access {
     fn get_flat(&self, mut keys: &[u8]) -> Result<Vec<u8>, Refused> {
         let mut values = Vec::with_capacity(keys.len());
         while !keys.is_empty() {
-            let key = keys.split_first_chunk().and_then(|(len, rest)| rest.split_at_checked(u32::from_le_bytes(*len) as usize));
+            let key = keys
+                .split_first_chunk()
+                .and_then(|(len, rest)| rest.split_at_checked(u32::from_le_bytes(*len) as usize));
             let (key, rest) = key.ok_or_else(|| Refused::Contract("the keys for `get-flat` are cut short".into()))?;
             keys = rest;
             match self.get(key)? {
@@ -127,9 +129,8 @@ impl Access {
                 all.insert(key.clone(), slot.clone());
             }
         }
-        let entry = |(key, slot): (Vec<u8>, Slot)| {
-            Some(Entry { key, value: slot.value?.into_vec(), expires: slot.expires })
-        };
+        let entry =
+            |(key, slot): (Vec<u8>, Slot)| Some(Entry { key, value: slot.value?.into_vec(), expires: slot.expires });
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for entry in all.into_iter().filter_map(entry).take(limit) {
             bytes += entry.key.len() + entry.value.len();
@@ -141,7 +142,13 @@ impl Access {
         Ok(entries)
     }
 
-    fn write(&mut self, origin: Origin, key: Vec<u8>, value: Option<Vec<u8>>, time_to_live: Option<u64>) -> Result<(), Refused> {
+    fn write(
+        &mut self,
+        origin: Origin,
+        key: Vec<u8>,
+        value: Option<Vec<u8>>,
+        time_to_live: Option<u64>,
+    ) -> Result<(), Refused> {
         let (Source::Input, index) = origin.flat() else {
             return Err(Refused::Contract("a state write names a timer, but none was due".into()));
         };
@@ -149,7 +156,10 @@ impl Access {
             return Err(Refused::Contract("a state write names an input that was not given".into()));
         };
         if key.len() > MAX_KEY_BYTES {
-            return Err(Refused::Contract(format!("a key of {} bytes for the state; it has at most {MAX_KEY_BYTES}", key.len())));
+            return Err(Refused::Contract(format!(
+                "a key of {} bytes for the state; it has at most {MAX_KEY_BYTES}",
+                key.len()
+            )));
         }
         /// What a write takes up besides its bytes, about.
         const WRITE_BYTES: usize = 96;

@@ -161,8 +161,17 @@ fn call_typed(wasm: &[u8], events: &[NewEvent<'_>], with: impl FnOnce(&Outcome<'
     let mut batch = Batch::default();
     events.iter().for_each(|event| batch.push(event).unwrap());
     let (topic_name, count) = ("words", batch.count());
-    let view =
-        View { count, base_offset: 40, watermark: None, seed: 1, topic: 1, partition: 2, topic_name, chained: false, watermarks: &[] };
+    let view = View {
+        count,
+        base_offset: 40,
+        watermark: None,
+        seed: 1,
+        topic: 1,
+        partition: 2,
+        topic_name,
+        chained: false,
+        watermarks: &[],
+    };
     let mut header = Vec::new();
     view.write(&mut header);
     let mut returned = Vec::new();

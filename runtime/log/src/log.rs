@@ -265,6 +265,11 @@ impl Log {
         &self.report
     }
 
+    /// The data directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Hands a commit over; blocks while too many wait. `done` learns what became of it. Batches are compressed here, on the
     /// caller's thread.
     pub fn submit(&self, mut commit: Commit, done: Done) {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sluice_config::changelog_topic;
 use sluice_config::{OnError, Pipeline};
 use sluice_engine::{DeadLetter, murmur2};
 use sluice_event::{Batch, Event, NewEvent};
@@ -545,6 +546,10 @@ pub fn treat(
     if treatment == Treatment::Redrive && !graveyard.writes {
         let what = "what fails again needs a place to go: write on-error = \"dead-letter\" in its definition";
         return Err(Error::Invalid(format!("pipeline {pipeline} writes no dead letters now; {what}")));
+    }
+    if treatment == Treatment::Redrive && log.topic(&changelog_topic(pipeline)).is_ok() {
+        let what = "dead letters of a pipeline that keeps state cannot be redriven yet: produce the events again, or discard them";
+        return Err(Error::Invalid(what.to_owned()));
     }
     let (taken, causes) = graveyard.selected(log, selection)?;
     let treated = Treated { pipeline: pipeline.to_owned(), count: taken.len() as u64, causes, done: really };

@@ -11,7 +11,7 @@ mod node;
 pub mod operate;
 mod redrive;
 mod scheduler;
-mod state;
+pub mod state;
 mod status;
 pub mod topics;
 mod witness;

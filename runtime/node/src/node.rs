@@ -17,7 +17,7 @@ use crate::lanes::{self, Existing, Needed, Running};
 use crate::operate::{self, Rewind, Target};
 use crate::redrive::Redrives;
 use crate::scheduler::{Scheduler, Seen};
-use crate::state::States;
+use crate::state::{self, States};
 use crate::status::{self, LaneStatus, PipelineState, PipelineStatus, Status};
 use crate::topics;
 use crate::witness::{self, Calls};
@@ -298,6 +298,14 @@ impl Node {
             self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.moved(lane));
         }
         Ok(rewind)
+    }
+
+    /// Looks into a pipeline's state.
+    ///
+    /// # Errors
+    /// When there is no such pipeline, or it keeps no state, or that cannot be read.
+    pub fn look(&self, pipeline: &str, query: &state::Query) -> Result<state::Found, Error> {
+        self.states.look(&self.log, pipeline, query)
     }
 
     /// Stops a pipeline and forgets its cursors.

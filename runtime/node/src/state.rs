@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use sluice_config::{Pipeline, changelog_topic};
+use serde::{Deserialize, Serialize};
+use sluice_config::changelog_topic;
 use sluice_engine::{Flusher, StateConfig};
 use sluice_log::{Error, Log, ReadBatch, TopicPartition};
-use sluice_state::{Delta, Flush, LsmStore, PartitionState, SharedState, StoreCache};
+use sluice_state::{
+    Delta, Flush, LsmStore, PartitionState, SharedState, StoreCache, full_key, prefix_of, stage_and_key,
+};
 
 /// Memory that a changelog which is applied may come to before it goes to the store.
 const FLUSH_BYTES: usize = 16 << 20;
@@ -43,8 +47,13 @@ impl States {
     }
 
     /// The state that a lane has, if one runs.
-    pub(crate) fn running(&self, pipeline: u32, partition: u32) -> Option<SharedState> {
+    fn running(&self, pipeline: u32, partition: u32) -> Option<SharedState> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&(pipeline, partition)).cloned()
+    }
+
+    /// Looks into a pipeline's state.
+    pub(crate) fn look(&self, log: &Log, pipeline: &str, query: &Query) -> Result<Found, Error> {
+        look(log, &self.folder, |pipeline, partition| self.running(pipeline, partition), pipeline, query)
     }
 
     /// Forgets what a pipeline kept.
@@ -104,11 +113,16 @@ fn made_anew(live: &Path, cache: &StoreCache, reason: &str) -> Result<PartitionS
 }
 
 /// Applies all of a changelog that a state does not have.
-fn apply(log: &Log, changelog: &Arc<sluice_log::Partition>, mut state: PartitionState) -> Result<PartitionState, Error> {
+fn apply(
+    log: &Log,
+    changelog: &Arc<sluice_log::Partition>,
+    mut state: PartitionState,
+) -> Result<PartitionState, Error> {
     let from = state.applied().offset;
     if from < changelog.low_mark() {
         let low = changelog.low_mark();
-        let what = format!("a state is at offset {from} of its changelog, which begins at {low}: it cannot be made anew");
+        let what =
+            format!("a state is at offset {from} of its changelog, which begins at {low}: it cannot be made anew");
         return Err(Error::Invalid(what));
     }
     let mut reader = log.reader(changelog.clone(), from);
@@ -187,7 +201,97 @@ impl Drop for Writer {
     }
 }
 
-/// A pipeline's stages that keep state.
-pub(crate) fn stages(pipeline: &Pipeline) -> impl Iterator<Item = &str> {
-    pipeline.stages.iter().filter(|stage| stage.state).map(|stage| stage.name.as_str())
+/// What is asked of a pipeline's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Query {
+    /// Of this stage only.
+    pub stage: Option<String>,
+    /// What keys begin with, or the whole key.
+    pub key: Vec<u8>,
+    /// Only this very key.
+    pub whole: bool,
+    /// Entries, at most.
+    pub max: usize,
+}
+
+/// One value of a pipeline's state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The source partition.
+    pub partition: u32,
+    /// The stage.
+    pub stage: String,
+    /// The stage's own key.
+    pub key: Vec<u8>,
+    /// The value.
+    pub value: Vec<u8>,
+    /// When it expires, ms since the epoch.
+    pub expires: Option<i64>,
+}
+
+/// What a pipeline's state came to, each partition as of one commit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Found {
+    /// By partition, stage and key.
+    pub entries: Vec<Entry>,
+    /// There is more than was asked for.
+    pub more: bool,
+}
+
+/// How long a question waits for a lane that is about to take in what is committed.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of keys and values that one answer holds, about.
+const MOST_BYTES: usize = 8 << 20;
+
+/// Looks into a pipeline's state; `running` knows those that lanes have.
+pub(crate) fn look(
+    log: &Log,
+    folder: &Path,
+    running: impl Fn(u32, u32) -> Option<SharedState>,
+    pipeline: &str,
+    query: &Query,
+) -> Result<Found, Error> {
+    let info = log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
+    let keeps_none = |_| Error::Invalid(format!("pipeline {pipeline} keeps no state"));
+    let topic = log.topic(&changelog_topic(pipeline)).map_err(keeps_none)?;
+    let cache = StoreCache::default();
+    let (mut found, mut bytes) = (Found::default(), 0);
+    for partition in 0..topic.partitions {
+        let end = log.partition(&topic, partition)?.high_watermark();
+        let shared = match running(info.id, partition) {
+            Some(shared) => shared,
+            None => SharedState::new(open(log, folder, &cache, (info.id, pipeline), partition)?),
+        };
+        let state = shared.lock_at(end, PATIENCE);
+        let stages =
+            state.applied().usage.keys().filter(|stage| query.stage.as_ref().is_none_or(|only| only == *stage));
+        for stage in stages {
+            let prefix = full_key(&prefix_of(stage), &query.key);
+            let scanned = state.scan(&prefix, &prefix, false, &mut |full, slot| {
+                let Some((_, key)) = stage_and_key(full) else { return true };
+                let (key, value) = (key.to_vec(), slot.value.as_deref().unwrap_or_default().to_vec());
+                bytes += key.len() + value.len();
+                if query.whole && key != query.key {
+                    return false;
+                }
+                found.more = found.entries.len() >= query.max || bytes > MOST_BYTES;
+                if !found.more {
+                    found.entries.push(Entry { partition, stage: stage.clone(), key, value, expires: slot.expires });
+                }
+                !found.more && !query.whole
+            });
+            scanned.map_err(|error| refused(&error))?;
+        }
+    }
+    Ok(found)
+}
+
+/// Looks into a pipeline's state in a data directory on which no node runs.
+///
+/// # Errors
+/// When there is no such pipeline, or it keeps no state, or that cannot be read.
+pub fn look_in(log: &Log, data: &Path, pipeline: &str, query: &Query) -> Result<Found, Error> {
+    look(log, &data.join("state"), |_, _| None, pipeline, query)
 }

@@ -128,7 +128,8 @@ pub fn produce(log: &Log, production: Production<'_>, done: Done) -> Result<(), 
     let topic = log.topic(production.topic)?;
     let changelog = log.pipelines().into_iter().find(|pipeline| changelog_topic(&pipeline.name) == topic.name);
     if let Some(pipeline) = changelog {
-        let what = format!("topic {} holds the state of pipeline {}: only that writes to it", topic.name, pipeline.name);
+        let what =
+            format!("topic {} holds the state of pipeline {}: only that writes to it", topic.name, pipeline.name);
         return Err(Error::Invalid(what));
     }
     if let Some(partition) = production.partition {

@@ -46,9 +46,10 @@ impl LsmStore {
     /// # Errors
     /// When it cannot be read or made.
     pub fn open(path: &Path, cache: &StoreCache) -> Result<Self, Error> {
-        let config = Config::new(path, lsm_tree::SequenceNumberCounter::default(), lsm_tree::SequenceNumberCounter::default())
-            .use_cache(cache.blocks.clone())
-            .use_descriptor_table(Some(cache.files.clone()));
+        let config =
+            Config::new(path, lsm_tree::SequenceNumberCounter::default(), lsm_tree::SequenceNumberCounter::default())
+                .use_cache(cache.blocks.clone())
+                .use_descriptor_table(Some(cache.files.clone()));
         let tree = config.open().map_err(|error| failed(path, &error))?;
         let writing = Mutex::new(tree.get_highest_seqno().map_or(1, |number| number + 1));
         Ok(Self { path: path.to_owned(), tree, writing })
@@ -69,12 +70,7 @@ impl Store for LsmStore {
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        end: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), Error> {
+    fn scan(&self, from: &[u8], end: Option<&[u8]>, visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), Error> {
         let end = end.map_or_else(|| end_of(&[u8::MAX - 1]).unwrap_or_default(), <[u8]>::to_vec);
         for entry in self.tree.range(from.to_vec()..end, NEWEST, None) {
             let (key, value) = entry.into_inner().map_err(|error| self.failed(&error))?;
@@ -107,7 +103,8 @@ impl Store for LsmStore {
         let partial = to.with_extension("partial");
         let made = link_files(&self.path, &partial);
         #[expect(clippy::disallowed_methods, reason = "a store's folder, no part of the log")]
-        let made = made.and_then(|()| std::fs::rename(&partial, to)).and_then(|()| sync_folder(to.parent().unwrap_or(to)));
+        let made =
+            made.and_then(|()| std::fs::rename(&partial, to)).and_then(|()| sync_folder(to.parent().unwrap_or(to)));
         made.map_err(|error| {
             let _ = std::fs::remove_dir_all(&partial);
             failed(to, &error)
@@ -124,7 +121,11 @@ fn link_files(from: &Path, to: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() { link_files(&entry.path(), &to)? } else { std::fs::hard_link(entry.path(), to)? }
+        if entry.file_type()?.is_dir() {
+            link_files(&entry.path(), &to)?
+        } else {
+            std::fs::hard_link(entry.path(), to)?
+        }
     }
     sync_folder(to)
 }

@@ -16,12 +16,7 @@ impl Store for MemoryStore {
         Ok(self.0.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        end: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), Error> {
+    fn scan(&self, from: &[u8], end: Option<&[u8]>, visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), Error> {
         let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let range = (Bound::Included(from), end.map_or(Bound::Unbounded, Bound::Excluded));
         let _ = map.range::<[u8], _>(range).all(|(key, value)| visit(key, value));

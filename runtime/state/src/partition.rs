@@ -157,7 +157,16 @@ impl PartitionState {
         // What cannot be read is as good as nothing: the changelog is applied from its beginning.
         let applied: Applied = meta.and_then(|meta| serde_json::from_slice(&meta).ok()).unwrap_or_default();
         let (memory, flushed) = (Memory::new(), applied.offset);
-        Ok(Self { store, memory, memory_bytes: 0, frozen: None, layers: VecDeque::new(), applied, flushed, failure: None })
+        Ok(Self {
+            store,
+            memory,
+            memory_bytes: 0,
+            frozen: None,
+            layers: VecDeque::new(),
+            applied,
+            flushed,
+            failure: None,
+        })
     }
 
     /// Up to where it has come.
@@ -335,7 +344,8 @@ impl PartitionState {
         let in_flight = self.layers.iter().flat_map(|(_, layer)| &layer.0);
         let all = || in_flight.clone().chain(changes).filter(|(key, _)| key.starts_with(&prefix));
         let committed = self.applied.usage.get(stage).map_or(0, |usage| usage.bytes);
-        let size = |key: &[u8], slot: &Slot| if slot.value.is_some() { key.len() - prefix.len() + slot.len() } else { 0 };
+        let size =
+            |key: &[u8], slot: &Slot| if slot.value.is_some() { key.len() - prefix.len() + slot.len() } else { 0 };
         let at_most = committed + all().map(|(key, slot)| size(key, slot) as u64).sum::<u64>();
         if at_most <= enough {
             return Ok(at_most);

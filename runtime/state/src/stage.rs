@@ -1,6 +1,7 @@
 //! What a consumer sees of the state: that of its own stage and partition.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::key::{full_key, prefix_of};
 use crate::partition::{PartitionState, Slot};
@@ -8,17 +9,28 @@ use crate::store::Error;
 
 /// A partition's state, shared by the lane that changes it, consumers that read it, and queries.
 #[derive(Clone)]
-pub struct SharedState(Arc<Mutex<PartitionState>>);
+pub struct SharedState(Arc<(Mutex<PartitionState>, Condvar)>);
 
 impl SharedState {
     /// Shares a state.
     pub fn new(state: PartitionState) -> Self {
-        Self(Arc::new(Mutex::new(state)))
+        Self(Arc::new((Mutex::new(state), Condvar::new())))
     }
 
     /// The state itself, while nobody else has it.
     pub fn lock(&self) -> MutexGuard<'_, PartitionState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that it has come further.
+    pub fn moved(&self) {
+        self.0.1.notify_all();
+    }
+
+    /// The state once it has come to this offset of its changelog, or as it is after so long.
+    pub fn lock_at(&self, offset: u64, patience: Duration) -> MutexGuard<'_, PartitionState> {
+        let behind = |state: &mut PartitionState| state.applied().offset < offset;
+        self.0.1.wait_timeout_while(self.lock(), patience, behind).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// The part that belongs to a stage.

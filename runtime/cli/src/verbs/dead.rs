@@ -53,10 +53,6 @@ impl Treat {
     }
 }
 
-fn time(millis: i64) -> String {
-    jiff::Timestamp::from_millisecond(millis).map_or_else(|_| millis.to_string(), |time| format!("{time:.0}"))
-}
-
 fn plural(count: u64, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }
@@ -68,7 +64,7 @@ fn table(causes: &[Cause]) -> String {
             let reason = brief(&cause.reason, REASON_CHARS);
             let Cause { id, stage, kind, count, first, last, example, .. } = cause;
             let [id, stage, kind, example] = [id, stage, kind, example].map(Clone::clone);
-            vec![id, count.to_string(), stage, kind, time(*first), time(*last), example, reason]
+            vec![id, count.to_string(), stage, kind, show::time(*first), show::time(*last), example, reason]
         })
         .collect();
     show::table(&["CAUSE", "EVENTS", "STAGE", "KIND", "FIRST", "LAST", "EXAMPLE", "REASON"], &rows)
@@ -187,7 +183,7 @@ fn show_one(global: &Global, access: &mut Access, pipeline: &str, id: LetterId) 
             letter.topic,
             letter.partition,
             letter.offset,
-            time(letter.time),
+            show::time(letter.time),
             letter.stage,
             letter.plugin.chars().take(12).collect::<String>(),
         );
@@ -197,7 +193,7 @@ fn show_one(global: &Global, access: &mut Access, pipeline: &str, id: LetterId) 
         for function in &letter.backtrace {
             out.push_str(&format!("in:       {function}\n"));
         }
-        out.push_str(&format!("key:      {}\ntime:     {}\n", value["key"], time(event.timestamp())));
+        out.push_str(&format!("key:      {}\ntime:     {}\n", value["key"], show::time(event.timestamp())));
         for header in &headers {
             out.push_str(&format!("header:   {header}\n"));
         }

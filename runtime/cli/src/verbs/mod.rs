@@ -11,6 +11,7 @@ pub(crate) mod plugin;
 pub(crate) mod produce;
 pub(crate) mod rewind;
 pub(crate) mod run;
+pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod test;
 pub(crate) mod topic;
