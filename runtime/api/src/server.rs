@@ -193,7 +193,7 @@ async fn rewind(
 ) -> Answer<Rewind> {
     let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let target: Target = request.to.parse().map_err(|what: String| Problem::bad_request(what))?;
-    blocking(move || Ok(api.node.rewind(&pipeline, &target, request.really)?)).await.map(Json)
+    blocking(move || Ok(api.node.rewind(&pipeline, &target, request.state, request.really)?)).await.map(Json)
 }
 
 async fn look(

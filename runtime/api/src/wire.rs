@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sluice_log::{Committed, Compression, Desired, ReadBatch, TopicSettings};
 use sluice_node::dead::Selection;
+use sluice_node::state::StateChoice;
 
 use crate::problem::Problem;
 
@@ -102,6 +103,8 @@ impl From<Want> for Desired {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RewindRequest {
     pub(crate) to: String,
+    #[serde(default)]
+    pub(crate) state: StateChoice,
     /// Whether to do it, or only to say what it would do.
     pub(crate) really: bool,
 }

@@ -7,7 +7,7 @@ use sluice_event::Batch;
 use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
 use sluice_node::dead::{self, DeadLetters, Found, LetterId, Selection, Treated, Treatment};
 use sluice_node::operate::{self, Rewind, Target};
-use sluice_node::state;
+use sluice_node::state::{self, StateChoice};
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Compiler, NodeError, NodeOptions, Status, open_log, status_of};
 
@@ -149,10 +149,16 @@ impl Access {
         }
     }
 
-    pub(crate) fn rewind(&mut self, pipeline: &str, target: &Target, really: bool) -> Result<Rewind, Failure> {
+    pub(crate) fn rewind(
+        &mut self,
+        pipeline: &str,
+        target: &Target,
+        state: StateChoice,
+        really: bool,
+    ) -> Result<Rewind, Failure> {
         match self {
-            Self::Node(client) => Ok(client.rewind(pipeline, target, really)?),
-            Self::Directory(log) => Ok(operate::rewind(log, pipeline, target, really)?),
+            Self::Node(client) => Ok(client.rewind(pipeline, target, state, really)?),
+            Self::Directory(log) => Ok(operate::rewind(log, pipeline, target, state, really)?),
         }
     }
 

@@ -8,6 +8,7 @@ use sluice_config::{parse_duration, parse_size};
 use sluice_log::{Compression, Durability};
 use sluice_node::dead::LetterId;
 use sluice_node::operate::Target;
+use sluice_node::state::StateChoice;
 use sluice_node::topics::Place;
 
 /// Stream processing with sandboxed WebAssembly consumers, on a durable log of its own.
@@ -231,6 +232,14 @@ fn parse_time(text: &str) -> Result<i64, String> {
     time.map_err(|_| "a time is written as in RFC 3339, such as 2026-01-31T12:00:00Z".to_owned())
 }
 
+fn parse_choice(text: &str) -> Result<StateChoice, String> {
+    match text {
+        "restore" => Ok(StateChoice::Restore),
+        "reset" => Ok(StateChoice::Reset),
+        _ => Err("restore or reset".to_owned()),
+    }
+}
+
 #[derive(Debug, Arguments)]
 pub(crate) struct Rewind {
     /// The pipeline
@@ -242,6 +251,9 @@ pub(crate) struct Rewind {
     /// Back to where the cursors were before the last rewind
     #[arg(long)]
     pub(crate) undo: bool,
+    /// What becomes of the state: restore (as it was there) or reset (empty)
+    #[arg(long, value_name = "CHOICE", default_value = "restore", value_parser = parse_choice, conflicts_with = "undo")]
+    pub(crate) state: StateChoice,
     /// Do it
     #[arg(long)]
     pub(crate) yes: bool,

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sluice_event::{Batch, NewEvent, Outcome, Region};
-use sluice_log::{Append, Committed, TopicPartition};
-use sluice_state::{Delta, Flush, Head, Layer, MAX_KEY_BYTES, SharedState, Slot, full_key};
+use sluice_log::{Append, Committed, Error, TopicPartition};
+use sluice_state::{Delta, Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, SharedState, Slot, full_key};
 
 use crate::port::{CallError, CallErrorKind};
 
@@ -31,7 +31,12 @@ pub struct StateConfig {
     pub changelog: TopicPartition,
     /// Writes to its store.
     pub flusher: Arc<dyn Flusher>,
+    /// Brings the state up again from what is committed: somebody has moved the cursor, and the state with it.
+    pub reopen: Reopen,
 }
+
+/// Brings a state up from what is committed.
+pub type Reopen = Arc<dyn Fn() -> Result<PartitionState, Error> + Send + Sync>;
 
 /// What a stage may keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,6 +213,28 @@ impl Keyed {
         let mut state = self.config.shared.lock();
         state.discard_from(id);
         self.watermark = self.attempts.back().map_or(state.applied().watermark, |attempt| attempt.watermark);
+    }
+
+    /// Whether its store is being written.
+    pub(crate) fn is_flushing(&self) -> bool {
+        self.config.shared.lock().is_flushing()
+    }
+
+    /// Takes the state that is committed in place of what it has.
+    pub(crate) fn reopen(&mut self) -> Result<(), Error> {
+        self.discard_from(0);
+        // The store is one process's and one owner's: it goes before it is opened again.
+        self.config.shared.close();
+        let state = (self.config.reopen)()?;
+        self.watermark = state.applied().watermark;
+        self.config.shared.replace(state);
+        self.config.shared.moved();
+        Ok(())
+    }
+
+    /// Events before this offset are dealt with again only for what they do to the state.
+    pub(crate) fn quiet_until(&self) -> u64 {
+        self.config.shared.lock().applied().quiet_until.unwrap_or(0)
     }
 
     /// Whether the store is so far behind that the lane has to wait for it.

@@ -27,7 +27,7 @@ pub use chain::{StageConfig, StageError};
 pub use dead_letter::DeadLetter;
 pub use delivery::Delivery;
 pub use errors::{Breaker, ErrorPolicy, Failed, OnError, Retry};
-pub use keyed::{Flusher, StateConfig, StateGrant};
+pub use keyed::{Flusher, Reopen, StateConfig, StateGrant};
 pub use lane::{Halt, HaltKind, Lane, Next};
 pub use legible::{brief, legible};
 pub use partitioner::{PartitionBy, murmur2};

@@ -435,13 +435,22 @@ impl LaneRunner {
 
     /// Goes on from where the log says that the cursor is.
     fn find_cursor(&mut self) -> Step {
-        if self.claims.is_claiming() || self.follower.is_moving() {
+        if self.claims.is_claiming() || self.follower.is_moving() || self.keyed.as_ref().is_some_and(Keyed::is_flushing)
+        {
             return Step::Waiting;
         }
         self.chain.drop_instances();
-        self.keyed.iter_mut().for_each(|keyed| keyed.discard_from(0));
         self.resyncs += 1;
-        let reason = match self.storage.position(self.config.pipeline, self.config.source) {
+        let position = self.storage.position(self.config.pipeline, self.config.source);
+        if let Some(Err(error)) = self.keyed.as_mut().filter(|_| position.is_some()).map(Keyed::reopen) {
+            if error.advice() == Advice::StopNode {
+                return Step::StopNode(error);
+            }
+            self.lane.go_on_from(self.lane.cursor());
+            self.lane.halt_at(self.lane.cursor(), HaltKind::Other, error.to_string());
+            return Step::Worked;
+        }
+        let reason = match position {
             Some((epoch, cursor)) if self.resyncs <= MOST_RESYNCS => {
                 tracing::info!(source = %self.config.source, epoch, cursor, "goes on from the committed cursor");
                 self.config.epoch = epoch;
@@ -477,7 +486,9 @@ impl LaneRunner {
             let Some(claimed) = self.claim(from, draining) else { return Step::Waiting };
             max_events = max_events.min(claimed);
         }
-        max_events = max_events.min(u32::try_from(self.readable() - from).unwrap_or(u32::MAX));
+        let quiet_until = self.keyed.as_ref().map_or(0, Keyed::quiet_until);
+        let end = if from < quiet_until { self.readable().min(quiet_until) } else { self.readable() };
+        max_events = max_events.min(u32::try_from(end - from).unwrap_or(u32::MAX));
         if let Err(error) = self.source.read(from, max_events, self.config.max_bytes, &mut self.batch) {
             if error.advice() == Advice::StopNode {
                 return Step::StopNode(error);
@@ -643,6 +654,12 @@ impl LaneRunner {
 
     fn commit_range(&mut self, from: u64, to: u64, counts: Counts, dead: Batch) {
         let mut appends = self.chain.take_appends();
+        let (mut counts, mut dead) = (counts, dead);
+        if self.keyed.as_ref().is_some_and(|keyed| from < keyed.quiet_until()) {
+            // Only what they do to the state is wanted: all else came of them the first time.
+            appends.clear();
+            (counts, dead) = (Counts { skipped: to - from, ..Counts::default() }, Batch::default());
+        }
         let id = self.lane.submitted(to);
         let head = self.head(from, to);
         if let Some(keyed) = &mut self.keyed {

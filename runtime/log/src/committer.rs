@@ -457,8 +457,8 @@ impl Committer {
         let planned: Vec<_> = planned.collect();
         let changes = || planned.iter().flat_map(|planned| &planned.changes);
         // Whoever sees a cursor must find the outputs before it: what exists, then events, then cursors.
-        let (moves, makes): (Vec<_>, Vec<_>) =
-            changes().partition(|change| matches!(change, Change::Input(_) | Change::Producer { .. }));
+        let (moves, makes): (Vec<_>, Vec<_>) = changes()
+            .partition(|change| matches!(change, Change::Input(_) | Change::Moved { .. } | Change::Producer { .. }));
         for change in makes {
             self.note_removals(change);
             self.shared.publish(change, &self.catalog);

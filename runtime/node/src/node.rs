@@ -17,7 +17,7 @@ use crate::lanes::{self, Existing, Needed, Running};
 use crate::operate::{self, Rewind, Target};
 use crate::redrive::Redrives;
 use crate::scheduler::{Scheduler, Seen};
-use crate::state::{self, States};
+use crate::state::{self, StateChoice, States};
 use crate::status::{self, LaneStatus, PipelineState, PipelineStatus, Status};
 use crate::topics;
 use crate::witness::{self, Calls};
@@ -292,8 +292,11 @@ impl Node {
     ///
     /// # Errors
     /// When there is no such pipeline or target, or storage refuses.
-    pub fn rewind(&self, pipeline: &str, target: &Target, really: bool) -> Result<Rewind, Error> {
-        let rewind = operate::rewind(&self.log, pipeline, target, really)?;
+    pub fn rewind(&self, pipeline: &str, target: &Target, choice: StateChoice, really: bool) -> Result<Rewind, Error> {
+        let _operating = self.operating();
+        let info = self.log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
+        let past = self.states.past(&self.log, &info);
+        let rewind = operate::rewind_with(&self.log, &info, past.as_ref(), target, choice, really)?;
         if really {
             self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.moved(lane));
         }

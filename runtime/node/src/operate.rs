@@ -4,8 +4,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
-use sluice_log::{Commit, Error, Log, Order, TopicPartition};
+use sluice_log::{Commit, Error, Log, Order, PipelineInfo};
 
+use crate::state::{Past, StateChoice};
 use crate::topics::Place;
 
 /// Where a pipeline's cursors are to go.
@@ -77,6 +78,7 @@ impl std::fmt::Display for Target {
 
 /// How one cursor moves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct Move {
     /// The topic.
     pub topic: String,
@@ -86,6 +88,8 @@ pub struct Move {
     pub from: u64,
     /// Where it goes.
     pub to: u64,
+    /// Events before that which are dealt with again without outputs, for the state to be what it was there.
+    pub for_state: u64,
 }
 
 /// What setting cursors anew does.
@@ -100,18 +104,34 @@ pub struct Rewind {
     pub again: u64,
     /// Events that will never be read.
     pub passed_over: u64,
+    /// What becomes of the state; none for pipelines that keep none.
+    pub state: Option<StateChoice>,
     /// Whether it was done.
     pub done: bool,
 }
 
-/// Sets a pipeline's cursors anew, or says what that would do.
+/// Sets a pipeline's cursors anew on a data directory on which no node runs, or says what that would do.
 ///
 /// # Errors
 /// When there is no such pipeline or place, or storage refuses.
-pub fn rewind(log: &Log, pipeline: &str, target: &Target, really: bool) -> Result<Rewind, Error> {
+pub fn rewind(log: &Log, pipeline: &str, target: &Target, choice: StateChoice, really: bool) -> Result<Rewind, Error> {
     let info = log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
+    let past = Past::of(log, log.root().join("state"), |_, _| None, &info);
+    rewind_with(log, &info, past.as_ref(), target, choice, really)
+}
+
+/// The same; `past` knows the states.
+pub(crate) fn rewind_with(
+    log: &Log,
+    info: &PipelineInfo,
+    past: Option<&Past<'_>>,
+    target: &Target,
+    choice: StateChoice,
+    really: bool,
+) -> Result<Rewind, Error> {
+    let pipeline = &info.name;
     let topics = log.topics();
-    let mut moves = Vec::new();
+    let (mut moves, mut to, mut appends) = (Vec::new(), Vec::new(), Vec::new());
     if *target == Target::Undo && info.before.is_empty() {
         return Err(Error::Invalid(format!("pipeline {pipeline} was never rewound: there is nothing to undo")));
     }
@@ -119,8 +139,12 @@ pub fn rewind(log: &Log, pipeline: &str, target: &Target, really: bool) -> Resul
         let Some(topic) = topics.iter().find(|topic| topic.id == tp.topic) else { continue };
         let found = log.partition(topic, tp.partition)?;
         let (low, high) = (found.low_mark(), found.high_watermark());
-        let to = match target {
+        let place = match target {
             Target::Undo => match info.before.iter().find(|(before, _)| before == tp) {
+                Some((_, before)) if past.is_some() && cursor.next > *before => {
+                    let what = format!("the cursor on {}/{} is past {before}, where it was", topic.name, tp.partition);
+                    return Err(Error::Invalid(format!("{what}: there is nothing to undo any more")));
+                }
                 // What retention let go of meanwhile does not come back.
                 Some((_, before)) => (*before).clamp(low, high),
                 None => continue,
@@ -134,25 +158,42 @@ pub fn rewind(log: &Log, pipeline: &str, target: &Target, really: bool) -> Resul
                 place.offset(&found)?
             }
         };
-        if to < low || to > high {
+        if place < low || place > high {
             let what =
-                format!("offset {to} of {}/{} is not there: it has {low} up to {high}", topic.name, tp.partition);
+                format!("offset {place} of {}/{} is not there: it has {low} up to {high}", topic.name, tp.partition);
             return Err(Error::Invalid(what));
         }
-        moves.push((*tp, Move { topic: topic.name.clone(), partition: tp.partition, from: cursor.next, to }));
+        let back = match (past, target) {
+            (None, _) => None,
+            (Some(past), Target::Undo) => past.undo(*tp, (cursor.next, place))?,
+            (Some(past), _) => past.back(*tp, (cursor.next, place), choice)?,
+        };
+        let starts = back.as_ref().map_or(place, |back| back.cursor);
+        if starts < low {
+            let what =
+                format!("the state at offset {place} of {}/{} needs events from {starts} on", topic.name, tp.partition);
+            let help = format!(
+                "and they are gone: the earliest that is left is {low}; --state reset begins with an empty state"
+            );
+            return Err(Error::Invalid(format!("{what}, {help}")));
+        }
+        let (topic, partition, for_state) = (topic.name.clone(), tp.partition, place - starts);
+        moves.push(Move { topic, partition, from: cursor.next, to: place, for_state });
+        to.push((*tp, starts));
+        appends.extend(back.map(|back| back.append));
     }
     if moves.is_empty() {
         return Err(Error::Invalid(format!("pipeline {pipeline} does not read {target}")));
     }
     if really {
-        let to: Vec<(TopicPartition, u64)> = moves.iter().map(|(tp, moved)| (*tp, moved.to)).collect();
-        log.commit(Commit::order(Order::Move { pipeline: pipeline.to_owned(), to }))?;
+        let order = Some(Order::Move { pipeline: pipeline.to_owned(), to });
+        log.commit(Commit { order, appends, ..Commit::default() })?;
     }
-    let moves: Vec<_> = moves.into_iter().map(|(_, moved)| moved).collect();
     Ok(Rewind {
         pipeline: pipeline.to_owned(),
         again: moves.iter().map(|moved| moved.from.saturating_sub(moved.to)).sum(),
         passed_over: moves.iter().map(|moved| moved.to.saturating_sub(moved.from)).sum(),
+        state: past.map(|_| choice),
         moves,
         done: really,
     })

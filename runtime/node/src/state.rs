@@ -10,9 +10,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
 use sluice_engine::{Flusher, StateConfig};
-use sluice_log::{Error, Log, ReadBatch, TopicPartition};
+use sluice_event::{Batch, NewEvent};
+use sluice_log::{Append, Error, Log, Partition, PipelineInfo, ReadBatch, TopicInfo, TopicPartition};
 use sluice_state::{
-    Delta, Flush, LsmStore, PartitionState, SharedState, StoreCache, full_key, prefix_of, stage_and_key,
+    Applied, Delta, Flush, Head, Line, LsmStore, PartitionState, Record, SharedState, StoreCache, Turn, full_key,
+    prefix_of, stage_and_key,
 };
 
 /// Memory that a changelog which is applied may come to before it goes to the store.
@@ -37,18 +39,25 @@ impl States {
     }
 
     /// The state of a pipeline's partition for its lane, as far as the changelog goes.
-    pub(crate) fn config(&self, log: &Log, pipeline: (u32, &str), partition: u32) -> Result<StateConfig, Error> {
+    pub(crate) fn config(&self, log: &Arc<Log>, pipeline: (u32, &str), partition: u32) -> Result<StateConfig, Error> {
         let topic = log.topic(&changelog_topic(pipeline.1))?;
-        let shared = SharedState::new(open(log, &self.folder, &self.cache, pipeline, partition)?);
+        let place = Place::of(&self.folder, &self.cache, pipeline, partition);
+        let shared = SharedState::new(place.open(log)?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.insert((pipeline.0, partition), shared.clone());
         let changelog = TopicPartition { topic: topic.id, partition };
-        Ok(StateConfig { shared, changelog, flusher: self.writer.clone() })
+        let log = log.clone();
+        Ok(StateConfig { shared, changelog, flusher: self.writer.clone(), reopen: Arc::new(move || place.open(&log)) })
     }
 
     /// The state that a lane has, if one runs.
     fn running(&self, pipeline: u32, partition: u32) -> Option<SharedState> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&(pipeline, partition)).cloned()
+    }
+
+    /// Where rewinds of a pipeline find its state.
+    pub(crate) fn past<'a>(&'a self, log: &'a Log, pipeline: &'a PipelineInfo) -> Option<Past<'a>> {
+        Past::of(log, self.folder.clone(), |pipeline, partition| self.running(pipeline, partition), pipeline)
     }
 
     /// Looks into a pipeline's state.
@@ -77,75 +86,274 @@ fn forget(folder: &Path, pipeline: u32) {
     }
 }
 
-/// Opens a store and applies what the changelog has beyond it.
-fn open(
-    log: &Log,
-    folder: &Path,
-    cache: &StoreCache,
-    (pipeline, name): (u32, &str),
+/// Where the state of a partition is kept.
+struct Place {
+    live: PathBuf,
+    cache: StoreCache,
+    pipeline: String,
     partition: u32,
-) -> Result<PartitionState, Error> {
-    let topic = log.topic(&changelog_topic(name))?;
-    let changelog = log.partition(&topic, partition)?;
-    let live = folder.join(pipeline.to_string()).join(partition.to_string()).join("live");
-    let opened = open_store(&live, cache);
-    let state = match opened {
-        Ok(state) if state.applied().offset <= changelog.high_watermark() => state,
-        // Under a durability other than fsync a power cut may take events that the store has seen.
-        Ok(_) => made_anew(&live, cache, "it is ahead of its changelog")?,
-        Err(error) => made_anew(&live, cache, &error.to_string())?,
-    };
-    apply(log, &changelog, state)
 }
 
-fn open_store(live: &Path, cache: &StoreCache) -> Result<PartitionState, sluice_state::Error> {
-    PartitionState::open(Arc::new(LsmStore::open(live, cache)?))
-}
-
-fn made_anew(live: &Path, cache: &StoreCache, reason: &str) -> Result<PartitionState, Error> {
-    tracing::warn!(store = %live.display(), reason, "a state is made anew from its changelog");
-    let cannot = |error: std::io::Error| Error::Invalid(format!("cannot remove {}: {error}", live.display()));
-    match std::fs::remove_dir_all(live) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(cannot(error)),
-        _ => {}
+impl Place {
+    fn of(folder: &Path, cache: &StoreCache, (id, name): (u32, &str), partition: u32) -> Self {
+        let live = folder.join(id.to_string()).join(partition.to_string()).join("live");
+        Self { live, cache: cache.clone(), pipeline: name.to_owned(), partition }
     }
-    open_store(live, cache).map_err(|error| refused(&error))
-}
 
-/// Applies all of a changelog that a state does not have.
-fn apply(
-    log: &Log,
-    changelog: &Arc<sluice_log::Partition>,
-    mut state: PartitionState,
-) -> Result<PartitionState, Error> {
-    let from = state.applied().offset;
-    if from < changelog.low_mark() {
-        let low = changelog.low_mark();
-        let what =
-            format!("a state is at offset {from} of its changelog, which begins at {low}: it cannot be made anew");
-        return Err(Error::Invalid(what));
-    }
-    let mut reader = log.reader(changelog.clone(), from);
-    let mut read = ReadBatch::default();
-    loop {
-        reader.read(u32::MAX, READ_BYTES, &mut read)?;
-        if read.count == 0 {
-            return Ok(state);
+    /// Opens the store and applies what the changelog has beyond it.
+    fn open(&self, log: &Log) -> Result<PartitionState, Error> {
+        let topic = log.topic(&changelog_topic(&self.pipeline))?;
+        let changelog = Changelog { log, partition: log.partition(&topic, self.partition)? };
+        let end = changelog.partition.high_watermark();
+        let mut state = match self.open_store() {
+            Ok(state) if state.applied().offset <= end => state,
+            // Under a durability other than fsync a power cut may take events that the store has seen.
+            Ok(_) => self.made_anew("it is ahead of its changelog")?,
+            Err(error) => self.made_anew(&error.to_string())?,
+        };
+        let mut from = state.applied().offset;
+        if let Some((at, turn)) = changelog.last_turn(from, end)? {
+            let missing = match state.applied().missing(&turn.line) {
+                Some(missing) => missing,
+                None => {
+                    drop(state);
+                    state = self.made_anew("the pipeline was rewound")?;
+                    turn.line.clone()
+                }
+            };
+            for (from, to) in missing {
+                state.go_on_at(from);
+                changelog.apply(&mut state, from, to)?;
+            }
+            state.turn(at, turn);
+            from = at + 1;
         }
-        for (offset, event) in (read.base_offset..).zip(read.region().events()) {
-            let malformed = |what: &dyn std::fmt::Display| Error::Invalid(format!("changelog offset {offset}: {what}"));
-            let event = event.map_err(|error| malformed(&error))?;
-            let delta = Delta::decode(event.value()).map_err(|error| malformed(&error))?;
+        changelog.apply(&mut state, from, end)?;
+        Ok(state)
+    }
+
+    fn open_store(&self) -> Result<PartitionState, sluice_state::Error> {
+        PartitionState::open(Arc::new(LsmStore::open(&self.live, &self.cache)?))
+    }
+
+    fn made_anew(&self, reason: &str) -> Result<PartitionState, Error> {
+        tracing::info!(store = %self.live.display(), reason, "a state is made anew from its changelog");
+        match std::fs::remove_dir_all(&self.live) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::Invalid(format!("cannot remove {}: {error}", self.live.display())));
+            }
+            _ => self.open_store().map_err(|error| refused(&error)),
+        }
+    }
+}
+
+/// A partition of a changelog, to be read.
+struct Changelog<'a> {
+    log: &'a Log,
+    partition: Arc<Partition>,
+}
+
+impl Changelog<'_> {
+    /// Hands the records of a stretch to `visit`, each with its offset.
+    fn read(&self, from: u64, to: u64, visit: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let low = self.partition.low_mark();
+        if from < low && from < to {
+            let what =
+                format!("the changelog is asked for offset {from}, and begins at {low}: the state cannot be made anew");
+            return Err(Error::Invalid(what));
+        }
+        let mut reader = self.log.reader(self.partition.clone(), from);
+        let mut read = ReadBatch::default();
+        let mut next = from;
+        while next < to {
+            reader.read(u32::try_from(to - next).unwrap_or(u32::MAX), READ_BYTES, &mut read)?;
+            if read.count == 0 || read.base_offset != next {
+                return Err(Error::Invalid(format!(
+                    "offset {next} of the changelog is gone: the state cannot be made anew"
+                )));
+            }
+            for (offset, event) in (next..).zip(read.region().events()) {
+                visit(offset, event.map_err(|error| malformed(offset, &error))?.value())?;
+            }
+            next += u64::from(read.count);
+        }
+        Ok(())
+    }
+
+    /// The last turn of a stretch.
+    fn last_turn(&self, from: u64, to: u64) -> Result<Option<(u64, Turn)>, Error> {
+        let mut last = None;
+        self.read(from, to, &mut |offset, bytes| {
+            if Record::is_turn(bytes) {
+                let Record::Turn(turn) = Record::decode(bytes).map_err(|error| malformed(offset, &error))? else {
+                    return Ok(());
+                };
+                last = Some((offset, turn));
+            }
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
+    /// Applies a stretch, in which there is no turn.
+    fn apply(&self, state: &mut PartitionState, from: u64, to: u64) -> Result<(), Error> {
+        self.read(from, to, &mut |offset, bytes| {
+            let delta = Delta::decode(bytes).map_err(|error| malformed(offset, &error))?;
             state.apply(offset, delta).map_err(|error| refused(&error))?;
-        }
-        if state.unflushed_bytes() >= FLUSH_BYTES
-            && let Some(flush) = state.start_flush()
-        {
-            let result = flush.run();
-            state.flushed(&flush, result.clone());
-            result.map_err(|error| refused(&error))?;
-        }
+            if state.unflushed_bytes() >= FLUSH_BYTES
+                && let Some(flush) = state.start_flush()
+            {
+                let result = flush.run();
+                state.flushed(&flush, result.clone());
+                result.map_err(|error| refused(&error))?;
+            }
+            Ok(())
+        })
     }
+
+    /// How the cursor moved in the commit at an offset.
+    fn head(&self, offset: u64) -> Result<Head, Error> {
+        let mut head = Head::default();
+        self.read(offset, offset + 1, &mut |offset, bytes| {
+            head = Delta::head(bytes).map_err(|error| malformed(offset, &error))?;
+            Ok(())
+        })?;
+        Ok(head)
+    }
+}
+
+fn malformed(offset: u64, what: &dyn std::fmt::Display) -> Error {
+    Error::Invalid(format!("changelog offset {offset}: {what}"))
+}
+
+/// What becomes of the state when a cursor is set anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateChoice {
+    /// It is what it was there.
+    #[default]
+    Restore,
+    /// It is empty.
+    Reset,
+}
+
+/// How a partition's cursor and state go back.
+pub(crate) struct Back {
+    /// Where the cursor goes: at the end of a commit.
+    pub(crate) cursor: u64,
+    /// What is appended to the changelog.
+    pub(crate) append: Append,
+}
+
+/// Where rewinds find the state of a pipeline's partitions.
+pub(crate) struct Past<'a> {
+    log: &'a Log,
+    pipeline: &'a PipelineInfo,
+    changelog: TopicInfo,
+    applied: Box<dyn Fn(u32) -> Result<Applied, Error> + 'a>,
+}
+
+impl<'a> Past<'a> {
+    /// Of a pipeline that keeps state; `None` for others. `running` knows the states that lanes have.
+    pub(crate) fn of(
+        log: &'a Log,
+        folder: PathBuf,
+        running: impl Fn(u32, u32) -> Option<SharedState> + 'a,
+        pipeline: &'a PipelineInfo,
+    ) -> Option<Self> {
+        let changelog = log.topic(&changelog_topic(&pipeline.name)).ok()?;
+        let cache = StoreCache::default();
+        let applied = move |partition| match running(pipeline.id, partition) {
+            Some(shared) => Ok(shared.lock().applied().clone()),
+            None => {
+                let place = Place::of(&folder, &cache, (pipeline.id, &pipeline.name), partition);
+                Ok(place.open(log)?.applied().clone())
+            }
+        };
+        Some(Self { log, pipeline, changelog, applied: Box::new(applied) })
+    }
+
+    /// How a partition goes back to where its cursor is at `to` or, where that is within a commit, to the last commit before: the events
+    /// between are dealt with again. `None` when it does not go back.
+    pub(crate) fn back(
+        &self,
+        tp: TopicPartition,
+        (cursor, to): (u64, u64),
+        choice: StateChoice,
+    ) -> Result<Option<Back>, Error> {
+        let changelog = Changelog { log: self.log, partition: self.log.partition(&self.changelog, tp.partition)? };
+        let applied = (self.applied)(tp.partition)?;
+        let (line, boundary) = match choice {
+            StateChoice::Reset => (Line::new(), to),
+            StateChoice::Restore if to >= cursor => return Ok(None),
+            StateChoice::Restore => line_up_to(&changelog, &applied.line(), to)?,
+        };
+        let turn = Turn {
+            head: self.head(tp, cursor, boundary),
+            line,
+            quiet_until: (boundary < to).then_some(to),
+            before: applied.open_line(),
+            quiet_before: applied.quiet_until,
+        };
+        Ok(Some(Back { cursor: boundary, append: self.append(tp.partition, &turn)? }))
+    }
+
+    /// How a partition goes to where it was before it was last rewound.
+    pub(crate) fn undo(&self, tp: TopicPartition, (cursor, to): (u64, u64)) -> Result<Option<Back>, Error> {
+        let applied = (self.applied)(tp.partition)?;
+        let Some((line, quiet_until)) = applied.before.clone() else { return Ok(None) };
+        let (before, quiet_before) = (applied.open_line(), applied.quiet_until);
+        let turn = Turn { head: self.head(tp, cursor, to), line, quiet_until, before, quiet_before };
+        Ok(Some(Back { cursor: to, append: self.append(tp.partition, &turn)? }))
+    }
+
+    fn head(&self, tp: TopicPartition, from: u64, to: u64) -> Head {
+        let TopicPartition { topic, partition } = tp;
+        Head { topic, partition, from, to, epoch: self.pipeline.epoch + 1, watermark: None }
+    }
+
+    fn append(&self, partition: u32, turn: &Turn) -> Result<Append, Error> {
+        let mut batch = Batch::default();
+        let bytes = turn.encode();
+        let pushed = batch.push(&NewEvent { value: &bytes, ..NewEvent::default() });
+        pushed.map_err(|error| Error::Invalid(error.to_string()))?;
+        Ok(Append::new(TopicPartition { topic: self.changelog.id, partition }, batch))
+    }
+}
+
+/// The part of a line that leads up to a cursor, and the cursor that it ends at: at `to`, or before.
+fn line_up_to(changelog: &Changelog<'_>, line: &Line, to: u64) -> Result<(Line, u64), Error> {
+    let total: u64 = line.iter().map(|(from, to)| to - from).sum();
+    let offset = |index: u64| {
+        let mut index = index;
+        for (from, to) in line {
+            if index < to - from {
+                return from + index;
+            }
+            index -= to - from;
+        }
+        u64::MAX
+    };
+    // Cursors only grow along a line.
+    let (mut low, mut high) = (0, total);
+    while low < high {
+        let middle = low.midpoint(high);
+        if changelog.head(offset(middle))?.to <= to { low = middle + 1 } else { high = middle }
+    }
+    let boundary = match low.checked_sub(1) {
+        Some(last) => changelog.head(offset(last))?.to,
+        // The first commit begins where the pipeline began: before that there is no state.
+        None if total > 0 => changelog.head(offset(0))?.from.min(to),
+        None => to,
+    };
+    let mut left = low;
+    let mut up_to = Line::new();
+    for (from, to) in line {
+        let taken = left.min(to - from);
+        up_to.extend((taken > 0).then_some((*from, from + taken)));
+        left -= taken;
+    }
+    Ok((up_to, boundary))
 }
 
 fn refused(error: &sluice_state::Error) -> Error {
@@ -262,7 +470,7 @@ pub(crate) fn look(
         let end = log.partition(&topic, partition)?.high_watermark();
         let shared = match running(info.id, partition) {
             Some(shared) => shared,
-            None => SharedState::new(open(log, folder, &cache, (info.id, pipeline), partition)?),
+            None => SharedState::new(Place::of(folder, &cache, (info.id, pipeline), partition).open(log)?),
         };
         let state = shared.lock_at(end, PATIENCE);
         let stages =

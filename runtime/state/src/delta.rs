@@ -1,4 +1,4 @@
-//! What one commit changes of a partition's state, as it stands in the changelog.
+//! What stands in a changelog: what a commit changes of a partition's state, and turns back to an earlier one.
 
 use crate::partition::{Layer, Slot};
 
@@ -38,7 +38,7 @@ pub struct Head {
 ///  6  u16  length of this part, 64    40  u64  epoch
 ///  8  u32  source topic               48  i64  watermark, i64::MIN while there is none
 /// 12  u32  source partition           56  u32  number of entries
-/// 16  u64  0                          60  u32  0
+/// 16  u16  0 (a turn: 1), u48 0       60  u32  0
 /// 64  per entry, in the order of keys: u32 key length, u32 value length (0xffffffff: deleted),
 ///     i64 expiry (ms since the epoch, 0 never), key, value
 /// ```
@@ -50,24 +50,112 @@ pub struct Delta {
     pub layer: Layer,
 }
 
+/// Stretches of a changelog, half-open ranges of offsets: their deltas, one after the other, make a state. No two touch.
+pub type Line = Vec<(u64, u64)>;
+
+/// From here on the state is another one: a rewind. It is the value of an event like a [`Delta`], with u16 1 at byte 16, in `from` where the
+/// cursor stood and in `to` where it stands; at 56 the number of stretches of `line`, at 60 that of `before`.
+///
+/// ```text
+/// 64  u64  quiet-until, 0 for none    72  u64  that before
+/// 80  line, then before: per stretch u64 first offset, u64 behind the last one
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Turn {
+    /// How the cursor moves.
+    pub head: Head,
+    /// What makes the state from here on.
+    pub line: Line,
+    /// Events before this offset are dealt with again only for what they do to the state; their outputs are there already.
+    pub quiet_until: Option<u64>,
+    /// What made the state up to here. The last stretch ends with this record, wherever it is appended, and so says only where it begins.
+    pub before: Line,
+    /// What `quiet_until` was then.
+    pub quiet_before: Option<u64>,
+}
+
+/// What an event of a changelog is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// What a commit changed.
+    Delta(Delta),
+    /// A rewind.
+    Turn(Turn),
+}
+
+impl Record {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// When it is of another version, or its lengths do not fill the bytes exactly.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        match bytes.get(16..18) {
+            Some([0, 0]) => Delta::decode(bytes).map(Self::Delta),
+            Some([1, 0]) => Turn::decode(bytes).map(Self::Turn),
+            _ => Err(Malformed("a record of an unknown kind")),
+        }
+    }
+
+    /// Whether bytes are those of a turn, as far as a glance tells.
+    pub fn is_turn(bytes: &[u8]) -> bool {
+        bytes.get(16..18) == Some(&[1, 0])
+    }
+}
+
+impl Head {
+    fn encode(&self, kind: u16, (first, second): (usize, usize), out: &mut Vec<u8>) {
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&(FIXED as u16).to_le_bytes());
+        out.extend_from_slice(&self.topic.to_le_bytes());
+        out.extend_from_slice(&self.partition.to_le_bytes());
+        out.extend_from_slice(&kind.to_le_bytes());
+        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(&self.from.to_le_bytes());
+        out.extend_from_slice(&self.to.to_le_bytes());
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.extend_from_slice(&self.watermark.unwrap_or(i64::MIN).to_le_bytes());
+        out.extend_from_slice(&(first as u32).to_le_bytes());
+        out.extend_from_slice(&(second as u32).to_le_bytes());
+    }
+}
+
+impl Turn {
+    /// The bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.head.encode(1, (self.line.len(), self.before.len()), &mut out);
+        out.extend_from_slice(&self.quiet_until.unwrap_or(0).to_le_bytes());
+        out.extend_from_slice(&self.quiet_before.unwrap_or(0).to_le_bytes());
+        for (from, to) in self.line.iter().chain(&self.before) {
+            out.extend_from_slice(&from.to_le_bytes());
+            out.extend_from_slice(&to.to_le_bytes());
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let (head, line) = Delta::decode_head(bytes)?;
+        let before = u32_at(bytes, 60)?;
+        let quiet = |at| u64_at(bytes, at).map(|offset| (offset != 0).then_some(offset));
+        let (stretches, rest) = bytes.get(80..).ok_or(CUT)?.as_chunks::<16>();
+        if !rest.is_empty() || stretches.len() as u64 != u64::from(line) + u64::from(before) {
+            return Err(Malformed("a turn's stretches do not fill it"));
+        }
+        let stretch = |bytes: &[u8; 16]| Ok((u64_at(bytes, 0)?, u64_at(bytes, 8)?));
+        let mut all: Line = stretches.iter().map(stretch).collect::<Result<_, Malformed>>()?;
+        let before = all.split_off(line as usize);
+        Ok(Self { head, line: all, quiet_until: quiet(64)?, before, quiet_before: quiet(72)? })
+    }
+}
+
 impl Delta {
     /// The bytes.
     pub fn encode(&self) -> Vec<u8> {
         let entries = self.layer.entries();
         let bytes: usize = entries.iter().map(|(key, slot)| ENTRY + key.len() + slot.len()).sum();
         let mut out = Vec::with_capacity(FIXED + bytes);
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&(FIXED as u16).to_le_bytes());
-        out.extend_from_slice(&self.head.topic.to_le_bytes());
-        out.extend_from_slice(&self.head.partition.to_le_bytes());
-        out.extend_from_slice(&[0; 8]);
-        out.extend_from_slice(&self.head.from.to_le_bytes());
-        out.extend_from_slice(&self.head.to.to_le_bytes());
-        out.extend_from_slice(&self.head.epoch.to_le_bytes());
-        out.extend_from_slice(&self.head.watermark.unwrap_or(i64::MIN).to_le_bytes());
-        out.extend_from_slice(&(entries.len() as u32).to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        self.head.encode(0, (entries.len(), 0), &mut out);
         for (key, slot) in entries {
             out.extend_from_slice(&(key.len() as u32).to_le_bytes());
             out.extend_from_slice(&slot.value.as_ref().map_or(DELETED, |value| value.len() as u32).to_le_bytes());

@@ -13,7 +13,7 @@ mod partition;
 mod stage;
 mod store;
 
-pub use delta::{Delta, Head, Malformed};
+pub use delta::{Delta, Head, Line, Malformed, Record, Turn};
 pub use key::{MAX_KEY_BYTES, MAX_STAGE_NAME, full_key, prefix_of, stage_and_key};
 pub use lsm::{LsmStore, StoreCache};
 pub use memory::MemoryStore;

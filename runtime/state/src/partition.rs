@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::delta::Delta;
+use crate::delta::{Delta, Line, Turn};
 use crate::key::{META, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
 use crate::store::{Error, Store};
 
@@ -105,6 +105,38 @@ pub struct Applied {
     pub usage: BTreeMap<String, Usage>,
     /// When the next value expires; there may be none then.
     next_expiry: Option<i64>,
+    /// The stretches of the changelog that made it, but for the last.
+    line: Line,
+    /// Where the last one begins; it ends at `offset`.
+    start: u64,
+    /// Events before this offset are dealt with again only for what they do to the state.
+    pub quiet_until: Option<u64>,
+    /// What made the state before it was last rewound, and what `quiet_until` was then.
+    pub before: Option<(Line, Option<u64>)>,
+}
+
+impl Applied {
+    /// The stretches of the changelog that made the state.
+    pub fn line(&self) -> Line {
+        let last = (self.start < self.offset).then_some((self.start, self.offset));
+        self.line.iter().copied().chain(last).collect()
+    }
+
+    /// The same, the last stretch ending wherever the changelog will end.
+    pub fn open_line(&self) -> Line {
+        self.line.iter().copied().chain([(self.start, 0)]).collect()
+    }
+
+    /// What is missing for the state that a line makes; `None` when this one is not on its way there.
+    pub fn missing(&self, line: &Line) -> Option<Line> {
+        let mine = self.line();
+        let Some((last, closed)) = mine.split_last() else { return Some(line.clone()) };
+        let (same, rest) = line.split_at_checked(closed.len())?;
+        let (next, rest) = rest.split_first()?;
+        let fits = same == closed && next.0 == last.0 && next.1 >= last.1;
+        let begun = (last.1 < next.1).then_some((last.1, next.1));
+        fits.then(|| begun.into_iter().chain(rest.iter().copied()).collect())
+    }
 }
 
 type Memory = BTreeMap<Box<[u8]>, Slot>;
@@ -169,6 +201,14 @@ impl PartitionState {
         })
     }
 
+    /// Lets go of the store.
+    pub(crate) fn close(&mut self) {
+        self.store = Arc::new(crate::memory::MemoryStore::default());
+        self.memory.clear();
+        // It has come to nothing: whoever waits for it goes on waiting.
+        self.applied = Applied::default();
+    }
+
     /// Up to where it has come.
     pub fn applied(&self) -> &Applied {
         &self.applied
@@ -195,6 +235,27 @@ impl PartitionState {
         }
         self.applied.watermark = self.applied.watermark.max(delta.head.watermark);
         self.expire()
+    }
+
+    /// Goes on with the changelog at `offset`, wherever it has come to.
+    pub fn go_on_at(&mut self, offset: u64) {
+        let Applied { line, start, offset: at, .. } = &mut self.applied;
+        if *at != offset {
+            line.extend((*start < *at).then_some((*start, *at)));
+            (*start, *at) = (offset, offset);
+        }
+    }
+
+    /// Goes on behind a turn, the changelog's event at `offset`; it is in the state that this wants.
+    pub fn turn(&mut self, offset: u64, turn: Turn) {
+        self.go_on_at(offset + 1);
+        let mut before = turn.before;
+        if let Some((_, end)) = before.last_mut() {
+            *end = offset;
+        }
+        before.retain(|(from, to)| from < to);
+        self.applied.quiet_until = turn.quiet_until;
+        self.applied.before = Some((before, turn.quiet_before));
     }
 
     /// The attempt of this number has made these changes.

@@ -22,6 +22,16 @@ impl SharedState {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Lets go of the store; the state must be replaced before it is used again.
+    pub fn close(&self) {
+        self.lock().close();
+    }
+
+    /// Takes another state in its place.
+    pub fn replace(&self, state: PartitionState) {
+        *self.lock() = state;
+    }
+
     /// Says that it has come further.
     pub fn moved(&self) {
         self.0.1.notify_all();

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use sluice_node::operate::{Rewind, Target};
+use sluice_node::state::StateChoice;
 
 use crate::access::Access;
 use crate::args::{self, Global};
@@ -18,7 +19,7 @@ pub(crate) fn rewind(global: &Global, verb: &args::Rewind) -> Result<ExitCode, F
             return Err(failure.help("`sluice rewind NAME --to earliest` shows what it would do"));
         }
     };
-    let rewind = Access::open_existing(global)?.rewind(&verb.pipeline, &target, verb.yes)?;
+    let rewind = Access::open_existing(global)?.rewind(&verb.pipeline, &target, verb.state, verb.yes)?;
     show::answer(global, &rewind, || describe(&rewind))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -38,7 +39,16 @@ fn describe(rewind: &Rewind) -> String {
         .collect();
     let mut out = show::table(&["PARTITION", "CURSOR", "NEW CURSOR", ""], &rows);
     let Rewind { pipeline, again, passed_over, done, .. } = rewind;
+    let again_for_state: u64 = rewind.moves.iter().map(|moved| moved.for_state).sum();
     out.push('\n');
+    match rewind.state {
+        Some(StateChoice::Reset) => out.push_str("state: reset, begins empty\n"),
+        Some(StateChoice::Restore) if again_for_state > 0 => out.push_str(&format!(
+            "state: as it was there; {again_for_state} events before are dealt with again for it, without outputs\n"
+        )),
+        Some(StateChoice::Restore) => out.push_str("state: as it was there\n"),
+        None => {}
+    }
     if *done {
         out.push_str(&format!("pipeline {pipeline} rewound; `sluice rewind {pipeline} --undo --yes` takes it back\n"));
     } else {
