@@ -4,6 +4,7 @@
 mod delivery;
 mod errors;
 mod operate;
+mod state;
 mod storage;
 mod zoo;
 

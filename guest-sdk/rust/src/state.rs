@@ -130,7 +130,9 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     /// When the event in hand has no key.
     pub fn set_for(&self, key: impl StateKey, value: T, time_to_live: Duration) -> Result {
         let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
-        self.0.put(key.bytes()?, Value::There(value), Some(NOW.get().timestamp.saturating_add(millis)))
+        let expires = NOW.get().timestamp.saturating_add(millis);
+        // The very beginning of the epoch means never where it is kept.
+        self.0.put(key.bytes()?, Value::There(value), Some(if expires == 0 { 1 } else { expires }))
     }
 
     /// Deletes a key and its value.

@@ -76,12 +76,20 @@ pub enum Error {
         import: String,
     },
     /// It imports what a pipeline must grant.
-    #[error("imports {import}, which needs the capability `{capability}`; it is not available yet in this version")]
+    #[error(
+        "imports {import}, which needs the capability `{capability}`: the stage grants it with `capabilities = [\"{capability}\"]`"
+    )]
     Capability {
         /// The import.
         import: String,
         /// What would grant it.
         capability: &'static str,
+    },
+    /// It imports what no version so far can grant.
+    #[error("imports {import}, which is not available yet in this version")]
+    NotYet {
+        /// The import.
+        import: String,
     },
     /// The host's own fault.
     #[error("cannot {what}: {reason}")]

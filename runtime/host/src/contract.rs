@@ -87,7 +87,7 @@ impl Surface {
         };
         match name.split('@').next().unwrap_or_default() {
             "types" | "log" | "progress" | "state" => Ok(()),
-            "timers" => Err(Error::Capability { import: import.to_owned(), capability: "timers" }),
+            "timers" => Err(Error::NotYet { import: import.to_owned() }),
             _ => Err(Error::Import { import: import.to_owned() }),
         }
     }

@@ -168,6 +168,8 @@ impl Access {
             return Err(Refused::TooMuch(self.max_bytes));
         }
         let expires = time_to_live.map(|millis| timestamp.saturating_add_unsigned(millis));
+        // The very beginning of the epoch means never where it is kept.
+        let expires = expires.map(|expires| if expires == 0 { 1 } else { expires });
         self.writes.insert(key, (Slot { value: value.map(Into::into), expires }, origin));
         Ok(())
     }

@@ -13,6 +13,9 @@ mod partition;
 mod stage;
 mod store;
 
+#[cfg(test)]
+mod tests;
+
 pub use delta::{Delta, Head, Line, Malformed, Record, Turn};
 pub use key::{MAX_KEY_BYTES, MAX_STAGE_NAME, full_key, prefix_of, stage_and_key};
 pub use lsm::{LsmStore, StoreCache};

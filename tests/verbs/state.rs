@@ -1,0 +1,248 @@
+//! Keyed state: over restarts and crashes, rewinds with it, and looking into it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use sluice_tests::sluice::{Workspace, kill};
+
+const TOTALS: &str = r#"name = "totals"
+delivery = "DELIVERY"
+[source]
+topics = ["paid"]
+[[stage]]
+plugin = "../plugins/totals"
+capabilities = ["state"]
+[[sink]]
+topic = "sums"
+[[topic]]
+name = "paid"
+partitions = 2
+[batch]
+max-events = 40
+"#;
+
+fn workspace(delivery: &str) -> Workspace {
+    let workspace = Workspace::new();
+    let every = if delivery == "at-least-once" { "commit-every = \"20ms\"\n" } else { "" };
+    workspace.write("pipelines/totals.toml", TOTALS.replace("DELIVERY", delivery) + every);
+    workspace.sluice(&["topic", "create", "paid", "--partitions", "2"]).ok();
+    workspace
+}
+
+/// What is paid: key and cents; some lines are no payments.
+fn payments(from: u64, to: u64) -> Vec<String> {
+    let line = |n: u64| match n % 97 {
+        13 => format!(r#"{{"k":"user-{}","cents":"none"}}"#, n % 11),
+        _ => format!(r#"{{"k":"user-{}","cents":{}}}"#, n * 7919 % 31, n % 1000),
+    };
+    (from..to).map(line).collect()
+}
+
+/// The totals of a plain program.
+fn plain(lines: &[String]) -> BTreeMap<String, (u64, u64)> {
+    let mut totals = BTreeMap::new();
+    for line in lines {
+        let payment: Value = serde_json::from_str(line).unwrap();
+        if let Some(cents) = payment["cents"].as_u64() {
+            let total: &mut (u64, u64) = totals.entry(payment["k"].as_str().unwrap().to_owned()).or_default();
+            *total = (total.0 + 1, total.1 + cents);
+        }
+    }
+    totals
+}
+
+fn total(value: &str) -> (u64, u64) {
+    let value: Value = serde_json::from_str(value).unwrap();
+    (value["count"].as_u64().unwrap(), value["cents"].as_u64().unwrap())
+}
+
+/// The totals that are kept.
+fn kept(workspace: &Workspace) -> BTreeMap<String, (u64, u64)> {
+    let found = workspace.json(&["state", "scan", "totals", "--prefix", "total/"]);
+    let entries = found["entries"].as_array().unwrap().iter();
+    let entry = |entry: &Value| {
+        let key = entry["key"].as_str().unwrap().strip_prefix("total/").unwrap();
+        (key.to_owned(), total(entry["value"].as_str().unwrap()))
+    };
+    entries.map(entry).collect()
+}
+
+fn pay(workspace: &Workspace, lines: &[String]) {
+    workspace.write("payments", lines.join("\n") + "\n");
+    workspace.sluice(&["produce", "paid", "payments", "--key", "k"]).ok();
+}
+
+/// Kills a node that adds up, and rewinds it, again and again.
+fn add_up_whatever_is_killed(delivery: &str, rewinds: bool) -> (Workspace, Vec<String>) {
+    let workspace = workspace(delivery);
+    let lines = payments(0, 6000);
+    for (round, lines) in lines.chunks(750).enumerate() {
+        let mut node = workspace.start(&[]).unwrap();
+        pay(&workspace, lines);
+        if rewinds && round % 2 == 1 {
+            let choice = if round % 4 == 1 { "restore" } else { "reset" };
+            workspace.sluice(&["rewind", "totals", "--to", "earliest", "--state", choice, "--yes"]).ok();
+            if round % 3 == 0 {
+                // It is in the middle of reading again.
+                workspace.sluice(&["rewind", "totals", "--undo", "--yes"]).ok();
+            }
+        }
+        let read = |workspace: &Workspace| workspace.pipeline("totals")["read"].as_u64().unwrap();
+        let before = read(&workspace);
+        workspace.until("it goes on", || read(&workspace) > before || workspace.pipeline("totals")["lag"] == 0);
+        kill(&mut node);
+    }
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let audit = workspace.json(&["audit"]);
+    assert!(audit["accounts"].as_array().unwrap().iter().all(|account| account["balances"] == true), "{audit}");
+    (workspace, lines)
+}
+
+#[test]
+fn totals_are_those_of_a_plain_program_and_each_comes_out_once_whatever_is_killed() {
+    let (workspace, lines) = add_up_whatever_is_killed("exactly-once", false);
+    assert_eq!(kept(&workspace), plain(&lines));
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for event in workspace.events("sums") {
+        let count = counts.entry(event["key"].as_str().unwrap().to_owned()).or_default();
+        *count += 1;
+        assert_eq!(total(event["value"].as_str().unwrap()).0, *count, "a total is missing or there twice");
+    }
+    assert!(plain(&lines).iter().all(|(key, total)| counts[key] == total.0));
+}
+
+#[test]
+fn totals_are_those_of_a_plain_program_whatever_is_killed_and_rewound() {
+    let (workspace, lines) = add_up_whatever_is_killed("exactly-once", true);
+    assert_eq!(kept(&workspace), plain(&lines));
+}
+
+#[test]
+fn at_least_once_totals_count_nothing_twice() {
+    let (workspace, lines) = add_up_whatever_is_killed("at-least-once", false);
+    assert_eq!(kept(&workspace), plain(&lines));
+}
+
+#[test]
+fn at_most_once_totals_are_those_of_the_events_that_were_not_lost() {
+    let (workspace, _) = add_up_whatever_is_killed("at-most-once", false);
+    let pipeline = workspace.pipeline("totals");
+    let number = |name: &str| pipeline[name].as_u64().unwrap();
+    let counted: u64 = kept(&workspace).values().map(|total| total.0).sum();
+    assert_eq!(counted, number("read") - number("unsettled") - number("dead"), "{pipeline}");
+}
+
+#[test]
+fn behind_a_rewind_everything_comes_out_as_it_did_the_first_time() {
+    let workspace = workspace("exactly-once");
+    let lines = payments(0, 3000);
+    pay(&workspace, &lines);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let at =
+        |event: &Value| (event["origin"]["partition"].as_u64().unwrap(), event["origin"]["offset"].as_u64().unwrap());
+    let first: BTreeMap<_, _> =
+        workspace.events("sums").iter().map(|event| (at(event), event["value"].clone())).collect();
+    let final_state = kept(&workspace);
+    let status = workspace.pipeline("totals");
+    let ends: Vec<u64> = status["partitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|partition| partition["cursor"].as_u64().unwrap())
+        .collect();
+    let mut seen = workspace.events("sums").len();
+    for number in 0..20u64 {
+        let partition = number % 2;
+        let to = number * number * 7919 % ends[partition as usize];
+        let place = format!("{partition}:{to}");
+        workspace.sluice(&["rewind", "totals", "--to", &place, "--yes"]).ok();
+        workspace.sluice(&["run", "--until-idle"]).ok();
+        let all = workspace.events("sums");
+        // Partitions of the sink come one after the other: what is new is known by what it comes of.
+        let mut again: BTreeMap<_, u64> = BTreeMap::new();
+        for event in &all {
+            assert_eq!(event["value"], first[&at(event)], "{place}: another total than the first time");
+            *again.entry(at(event)).or_default() += 1;
+        }
+        let due = first.keys().filter(|(of, offset)| *of == partition && *offset >= to).count();
+        assert_eq!(all.len() - seen, due, "{place}: outputs of other events than those behind it");
+        seen = all.len();
+        assert_eq!(kept(&workspace), final_state, "{place}");
+    }
+    workspace.sluice(&["rewind", "totals", "--to", "earliest", "--state", "reset", "--yes"]).ok();
+    assert_eq!(kept(&workspace), BTreeMap::new());
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(kept(&workspace), final_state);
+}
+
+#[test]
+fn a_rewind_is_undone_with_its_state_until_the_cursor_has_passed_the_old_place() {
+    let workspace = workspace("exactly-once");
+    pay(&workspace, &payments(0, 500));
+    let mut node = workspace.start(&[]).unwrap();
+    let idle = || workspace.until("all is read", || workspace.pipeline("totals")["lag"] == 0);
+    idle();
+    let before = kept(&workspace);
+    workspace.sluice(&["pipeline", "pause", "totals"]).ok();
+    let shown = workspace.sluice(&["rewind", "totals", "--to", "earliest", "--state", "reset"]).ok();
+    assert!(shown.contains("state: reset") && shown.contains("Nothing was changed"), "{shown}");
+    assert_eq!(kept(&workspace), before);
+    let reset = ["rewind", "totals", "--to", "earliest", "--state", "reset", "--yes"];
+    workspace.sluice(&reset).ok();
+    workspace.until("it is empty", || kept(&workspace).is_empty());
+    workspace.sluice(&["rewind", "totals", "--undo", "--yes"]).ok();
+    workspace.until("it is back", || kept(&workspace) == before);
+    assert_eq!(workspace.pipeline("totals")["lag"], 0);
+
+    workspace.sluice(&reset).ok();
+    workspace.sluice(&["pipeline", "resume", "totals"]).ok();
+    idle();
+    pay(&workspace, &payments(500, 520));
+    idle();
+    let refused = workspace.sluice(&["rewind", "totals", "--undo", "--yes"]).fails(2);
+    assert!(refused.contains("nothing to undo"), "{refused}");
+    assert_eq!(kept(&workspace), plain(&payments(0, 520)));
+    kill(&mut node);
+}
+
+#[test]
+fn one_value_is_shown_and_what_is_not_there_is_told() {
+    let workspace = workspace("exactly-once");
+    pay(&workspace, &[r#"{"k":"a","cents":5}"#.to_owned()]);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(workspace.sluice(&["state", "get", "totals", "total/a"]).ok(), "{\"count\":1,\"cents\":5}\n");
+    let found = workspace.json(&["state", "get", "totals", "total/a", "--stage", "totals"]);
+    assert_eq!(found["entries"][0]["key"], "total/a");
+    assert!(workspace.sluice(&["state", "get", "totals", "total/b"]).fails(1).contains("state scan"));
+    assert!(workspace.sluice(&["state", "get", "nobody", "a"]).fails(2).contains("nobody"));
+    // Only the pipeline itself writes what its state is made of.
+    workspace.write("line", "x\n");
+    assert!(workspace.sluice(&["produce", "totals.changelog", "line"]).fails(2).contains("holds the state"));
+    // What a pipeline kept is forgotten with it, and nobody finds it again.
+    workspace.sluice(&["pipeline", "delete", "totals"]).ok();
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(kept(&workspace), BTreeMap::from([("a".to_owned(), (1, 5))]));
+}
+
+#[test]
+fn state_is_granted_or_the_pipeline_is_refused_and_it_has_a_limit() {
+    let workspace = workspace("exactly-once");
+    let granted = std::fs::read_to_string(workspace.path("pipelines/totals.toml")).unwrap();
+    workspace.write("pipelines/totals.toml", granted.replace("capabilities = [\"state\"]\n", ""));
+    let refused = workspace.sluice(&["check"]).fails(2);
+    assert!(refused.contains("capabilities") && refused.contains("state"), "{refused}");
+    workspace
+        .write("pipelines/totals.toml", granted.replace("[\"state\"]", "[\"state\"]\nlimits = { state = \"1KiB\" }"));
+    let lines: Vec<_> = (0..400).map(|n| json!({ "k": format!("u{n}"), "cents": 1 }).to_string()).collect();
+    pay(&workspace, &lines);
+    // Few of the keys fit, in each partition.
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let dead = workspace.json(&["dead", "list", "totals"]);
+    assert!(dead["causes"][0]["reason"].as_str().unwrap().contains("limits.state"), "{dead}");
+    let kept = kept(&workspace).len() as u64;
+    assert_eq!(kept + dead["causes"][0]["count"].as_u64().unwrap(), 400, "{dead}");
+    assert!(kept > 20, "{kept}");
+    // One that kept state does not go on without.
+    workspace.write("pipelines/totals.toml", granted.replace("totals\"\ncapabilities = [\"state\"]", "pass-through\""));
+    assert!(workspace.sluice(&["run", "--until-idle"]).fails(2).contains("keeps state"));
+}
