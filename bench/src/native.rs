@@ -4,9 +4,9 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use sluice_event::{Batch, Outcome, View};
-use sluice_sdk::{Runner, runner};
+use sluice_sdk::{Config, Consumer, Runner, consumer_runner, runner};
 
 use crate::events::Job;
 
@@ -24,6 +24,8 @@ pub(crate) fn run(job: Job, mut source: &File) -> Result<()> {
     source.rewind()?;
     let mut consumer: Box<dyn Runner> = match job {
         Job::J1 => runner(orders::orders),
+        Job::J2 { .. } => consumer_runner(|| totals::Totals::init(&Config::from_json("{}")))
+            .map_err(|failure| anyhow!("{}", failure.reason()))?,
         Job::J3 => runner(pass_through::pass_through),
     };
     let (mut source, mut sink) = (BufReader::with_capacity(1 << 20, source), tempfile::tempfile()?);

@@ -115,7 +115,10 @@ fn pipeline(name: &str, delivery: &str, source: &str, plugins: &[&str]) -> Resul
     let stages: String = plugins
         .iter()
         .enumerate()
-        .map(|(at, plugin)| format!("[[stage]]\nplugin = {plugin:?}\nname = \"stage-{at}\"\n"))
+        .map(|(at, plugin)| {
+            let state = if *plugin == "plugins/totals" { "capabilities = [\"state\"]\n" } else { "" };
+            format!("[[stage]]\nplugin = {plugin:?}\nname = \"stage-{at}\"\n{state}")
+        })
         .collect();
     let text = format!(
         "name = {name:?}\ndelivery = {delivery:?}\n[source]\ntopics = [{source:?}]\n{stages}[[sink]]\ntopic = \"out-{name}\"\n"
