@@ -45,40 +45,40 @@ use crate::{Failure, Result};
 pub struct State<T>(Rc<Shelf<T>>);
 
 /// What can be a key of the state: bytes, text, or the key of an event that has one.
-pub trait StateKey {
+pub trait StateKey<'k> {
     /// The key's bytes.
     ///
     /// # Errors
     /// When there is none.
-    fn bytes(&self) -> Result<&[u8]>;
+    fn bytes(self) -> Result<&'k [u8]>;
 }
 
-impl StateKey for &[u8] {
-    fn bytes(&self) -> Result<&[u8]> {
+impl<'k> StateKey<'k> for &'k [u8] {
+    fn bytes(self) -> Result<&'k [u8]> {
         Ok(self)
     }
 }
 
-impl StateKey for &str {
-    fn bytes(&self) -> Result<&[u8]> {
+impl<'k> StateKey<'k> for &'k str {
+    fn bytes(self) -> Result<&'k [u8]> {
         Ok(self.as_bytes())
     }
 }
 
-impl StateKey for &String {
-    fn bytes(&self) -> Result<&[u8]> {
-        Ok(str::as_bytes(self))
+impl<'k> StateKey<'k> for &'k String {
+    fn bytes(self) -> Result<&'k [u8]> {
+        Ok(self.as_bytes())
     }
 }
 
-impl StateKey for &Vec<u8> {
-    fn bytes(&self) -> Result<&[u8]> {
+impl<'k> StateKey<'k> for &'k Vec<u8> {
+    fn bytes(self) -> Result<&'k [u8]> {
         Ok(self)
     }
 }
 
-impl StateKey for Option<&[u8]> {
-    fn bytes(&self) -> Result<&[u8]> {
+impl<'k> StateKey<'k> for Option<&'k [u8]> {
+    fn bytes(self) -> Result<&'k [u8]> {
         self.ok_or_else(|| Failure::permanent("the event has no key, and its state is kept by key"))
     }
 }
@@ -92,12 +92,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         assert!((1..=100).contains(&name.len()) && name.chars().all(good), "not a name for state: {name:?}");
         let prefix = format!("{name}/").into_bytes();
-        let shelf = Rc::new(Shelf {
-            prefix,
-            held: RefCell::default(),
-            journal: RefCell::default(),
-            changed: RefCell::default(),
-        });
+        let shelf = Rc::new(Shelf { prefix, inner: RefCell::default() });
         SHELVES.with_borrow_mut(|shelves| shelves.push(shelf.clone()));
         Self(shelf)
     }
@@ -106,41 +101,38 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     ///
     /// # Errors
     /// When what is kept there is not of this type.
-    pub fn get(&self, key: impl StateKey) -> Result<Option<T>> {
-        self.0.load(key.bytes()?)?;
-        let mut held = self.0.held.borrow_mut();
-        let Some(held) = held.get_mut(key.bytes()?) else { return Ok(None) };
-        if held.has_expired() {
-            return Ok(None);
-        }
-        held.value()
+    pub fn get<'k>(&self, key: impl StateKey<'k>) -> Result<Option<T>> {
+        self.0.get(key.bytes()?)
     }
 
     /// Sets the value of a key, for ever.
     ///
     /// # Errors
     /// When the event in hand has no key.
-    pub fn set(&self, key: impl StateKey, value: T) -> Result {
-        self.0.put(key.bytes()?, Value::There(value), None)
+    pub fn set<'k>(&self, key: impl StateKey<'k>, value: T) -> Result {
+        self.0.put(key.bytes()?, Value::There(value), None);
+        Ok(())
     }
 
     /// Sets the value of a key until so long after the time of the event in hand. The partition's watermark tells when that has come.
     ///
     /// # Errors
     /// When the event in hand has no key.
-    pub fn set_for(&self, key: impl StateKey, value: T, time_to_live: Duration) -> Result {
+    pub fn set_for<'k>(&self, key: impl StateKey<'k>, value: T, time_to_live: Duration) -> Result {
         let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let expires = NOW.get().timestamp.saturating_add(millis);
         // The very beginning of the epoch means never where it is kept.
-        self.0.put(key.bytes()?, Value::There(value), Some(if expires == 0 { 1 } else { expires }))
+        self.0.put(key.bytes()?, Value::There(value), Some(if expires == 0 { 1 } else { expires }));
+        Ok(())
     }
 
     /// Deletes a key and its value.
     ///
     /// # Errors
     /// When the event in hand has no key.
-    pub fn delete(&self, key: impl StateKey) -> Result {
-        self.0.put(key.bytes()?, Value::None, None)
+    pub fn delete<'k>(&self, key: impl StateKey<'k>) -> Result {
+        self.0.put(key.bytes()?, Value::None, None);
+        Ok(())
     }
 
     /// All keys that begin with `prefix`, in their order, with their values. It is slower than [`get`](Self::get), which keeps what was
@@ -148,7 +140,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     ///
     /// # Errors
     /// When what is kept there is not of this type.
-    pub fn scan(&self, prefix: impl StateKey) -> Result<Vec<(Vec<u8>, T)>> {
+    pub fn scan<'k>(&self, prefix: impl StateKey<'k>) -> Result<Vec<(Vec<u8>, T)>> {
         self.0.scan(prefix.bytes()?)
     }
 }
@@ -189,7 +181,7 @@ impl<'a> Wanted<'a> {
     }
 
     /// The event will want the value of this key in all of the consumer's state.
-    pub fn key(&mut self, key: impl StateKey) {
+    pub fn key<'k>(&mut self, key: impl StateKey<'k>) {
         let Ok(key) = key.bytes() else { return };
         for (at, shelf) in self.shelves.iter().enumerate() {
             if shelf.want(key, &mut self.keys) {
@@ -244,8 +236,8 @@ struct Held<T> {
 
 impl<T: DeserializeOwned + Clone> Held<T> {
     fn has_expired(&self) -> bool {
-        let watermark = NOW.get().watermark;
-        self.expires.is_some_and(|expires| watermark.is_some_and(|watermark| expires <= watermark))
+        let Some(expires) = self.expires else { return false };
+        NOW.get().watermark.is_some_and(|watermark| expires <= watermark)
     }
 
     fn value(&mut self) -> Result<Option<T>> {
@@ -263,46 +255,114 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 struct Shelf<T> {
     /// What its keys begin with: its name and a `/`.
     prefix: Vec<u8>,
-    held: RefCell<HashMap<Box<[u8]>, Held<T>, FastHasher>>,
-    /// What the event in hand has changed, as it was before.
-    journal: RefCell<Vec<(Box<[u8]>, Held<T>)>>,
-    /// What this call has changed; some may be there twice, or be undone.
-    changed: RefCell<Vec<Box<[u8]>>>,
+    inner: RefCell<Inner<T>>,
 }
 
-/// Values that stay in the instance, at most; with more, all go that this call did not change.
+/// What is held, by numbers, so that a key is hashed once for an event.
+struct Inner<T> {
+    numbers: HashMap<Rc<[u8]>, u32, FastHasher>,
+    keys: Vec<Rc<[u8]>>,
+    held: Vec<Held<T>>,
+    /// Of the keys that were wanted for the batch, in order: most are asked for in that order.
+    wanted: Vec<u32>,
+    next_wanted: usize,
+    /// The number that was used last: what is read is mostly written then.
+    last: usize,
+    /// What the event in hand has changed, as it was before.
+    journal: Vec<(u32, Held<T>)>,
+    /// What this call has changed; some may be there twice, or be undone.
+    changed: Vec<u32>,
+}
+
+impl<T> Default for Inner<T> {
+    fn default() -> Self {
+        Self {
+            numbers: HashMap::default(),
+            keys: Vec::new(),
+            held: Vec::new(),
+            wanted: Vec::new(),
+            next_wanted: 0,
+            last: 0,
+            journal: Vec::new(),
+            changed: Vec::new(),
+        }
+    }
+}
+
+impl<T> Inner<T> {
+    /// The number of a key, if it is known.
+    fn find(&mut self, key: &[u8]) -> Option<usize> {
+        let is = |number: usize| self.keys.get(number).is_some_and(|found| **found == *key);
+        if is(self.last) {
+            return Some(self.last);
+        }
+        while let Some(number) = self.wanted.get(self.next_wanted).map(|number| *number as usize) {
+            self.next_wanted += 1;
+            if is(number) {
+                self.last = number;
+                return Some(number);
+            }
+            // Some events want nothing after all: the next one may be the right one, but who asks in another order is not waited for.
+            if self.next_wanted.is_multiple_of(4) {
+                break;
+            }
+        }
+        self.last = *self.numbers.get(key)? as usize;
+        Some(self.last)
+    }
+
+    /// The number of a key, which is new if it is not known.
+    fn number(&mut self, key: &[u8]) -> (u32, bool) {
+        if let Some(number) = self.numbers.get(key) {
+            return (*number, false);
+        }
+        let (number, key) = (self.keys.len() as u32, Rc::from(key));
+        self.numbers.insert(Rc::clone(&key), number);
+        self.keys.push(key);
+        self.held.push(Held { value: Value::Awaited, expires: None, changed_by: None });
+        (number, true)
+    }
+}
+
+/// Values that stay in the instance, at most; with more, all go.
 const MOST_HELD: usize = 65_536;
 /// Of a scan, what is fetched at once.
 const PAGE_ENTRIES: u32 = 1000;
 const PAGE_BYTES: u32 = 1 << 20;
 
 impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
-    /// Sees that the value of a key is here.
-    fn load(&self, key: &[u8]) -> Result {
-        let held = self.held.borrow();
-        if held.get(key).is_some_and(|held| !matches!(held.value, Value::Awaited)) {
-            return Ok(());
+    /// The number of a key, whose value is here then.
+    fn load(&self, key: &[u8]) -> usize {
+        let mut inner = self.inner.borrow_mut();
+        if let Some(number) = inner.find(key).filter(|number| !matches!(inner.held[*number].value, Value::Awaited)) {
+            return number;
         }
-        drop(held);
+        let number = inner.number(key).0 as usize;
+        inner.last = number;
+        drop(inner);
         let mut keys = Vec::new();
         add_key(&self.prefix, key, &mut keys);
         let values = self.fetch(&keys);
         self.receive(take_key(&mut &keys[..]), take_value(&mut &values[..]));
-        Ok(())
+        number
     }
 
-    fn put(&self, key: &[u8], value: Value<T>, expires: Option<i64>) -> Result {
+    fn get(&self, key: &[u8]) -> Result<Option<T>> {
+        let number = self.load(key);
+        let held = &mut self.inner.borrow_mut().held[number];
+        if held.has_expired() { Ok(None) } else { held.value() }
+    }
+
+    fn put(&self, key: &[u8], value: Value<T>, expires: Option<i64>) {
         // What was there before must be known, so that it can be there again.
-        self.load(key)?;
-        let new = Held { value, expires, changed_by: Some(NOW.get().input) };
-        let mut held = self.held.borrow_mut();
-        if let Some(there) = held.get_mut(key) {
-            if there.changed_by.is_none() {
-                self.changed.borrow_mut().push(key.into());
-            }
-            self.journal.borrow_mut().push((key.into(), std::mem::replace(there, new)));
+        let number = self.load(key);
+        let inner = &mut *self.inner.borrow_mut();
+        let held = &mut inner.held[number];
+        if held.changed_by.is_none() {
+            inner.changed.push(number as u32);
         }
-        Ok(())
+        let new = Held { value, expires, changed_by: Some(NOW.get().input) };
+        inner.journal.push((number as u32, std::mem::replace(held, new)));
     }
 
     fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, T)>> {
@@ -320,16 +380,13 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
                 }
             }
         }
-        // What this call has changed is not with the host yet.
-        let mut held = self.held.borrow_mut();
-        for key in self.changed.borrow().iter().filter(|key| key.starts_with(prefix)) {
-            // What was undone is what it was.
-            if let Some(held) = held.get_mut(key) {
-                match held.value()?.filter(|_| live(held.expires)) {
-                    Some(value) => found.insert(key.to_vec(), value),
-                    None => found.remove(&**key),
-                };
-            }
+        // What this call has changed is not with the host yet. What was undone is what it was.
+        let Inner { keys, held, changed, .. } = &mut *self.inner.borrow_mut();
+        for number in changed.iter().map(|number| *number as usize).filter(|n| keys[*n].starts_with(prefix)) {
+            match held[number].value()?.filter(|_| live(held[number].expires)) {
+                Some(value) => found.insert(keys[number].to_vec(), value),
+                None => found.remove(&*keys[number]),
+            };
         }
         Ok(found.into_iter().collect())
     }
@@ -337,13 +394,13 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
 
 impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
     fn want(&self, key: &[u8], keys: &mut Vec<u8>) -> bool {
-        let mut held = self.held.borrow_mut();
-        if held.contains_key(key) {
-            return false;
+        let mut inner = self.inner.borrow_mut();
+        let (number, is_new) = inner.number(key);
+        inner.wanted.push(number);
+        if is_new {
+            add_key(&self.prefix, key, keys);
         }
-        held.insert(key.into(), Held { value: Value::Awaited, expires: None, changed_by: None });
-        add_key(&self.prefix, key, keys);
-        true
+        is_new
     }
 
     fn fetch(&self, keys: &[u8]) -> Vec<u8> {
@@ -352,30 +409,31 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
 
     fn receive(&self, full: &[u8], found: Option<(Vec<u8>, Option<i64>)>) {
         let (value, expires) = found.map_or((Value::None, None), |(value, expires)| (Value::Raw(value), expires));
-        let held = Held { value, expires, changed_by: None };
-        self.held.borrow_mut().insert(full[self.prefix.len()..].into(), held);
+        let mut inner = self.inner.borrow_mut();
+        let number = inner.number(&full[self.prefix.len()..]).0 as usize;
+        inner.held[number] = Held { value, expires, changed_by: None };
     }
 
     fn undo(&self) {
-        let mut held = self.held.borrow_mut();
-        for (key, before) in self.journal.borrow_mut().drain(..).rev() {
-            held.insert(key, before);
+        let Inner { held, journal, .. } = &mut *self.inner.borrow_mut();
+        for (number, before) in journal.drain(..).rev() {
+            held[number as usize] = before;
         }
     }
 
     fn keep(&self) {
-        self.journal.borrow_mut().clear();
+        self.inner.borrow_mut().journal.clear();
     }
 
     fn write(&self, writer: &mut OutcomeWriter) {
-        let mut held = self.held.borrow_mut();
+        let inner = &mut *self.inner.borrow_mut();
         let mut json = Vec::new();
         let mut key = self.prefix.clone();
-        for own in self.changed.borrow_mut().drain(..) {
-            let Some(held) = held.get_mut(&own) else { continue };
+        for number in inner.changed.drain(..).map(|number| number as usize) {
+            let held = &mut inner.held[number];
             let Some(input) = held.changed_by.take() else { continue };
             key.truncate(self.prefix.len());
-            key.extend_from_slice(&own);
+            key.extend_from_slice(&inner.keys[number]);
             json.clear();
             let value = match &held.value {
                 // A value that cannot be written is no JSON: maps whose keys are no text. It was a mistake from the beginning.
@@ -386,8 +444,10 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
             let value = value.expect("a value of the state can be written as JSON");
             writer.state((Source::Input, input), &key, value, held.expires);
         }
-        if held.len() > MOST_HELD {
-            held.clear();
+        (inner.next_wanted, inner.last) = (0, 0);
+        inner.wanted.clear();
+        if inner.held.len() > MOST_HELD {
+            *inner = Inner::default();
         }
     }
 }

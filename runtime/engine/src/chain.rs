@@ -8,7 +8,7 @@ use sluice_log::{Append, ReadBatch, TopicPartition};
 use sluice_state::{Layer, SharedState, prefix_of};
 
 use crate::errors::Failed;
-use crate::keyed::{self, Change, StateGrant};
+use crate::keyed::{self, StateGrant};
 use crate::port::{CallError, CallErrorKind, Consumer, Plugin, UnderWay, Witness};
 use crate::router::{Given, Link, Router, Sink, Told};
 
@@ -78,7 +78,7 @@ pub(crate) struct Chain {
     /// What its stages may read, where one is granted state.
     state: Option<SharedState>,
     /// What the call in hand changes of it.
-    changes: Vec<Change>,
+    changes: Layer,
     header: Vec<u8>,
     /// What the stage in hand is given, and what it hands on.
     given: Link,
@@ -105,7 +105,7 @@ impl Chain {
             source,
             topic_name,
             state,
-            changes: Vec::new(),
+            changes: Layer::default(),
             header: Vec::new(),
             given: Link::default(),
             handed_on: Link::default(),
@@ -306,7 +306,7 @@ impl Chain {
 
     /// What the call changed of the state.
     pub(crate) fn take_changes(&mut self) -> Layer {
-        Layer::of(std::mem::take(&mut self.changes))
+        std::mem::take(&mut self.changes)
     }
 
     /// What was routed to the sinks, ready to be appended.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sluice_event::{Batch, NewEvent, Outcome, Region};
 use sluice_log::{Append, Committed, Error, TopicPartition};
-use sluice_state::{Delta, Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, SharedState, Slot, full_key};
+use sluice_state::{Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, SharedState};
 
 use crate::port::{CallError, CallErrorKind};
 
@@ -45,15 +45,12 @@ pub struct StateGrant {
     pub max_bytes: u64,
 }
 
-/// A change of one key, by its full key.
-pub(crate) type Change = (Box<[u8]>, Slot);
-
 /// Reads what an outcome changes of a stage's state; `has_failed` says which of its inputs may change nothing.
 pub(crate) fn changes(
     outcome: &Outcome<'_>,
     has_failed: impl Fn(u32) -> bool,
     prefix: &[u8],
-    changes: &mut Vec<Change>,
+    changes: &mut Layer,
 ) -> Result<(), CallError> {
     for write in outcome.state_writes() {
         let write = write?;
@@ -72,8 +69,7 @@ pub(crate) fn changes(
             let message = format!("{message}, which cannot be changed");
             return Err(CallError::new(CallErrorKind::Limit, message).at(write.input));
         }
-        let slot = Slot { value: write.value.map(Into::into), expires: write.expires };
-        changes.push((full_key(prefix, write.key).into(), slot));
+        changes.push(prefix, write.key, write.value, write.expires);
     }
     Ok(())
 }
@@ -83,7 +79,7 @@ pub(crate) fn check_size(
     state: &SharedState,
     stage: &str,
     grant: StateGrant,
-    changes: &[Change],
+    changes: &Layer,
 ) -> Result<(), CallError> {
     let size = state.lock().size_with(stage, changes, grant.max_bytes);
     let size = size.map_err(|error| CallError::new(CallErrorKind::State, error.to_string()))?;
@@ -169,12 +165,10 @@ impl Keyed {
         let through = last.unwrap_or(Attempt { id: through, watermark: self.watermark });
         let state = self.config.shared.lock();
         let at = state.applied().offset + self.submitted.len() as u64;
-        let delta =
-            Delta { head: Head { watermark: through.watermark, ..head }, layer: state.changes_through(through.id) };
+        let bytes = state.delta_through(through.id, Head { watermark: through.watermark, ..head });
         drop(state);
         self.submitted.push_back(Submitted { id, through });
         let mut batch = Batch::default();
-        let bytes = delta.encode();
         let timestamp = through.watermark.unwrap_or(0);
         let pushed = batch.push(&NewEvent { timestamp, value: &bytes, ..NewEvent::default() });
         debug_assert!(pushed.is_ok(), "a call's changes are far smaller than what an event can hold");

@@ -85,7 +85,7 @@ impl Access {
     fn get_all(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, Refused> {
         let mut bytes = 0;
         let value = |key: &Vec<u8>| {
-            let value = self.get(key)?.and_then(|slot| slot.value).map(<[u8]>::into_vec);
+            let value = self.get(key)?.and_then(|slot| slot.value);
             bytes += value.as_ref().map_or(0, Vec::len) + 8;
             if bytes <= self.max_bytes { Ok(value) } else { Err(Refused::TooMuch(self.max_bytes)) }
         };
@@ -129,8 +129,7 @@ impl Access {
                 all.insert(key.clone(), slot.clone());
             }
         }
-        let entry =
-            |(key, slot): (Vec<u8>, Slot)| Some(Entry { key, value: slot.value?.into_vec(), expires: slot.expires });
+        let entry = |(key, slot): (Vec<u8>, Slot)| Some(Entry { key, value: slot.value?, expires: slot.expires });
         let (mut entries, mut bytes) = (Vec::new(), 0);
         for entry in all.into_iter().filter_map(entry).take(limit) {
             bytes += entry.key.len() + entry.value.len();
@@ -170,7 +169,7 @@ impl Access {
         let expires = time_to_live.map(|millis| timestamp.saturating_add_unsigned(millis));
         // The very beginning of the epoch means never where it is kept.
         let expires = expires.map(|expires| if expires == 0 { 1 } else { expires });
-        self.writes.insert(key, (Slot { value: value.map(Into::into), expires }, origin));
+        self.writes.insert(key, (Slot { value, expires }, origin));
         Ok(())
     }
 }

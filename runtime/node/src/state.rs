@@ -13,8 +13,8 @@ use sluice_engine::{Flusher, StateConfig};
 use sluice_event::{Batch, NewEvent};
 use sluice_log::{Append, Error, Log, Partition, PipelineInfo, ReadBatch, TopicInfo, TopicPartition};
 use sluice_state::{
-    Applied, Delta, Flush, Head, Line, LsmStore, PartitionState, Record, SharedState, StoreCache, Turn, full_key,
-    prefix_of, stage_and_key,
+    Applied, Change, Delta, Flush, Head, Line, LsmStore, PartitionState, Record, SharedState, StoreCache, Turn,
+    full_key, prefix_of, stage_and_key,
 };
 
 /// Memory that a changelog which is applied may come to before it goes to the store.
@@ -477,16 +477,16 @@ pub(crate) fn look(
             state.applied().usage.keys().filter(|stage| query.stage.as_ref().is_none_or(|only| only == *stage));
         for stage in stages {
             let prefix = full_key(&prefix_of(stage), &query.key);
-            let scanned = state.scan(&prefix, &prefix, false, &mut |full, slot| {
+            let scanned = state.scan(&prefix, &prefix, false, &mut |Change { key: full, value, expires }| {
                 let Some((_, key)) = stage_and_key(full) else { return true };
-                let (key, value) = (key.to_vec(), slot.value.as_deref().unwrap_or_default().to_vec());
+                let (key, value) = (key.to_vec(), value.unwrap_or_default().to_vec());
                 bytes += key.len() + value.len();
                 if query.whole && key != query.key {
                     return false;
                 }
                 found.more = found.entries.len() >= query.max || bytes > MOST_BYTES;
                 if !found.more {
-                    found.entries.push(Entry { partition, stage: stage.clone(), key, value, expires: slot.expires });
+                    found.entries.push(Entry { partition, stage: stage.clone(), key, value, expires });
                 }
                 !found.more && !query.whole
             });

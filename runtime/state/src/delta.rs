@@ -1,6 +1,6 @@
 //! What stands in a changelog: what a commit changes of a partition's state, and turns back to an earlier one.
 
-use crate::partition::{Layer, Slot};
+use crate::layer::{Change, Layer};
 
 const MAGIC: &[u8; 4] = b"SLGD";
 const VERSION: u16 = 1;
@@ -39,7 +39,7 @@ pub struct Head {
 ///  8  u32  source topic               48  i64  watermark, i64::MIN while there is none
 /// 12  u32  source partition           56  u32  number of entries
 /// 16  u16  0 (a turn: 1), u48 0       60  u32  0
-/// 64  per entry, in the order of keys: u32 key length, u32 value length (0xffffffff: deleted),
+/// 64  per entry, in the order in which they were made: u32 key length, u32 value length (0xffffffff: deleted),
 ///     i64 expiry (ms since the epoch, 0 never), key, value
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -149,21 +149,24 @@ impl Turn {
     }
 }
 
+/// The bytes of a delta of so many changes.
+pub(crate) fn encode_delta<'a>(head: Head, count: usize, changes: impl Iterator<Item = Change<'a>>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(FIXED + 64 * count);
+    head.encode(0, (count, 0), &mut out);
+    for Change { key, value, expires } in changes {
+        out.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        out.extend_from_slice(&value.map_or(DELETED, |value| value.len() as u32).to_le_bytes());
+        out.extend_from_slice(&expires.unwrap_or(0).to_le_bytes());
+        out.extend_from_slice(key);
+        out.extend_from_slice(value.unwrap_or_default());
+    }
+    out
+}
+
 impl Delta {
     /// The bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let entries = self.layer.entries();
-        let bytes: usize = entries.iter().map(|(key, slot)| ENTRY + key.len() + slot.len()).sum();
-        let mut out = Vec::with_capacity(FIXED + bytes);
-        self.head.encode(0, (entries.len(), 0), &mut out);
-        for (key, slot) in entries {
-            out.extend_from_slice(&(key.len() as u32).to_le_bytes());
-            out.extend_from_slice(&slot.value.as_ref().map_or(DELETED, |value| value.len() as u32).to_le_bytes());
-            out.extend_from_slice(&slot.expires.unwrap_or(0).to_le_bytes());
-            out.extend_from_slice(key);
-            out.extend_from_slice(slot.value.as_deref().unwrap_or_default());
-        }
-        out
+        encode_delta(self.head, self.layer.len(), self.layer.changes())
     }
 
     /// Reads one.
@@ -173,21 +176,19 @@ impl Delta {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let (head, count) = Self::decode_head(bytes)?;
         let mut rest = bytes.get(FIXED..).ok_or(CUT)?;
-        let mut entries = Vec::new();
+        let mut layer = Layer::default();
         for _ in 0..count {
             let (key_len, value_len) = (u32_at(rest, 0)? as usize, u32_at(rest, 4)?);
             let expires = u64_at(rest, 8)?.cast_signed();
             let value_bytes = if value_len == DELETED { 0 } else { value_len as usize };
             let (key, tail) = rest.get(ENTRY..).ok_or(CUT)?.split_at_checked(key_len).ok_or(CUT)?;
             let (value, tail) = tail.split_at_checked(value_bytes).ok_or(CUT)?;
-            let value = (value_len != DELETED).then(|| value.into());
-            entries.push((key.into(), Slot { value, expires: (expires != 0).then_some(expires) }));
+            layer.push(&[], key, (value_len != DELETED).then_some(value), (expires != 0).then_some(expires));
             rest = tail;
         }
         if !rest.is_empty() {
             return Err(Malformed("a delta has bytes behind its last entry"));
         }
-        let layer = Layer::sorted(entries).ok_or(Malformed("a delta's entries are not in the order of keys"))?;
         Ok(Self { head, layer })
     }
 

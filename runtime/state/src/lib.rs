@@ -7,6 +7,7 @@
 
 mod delta;
 mod key;
+mod layer;
 mod lsm;
 mod memory;
 mod partition;
@@ -18,8 +19,9 @@ mod tests;
 
 pub use delta::{Delta, Head, Line, Malformed, Record, Turn};
 pub use key::{MAX_KEY_BYTES, MAX_STAGE_NAME, full_key, prefix_of, stage_and_key};
+pub use layer::{Change, Layer};
 pub use lsm::{LsmStore, StoreCache};
 pub use memory::MemoryStore;
-pub use partition::{Applied, Flush, Layer, PartitionState, Slot, Usage};
+pub use partition::{Applied, Flush, PartitionState, Slot, Usage};
 pub use stage::{SharedState, StageState};
 pub use store::{Error, Store, Writes};

@@ -7,22 +7,27 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::delta::{Delta, Line, Turn};
+use crate::delta::{Delta, Head, Line, Turn, encode_delta};
 use crate::key::{META, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
+use crate::layer::{Change, Layer};
 use crate::store::{Error, Store};
 
 /// What stands under a key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Slot {
     /// `None`: it was deleted.
-    pub value: Option<Box<[u8]>>,
+    pub value: Option<Vec<u8>>,
     /// When it expires, ms since the epoch.
     pub expires: Option<i64>,
 }
 
 impl Slot {
     pub(crate) fn len(&self) -> usize {
-        self.value.as_ref().map_or(0, |value| value.len())
+        self.value.as_ref().map_or(0, Vec::len)
+    }
+
+    fn change<'a>(&'a self, key: &'a [u8]) -> Change<'a> {
+        Change { key, value: self.value.as_deref(), expires: self.expires }
     }
 
     /// As it stands in a store: i64 expiry (0 never), the value.
@@ -35,53 +40,16 @@ impl Slot {
     }
 
     fn from_stored(bytes: &[u8]) -> Self {
-        let (expires, value) = bytes.split_first_chunk().unwrap_or((&[0; 8], &[]));
-        let expires = i64::from_le_bytes(*expires);
-        Self { value: Some(value.into()), expires: (expires != 0).then_some(expires) }
+        let (expires, value) = from_stored(bytes);
+        Self { value: Some(value.to_vec()), expires }
     }
 }
 
-/// Some changes: each key once, in the order of keys.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Layer(Vec<(Box<[u8]>, Slot)>);
-
-impl Layer {
-    /// Of changes in the order in which they were made: the last of each key stands.
-    pub fn of(mut writes: Vec<(Box<[u8]>, Slot)>) -> Self {
-        writes.reverse();
-        writes.sort_by(|a, b| a.0.cmp(&b.0));
-        writes.dedup_by(|later, earlier| later.0 == earlier.0);
-        Self(writes)
-    }
-
-    /// Of changes that should be in the order of keys.
-    pub(crate) fn sorted(writes: Vec<(Box<[u8]>, Slot)>) -> Option<Self> {
-        writes.is_sorted_by(|a, b| a.0 < b.0).then_some(Self(writes))
-    }
-
-    /// The changes, by full keys.
-    pub fn entries(&self) -> &[(Box<[u8]>, Slot)] {
-        &self.0
-    }
-
-    /// Whether it changes nothing.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Bytes of keys and values.
-    pub fn bytes(&self) -> usize {
-        self.0.iter().map(|(key, slot)| key.len() + slot.len()).sum()
-    }
-
-    fn get(&self, key: &[u8]) -> Option<&Slot> {
-        let at = self.0.binary_search_by(|(found, _)| (**found).cmp(key)).ok()?;
-        Some(&self.0[at].1)
-    }
-
-    fn from(&self, key: &[u8]) -> &[(Box<[u8]>, Slot)] {
-        &self.0[self.0.partition_point(|(found, _)| **found < *key)..]
-    }
+/// Expiry and value, as they stand in a store.
+fn from_stored(bytes: &[u8]) -> (Option<i64>, &[u8]) {
+    let (expires, value) = bytes.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    let expires = i64::from_le_bytes(*expires);
+    ((expires != 0).then_some(expires), value)
 }
 
 /// What a stage's state comes to.
@@ -230,8 +198,8 @@ impl PartitionState {
     /// When the store cannot be read.
     pub fn apply(&mut self, offset: u64, delta: Delta) -> Result<(), Error> {
         self.applied.offset = offset + 1;
-        for (key, slot) in delta.layer.0 {
-            self.set(key, slot)?;
+        for change in delta.layer.changes() {
+            self.set(change)?;
         }
         self.applied.watermark = self.applied.watermark.max(delta.head.watermark);
         self.expire()
@@ -263,17 +231,10 @@ impl PartitionState {
         self.layers.push_back((id, layer));
     }
 
-    /// What attempts up to this number have changed, together.
-    pub fn changes_through(&self, id: u64) -> Layer {
-        let mut layers = self.layers.iter().take_while(|(layer, _)| *layer <= id).map(|(_, layer)| layer);
-        match (layers.next(), layers.next()) {
-            (None, _) => Layer::default(),
-            (Some(only), None) => only.clone(),
-            _ => {
-                let layers = self.layers.iter().take_while(|(layer, _)| *layer <= id);
-                Layer::of(layers.flat_map(|(_, layer)| layer.0.iter().cloned()).collect())
-            }
-        }
+    /// The bytes of a delta with what attempts up to this number have changed, together.
+    pub fn delta_through(&self, id: u64, head: Head) -> Vec<u8> {
+        let layers = || self.layers.iter().take_while(|(layer, _)| *layer <= id).map(|(_, layer)| layer);
+        encode_delta(head, layers().map(Layer::len).sum(), layers().flat_map(Layer::changes))
     }
 
     /// The commit that holds the changes of attempts up to this number was made, its delta being at `offset` of the changelog.
@@ -283,8 +244,8 @@ impl PartitionState {
     pub fn committed_through(&mut self, id: u64, offset: u64, watermark: Option<i64>) -> Result<(), Error> {
         self.applied.offset = offset + 1;
         while let Some((_, layer)) = self.layers.pop_front_if(|(layer, _)| *layer <= id) {
-            for (key, slot) in layer.0 {
-                self.set(key, slot)?;
+            for change in layer.changes() {
+                self.set(change)?;
             }
         }
         self.applied.watermark = self.applied.watermark.max(watermark);
@@ -333,7 +294,7 @@ impl PartitionState {
     pub fn get(&self, key: &[u8]) -> Result<Option<Slot>, Error> {
         let in_flight = self.layers.iter().rev().find_map(|(_, layer)| layer.get(key));
         match in_flight {
-            Some(slot) => Ok(slot.value.is_some().then(|| slot.clone())),
+            Some(change) => Ok(change.value.map(|value| Slot { value: Some(value.to_vec()), expires: change.expires })),
             None => self.get_committed(key),
         }
     }
@@ -360,7 +321,7 @@ impl PartitionState {
         prefix: &[u8],
         from: &[u8],
         in_flight: bool,
-        visit: &mut dyn FnMut(&[u8], &Slot) -> bool,
+        visit: &mut dyn FnMut(Change<'_>) -> bool,
     ) -> Result<(), Error> {
         let (from, end) = (from.max(prefix), end_of(prefix));
         let range = (Bound::Included(from), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
@@ -368,29 +329,29 @@ impl PartitionState {
         // Later ones hide what earlier ones say of the same key.
         let mut over: Vec<Peekable<Changes<'_>>> = Vec::new();
         for memory in self.frozen.iter().map(|frozen| &**frozen).chain([&self.memory]) {
-            let changes: Changes<'_> = Box::new(memory.range::<[u8], _>(range).map(|(key, slot)| (&**key, slot)));
+            let changes: Changes<'_> = Box::new(memory.range::<[u8], _>(range).map(|(key, slot)| slot.change(key)));
             over.push(changes.peekable());
         }
         for (_, layer) in self.layers.iter().filter(|_| in_flight) {
-            let changes = layer.from(from).iter().map(|(key, slot)| (&**key, slot));
-            let changes: Changes<'_> = Box::new(changes.take_while(|(key, _)| before_end(key)));
+            let changes: Changes<'_> = Box::new(layer.from(from).take_while(|change| before_end(change.key)));
             over.push(changes.peekable());
         }
         let mut go_on = true;
         self.store.scan(from, end.as_deref(), &mut |key, bytes| {
-            while let Some((changed, slot)) = next_up_to(&mut over, Some(key)) {
-                if slot.value.is_some() {
-                    go_on = visit(changed, slot);
+            while let Some(change) = next_up_to(&mut over, Some(key)) {
+                if change.value.is_some() {
+                    go_on = visit(change);
                 }
-                if changed == key || !go_on {
+                if change.key == key || !go_on {
                     return go_on;
                 }
             }
-            go_on = visit(key, &Slot::from_stored(bytes));
+            let (expires, value) = from_stored(bytes);
+            go_on = visit(Change { key, value: Some(value), expires });
             go_on
         })?;
-        while go_on && let Some((changed, slot)) = next_up_to(&mut over, None) {
-            go_on = slot.value.is_none() || visit(changed, slot);
+        while go_on && let Some(change) = next_up_to(&mut over, None) {
+            go_on = change.value.is_none() || visit(change);
         }
         Ok(())
     }
@@ -400,54 +361,75 @@ impl PartitionState {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn size_with(&self, stage: &str, changes: &[(Box<[u8]>, Slot)], enough: u64) -> Result<u64, Error> {
+    pub fn size_with(&self, stage: &str, changes: &Layer, enough: u64) -> Result<u64, Error> {
         let prefix = prefix_of(stage);
-        let in_flight = self.layers.iter().flat_map(|(_, layer)| &layer.0);
-        let all = || in_flight.clone().chain(changes).filter(|(key, _)| key.starts_with(&prefix));
         let committed = self.applied.usage.get(stage).map_or(0, |usage| usage.bytes);
-        let size =
-            |key: &[u8], slot: &Slot| if slot.value.is_some() { key.len() - prefix.len() + slot.len() } else { 0 };
-        let at_most = committed + all().map(|(key, slot)| size(key, slot) as u64).sum::<u64>();
+        let layers = || self.layers.iter().map(|(_, layer)| layer).chain([changes]);
+        let at_most = committed + layers().map(|layer| layer.bytes() as u64).sum::<u64>();
         if at_most <= enough {
             return Ok(at_most);
         }
-        let last: BTreeMap<_, _> = all().map(|(key, slot)| (key, slot)).collect();
+        let size =
+            |key: &[u8], value: Option<&[u8]>| value.map_or(0, |value| (key.len() - prefix.len() + value.len()) as u64);
+        let own = layers().flat_map(Layer::changes).filter(|change| change.key.starts_with(&prefix));
+        let last: BTreeMap<_, _> = own.map(|change| (change.key, change.value)).collect();
         let mut exactly = committed;
-        for (key, slot) in last {
+        for (key, value) in last {
             let old = self.get_committed(key)?;
-            exactly = exactly + size(key, slot) as u64 - old.map_or(0, |old| size(key, &old) as u64);
+            exactly = exactly + size(key, value) - old.map_or(0, |old| size(key, old.value.as_deref()));
         }
         Ok(exactly)
     }
 
     /// Changes one key for good.
-    fn set(&mut self, key: Box<[u8]>, slot: Slot) -> Result<(), Error> {
-        let old = self.get_committed(&key)?;
-        if let Some((stage, own)) = stage_and_key(&key) {
+    fn set(&mut self, change: Change<'_>) -> Result<(), Error> {
+        let Change { key, value, expires } = change;
+        let expires = expires.filter(|_| value.is_some());
+        // What changes often is there already, and takes the new value in the old one's place.
+        let (old_len, old_expires) = match self.memory.get_mut(key) {
+            Some(slot) => {
+                let old = (slot.value.as_ref().map(Vec::len), slot.expires);
+                self.memory_bytes = self.memory_bytes + value.map_or(0, <[u8]>::len) - slot.len();
+                match (&mut slot.value, value) {
+                    (Some(there), Some(value)) => {
+                        there.clear();
+                        there.extend_from_slice(value);
+                    }
+                    (there, value) => *there = value.map(<[u8]>::to_vec),
+                }
+                slot.expires = expires;
+                old
+            }
+            None => {
+                let old = self.get_committed(key)?;
+                let old = old.map_or((None, None), |old| (old.value.as_ref().map(Vec::len), old.expires));
+                self.put(key.into(), Slot { value: value.map(<[u8]>::to_vec), expires });
+                old
+            }
+        };
+        if let Some((stage, own)) = stage_and_key(key) {
             let usage = match self.applied.usage.get_mut(stage) {
                 Some(usage) => usage,
                 None => self.applied.usage.entry(stage.to_owned()).or_default(),
             };
-            if let Some(old) = &old {
+            if let Some(len) = old_len {
                 usage.keys -= 1;
-                usage.bytes -= (own.len() + old.len()) as u64;
+                usage.bytes -= (own.len() + len) as u64;
             }
-            if slot.value.is_some() {
+            if let Some(value) = value {
                 usage.keys += 1;
-                usage.bytes += (own.len() + slot.len()) as u64;
+                usage.bytes += (own.len() + value.len()) as u64;
             }
         }
-        let (before, after) = (old.and_then(|old| old.expires), slot.expires.filter(|_| slot.value.is_some()));
-        if before != after {
-            if let Some(before) = before {
-                self.put(expiry_key(before, &key), Slot::default());
+        if old_expires != expires {
+            if let Some(before) = old_expires {
+                self.put(expiry_key(before, key), Slot::default());
             }
-            if let Some(after) = after {
+            if let Some(after) = expires {
                 self.applied.next_expiry = Some(self.applied.next_expiry.map_or(after, |next| next.min(after)));
-                self.put(expiry_key(after, &key), Slot { value: Some([].into()), expires: None });
+                self.put(expiry_key(after, key), Slot { value: Some(Vec::new()), expires: None });
             }
         }
-        self.put(key, slot);
         Ok(())
     }
 
@@ -469,34 +451,34 @@ impl PartitionState {
         }
         let (prefix, end) = expiries_until(watermark);
         let (mut expired, mut next) = (Vec::new(), None);
-        self.scan(&prefix, &prefix, false, &mut |key, _| {
+        self.scan(&prefix, &prefix, false, &mut |Change { key, .. }| {
             let past = key < &*end;
             if past {
-                expired.extend(key_of_expiry(key).map(|(_, full)| Box::from(full)));
+                expired.extend(key_of_expiry(key).map(|(_, full)| full.to_vec()));
             } else {
                 next = key_of_expiry(key).map(|(time, _)| time);
             }
             past
         })?;
         for key in expired {
-            self.set(key, Slot::default())?;
+            self.set(Change { key: &key, value: None, expires: None })?;
         }
         self.applied.next_expiry = next;
         Ok(())
     }
 }
 
-type Changes<'a> = Box<dyn Iterator<Item = (&'a [u8], &'a Slot)> + 'a>;
+type Changes<'a> = Box<dyn Iterator<Item = Change<'a>> + 'a>;
 
 /// The first change of all, what later ones say of its key hiding what earlier ones do; none when it is behind `up_to`.
-fn next_up_to<'a>(over: &mut [Peekable<Changes<'a>>], up_to: Option<&[u8]>) -> Option<(&'a [u8], &'a Slot)> {
-    let first = over.iter_mut().filter_map(|changes| changes.peek().map(|(key, _)| *key)).min()?;
+fn next_up_to<'a>(over: &mut [Peekable<Changes<'a>>], up_to: Option<&[u8]>) -> Option<Change<'a>> {
+    let first = over.iter_mut().filter_map(|changes| changes.peek().map(|change| change.key)).min()?;
     if up_to.is_some_and(|up_to| first > up_to) {
         return None;
     }
     let mut found = None;
     for changes in over {
-        found = changes.next_if(|(key, _)| *key == first).or(found);
+        found = changes.next_if(|change| change.key == first).or(found);
     }
     found
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::key::{full_key, prefix_of};
+use crate::layer::Change;
 use crate::partition::{PartitionState, Slot};
 use crate::store::Error;
 
@@ -84,12 +85,12 @@ impl StageState {
         // Behind a key is what begins with it and goes on.
         let from = after.map_or_else(Vec::new, |after| [&self.prefix[..], after, &[0]].concat());
         let whole = full_key(&self.prefix, prefix);
-        self.shared.lock().scan(&whole, &from, true, &mut |key, slot| {
+        self.shared.lock().scan(&whole, &from, true, &mut |Change { key, value, expires }| {
             let own = &key[self.prefix.len()..];
-            bytes += own.len() + slot.len();
+            bytes += own.len() + value.map_or(0, <[u8]>::len);
             let fits = found.is_empty() || bytes <= max_bytes;
             if fits {
-                found.push((own.to_vec(), slot.clone()));
+                found.push((own.to_vec(), Slot { value: value.map(<[u8]>::to_vec), expires }));
             }
             fits && found.len() < limit
         })?;

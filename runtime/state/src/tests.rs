@@ -62,11 +62,11 @@ impl Run {
     fn act(&mut self, act: &Act) {
         match act {
             Act::Attempt(writes) => {
-                let write = |(number, value, expires): &(u8, Option<u8>, Option<i64>)| {
-                    let value = value.map(|value| vec![value; 3].into_boxed_slice());
-                    (key(*number).into(), Slot { value, expires: *expires })
-                };
-                let layer = Layer::of(writes.iter().map(write).collect());
+                let mut layer = Layer::default();
+                for (number, value, expires) in writes {
+                    let value = value.map(|value| [value; 3]);
+                    layer.push(&[], &key(*number), value.as_ref().map(|value| &value[..]), *expires);
+                }
                 self.state.push(self.next, layer.clone());
                 self.attempts.push((self.next, layer));
                 self.next += 1;
@@ -101,13 +101,13 @@ impl Run {
         let watermark = Some(self.watermark);
         let offset = self.changelog.len() as u64;
         let head = Head { from: offset, to: offset + 1, watermark, ..Head::default() };
-        assert_eq!(self.state.changes_through(id), layer);
-        self.changelog.push(Delta { head, layer: layer.clone() }.encode());
+        self.changelog.push(self.state.delta_through(id, head));
+        assert_eq!(Delta::decode(&self.changelog[offset as usize]).unwrap(), Delta { head, layer: layer.clone() });
         self.state.committed_through(id, offset, watermark).unwrap();
-        for (key, slot) in layer.entries() {
-            match &slot.value {
-                Some(value) => self.plain.insert(key.to_vec(), (value.to_vec(), slot.expires)),
-                None => self.plain.remove(&**key),
+        for Change { key, value, expires } in layer.changes() {
+            match value {
+                Some(value) => self.plain.insert(key.to_vec(), (value.to_vec(), expires)),
+                None => self.plain.remove(key),
             };
         }
         self.plain.retain(|_, (_, expires)| expires.is_none_or(|expires| expires > self.watermark));
@@ -117,8 +117,8 @@ impl Run {
         let scanned = |in_flight, prefix: &[u8]| {
             let mut found = Plain::new();
             self.state
-                .scan(prefix, prefix, in_flight, &mut |key, slot| {
-                    found.insert(key.to_vec(), (slot.value.clone().unwrap().into_vec(), slot.expires));
+                .scan(prefix, prefix, in_flight, &mut |Change { key, value, expires }| {
+                    found.insert(key.to_vec(), (value.unwrap().to_vec(), expires));
                     true
                 })
                 .unwrap();
@@ -127,10 +127,10 @@ impl Run {
         let stage = prefix_of("stage");
         assert_eq!(scanned(false, &stage), self.plain);
         let mut with_attempts = self.plain.clone();
-        for (key, slot) in self.attempts.iter().flat_map(|(_, layer)| layer.entries()) {
-            match &slot.value {
-                Some(value) => with_attempts.insert(key.to_vec(), (value.to_vec(), slot.expires)),
-                None => with_attempts.remove(&**key),
+        for Change { key, value, expires } in self.attempts.iter().flat_map(|(_, layer)| layer.changes()) {
+            match value {
+                Some(value) => with_attempts.insert(key.to_vec(), (value.to_vec(), expires)),
+                None => with_attempts.remove(key),
             };
         }
         assert_eq!(scanned(true, &stage), with_attempts);
@@ -143,7 +143,7 @@ impl Run {
         assert_eq!(scanned(true, &full_key(&stage, &[1])), of_one(&with_attempts));
         for number in 0..12 {
             let slot = self.state.get(&key(number)).unwrap();
-            let found = slot.map(|slot| (slot.value.unwrap().into_vec(), slot.expires));
+            let found = slot.map(|slot| (slot.value.unwrap(), slot.expires));
             assert_eq!(found.as_ref(), with_attempts.get(&key(number)));
         }
         let usage = self.state.applied().usage.get("stage").copied().unwrap_or_default();
@@ -201,8 +201,10 @@ fn a_snapshot_stays_as_it_was_and_is_a_store_of_its_own() {
 
 #[test]
 fn what_is_no_record_is_refused() {
-    let delta =
-        Delta { head: Head { to: 5, ..Head::default() }, layer: Layer::of(vec![(key(1).into(), Slot::default())]) };
+    let mut layer = Layer::default();
+    layer.push(&[], &key(1), None, None);
+    layer.push(&key(2), b"x", Some(b"value"), Some(7));
+    let delta = Delta { head: Head { to: 5, ..Head::default() }, layer };
     let turn = Turn { line: vec![(0, 4)], quiet_until: Some(9), before: vec![(0, 4), (6, 0)], ..Turn::default() };
     assert_eq!(Record::decode(&delta.encode()), Ok(Record::Delta(delta.clone())));
     assert_eq!(Record::decode(&turn.encode()), Ok(Record::Turn(turn.clone())));
