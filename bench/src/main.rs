@@ -96,7 +96,7 @@ fn main() -> Result<()> {
 fn jobs(events: u64, runs: usize) -> Result<()> {
     println!("\n| job, exactly-once | native loop | through the log and Wasm | ratio of medians | M/s by the clock |");
     println!("|---|---|---|---|---|");
-    for job in [Job::J2 { evenly: true }] {
+    for job in [Job::J1, Job::J2 { evenly: true }, Job::J2 { evenly: false }, Job::J3] {
         let input = job.events(events);
         let framed = native::prepare(&input)?;
         let through = through::Through::new(job, 1, &input)?;

@@ -46,9 +46,12 @@ pub trait Consumer: 'static {
     /// A failure of this event: its outputs are undone.
     fn process(&mut self, event: &Event, out: &mut Outputs) -> Result;
 
-    /// Names the keys of the state that an event will want, so that those of a whole batch are fetched together: the event's own key, where
-    /// nothing else is said. What is not named is fetched when it is used.
-    fn wants(&self, event: &Event, wanted: &mut Wanted) {
+    /// Names the keys of the state that an event will want, so that when one value has to be fetched, those for the rest of the batch come
+    /// with it: the event's own key, where nothing else is said. What is not named is fetched when it is used.
+    fn wants(event: &Event, wanted: &mut Wanted)
+    where
+        Self: Sized,
+    {
         wanted.key(event.key());
     }
 }

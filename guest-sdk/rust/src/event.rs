@@ -1,6 +1,7 @@
 //! The event in hand.
 
 use serde::Deserialize;
+use sluice_event::View;
 
 use crate::{Failure, Result};
 
@@ -14,6 +15,15 @@ pub struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// The event of this index in a batch.
+    pub(crate) fn of(view: &View<'a>, input: u32, flat: sluice_event::Event<'a>) -> Self {
+        let offset = match flat.origin().filter(|_| view.chained) {
+            Some(origin) => origin.offset,
+            None => view.base_offset + u64::from(input),
+        };
+        Self { flat, topic: view.topic_name, partition: view.partition, offset }
+    }
+
     /// The key; absent and empty differ.
     pub fn key(&self) -> Option<&'a [u8]> {
         self.flat.key()

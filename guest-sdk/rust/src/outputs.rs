@@ -1,7 +1,7 @@
 //! What a consumer puts out.
 
 use serde::Serialize;
-use sluice_event::{NewEvent, OutcomeWriter, Source};
+use sluice_event::{NewEvent, OutcomeWriter, Source, append};
 
 use crate::Result;
 
@@ -137,6 +137,33 @@ macro_rules! byte_values {
 }
 byte_values!(&[u8], &str, &String, String, &Vec<u8>, Vec<u8>);
 
+/// Appends a value as JSON.
+#[inline]
+pub(crate) fn write_json(out: &mut Vec<u8>, value: &impl Serialize) -> Result {
+    Ok(serde_json::to_writer(Short(out), value)?)
+}
+
+/// Takes the many short pieces that JSON is written in.
+struct Short<'a>(&'a mut Vec<u8>);
+
+impl std::io::Write for Short<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        append(self.0, bytes);
+        Ok(bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        append(self.0, bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A value that is written as JSON; see [`json`].
 #[derive(Debug, Clone, Copy)]
 pub struct Json<T>(T);
@@ -149,6 +176,6 @@ pub fn json<T: Serialize>(value: T) -> Json<T> {
 impl<T: Serialize> Value for Json<T> {
     #[inline]
     fn write(self, out: &mut Vec<u8>) -> Result {
-        Ok(serde_json::to_writer(out, &self.0)?)
+        write_json(out, &self.0)
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use sluice_event::{Malformed, OutcomeWriter, Region, Source, View};
 
-use crate::state::{AnyShelf, Now, Wanted, set_now, take_shelves};
+use crate::state::{AnyShelf, Batch, Now, Wants, set_batch, set_now, take_shelves};
 use crate::{Consumer, Event, Outputs, Result};
 
 /// A consumer that is ready to run.
@@ -19,8 +19,6 @@ pub trait Runner {
 /// What deals with an event.
 trait Handle {
     fn handle(&mut self, event: &Event, out: &mut Outputs) -> Result;
-
-    fn wants(&self, _event: &Event, _wanted: &mut Wanted) {}
 }
 
 struct Function<F>(F);
@@ -37,20 +35,17 @@ impl<C: Consumer> Handle for Whole<C> {
     fn handle(&mut self, event: &Event, out: &mut Outputs) -> Result {
         self.0.process(event, out)
     }
-
-    fn wants(&self, event: &Event, wanted: &mut Wanted) {
-        self.0.wants(event, wanted);
-    }
 }
 
 struct Handler<H> {
     handle: H,
-    shelves: Vec<Rc<dyn AnyShelf>>,
+    shelves: Rc<[Rc<dyn AnyShelf>]>,
+    wants: Wants,
 }
 
 /// Makes a function ready to run.
 pub fn runner(handler: impl FnMut(&Event, &mut Outputs) -> Result + 'static) -> Box<dyn Runner> {
-    Box::new(Handler { handle: Function(handler), shelves: Vec::new() })
+    Box::new(Handler { handle: Function(handler), shelves: Rc::new([]), wants: |_, _| {} })
 }
 
 /// Makes a consumer ready to run.
@@ -60,47 +55,23 @@ pub fn runner(handler: impl FnMut(&Event, &mut Outputs) -> Result + 'static) -> 
 pub fn consumer_runner<C: Consumer>(make: impl FnOnce() -> Result<C>) -> Result<Box<dyn Runner>> {
     take_shelves();
     let handle = Whole(make()?);
-    Ok(Box::new(Handler { handle, shelves: take_shelves() }))
-}
-
-impl<H: Handle> Handler<H> {
-    /// Fetches the state that the batch's events are likely to want, in one call to the host.
-    fn fetch(&self, view: &View<'_>, events: &[u8]) -> std::result::Result<(), Malformed> {
-        if self.shelves.is_empty() {
-            return Ok(());
-        }
-        let mut wanted = Wanted::of(&self.shelves);
-        for (input, flat) in (0..).zip(Region::new(events, view.count).events()) {
-            self.handle.wants(&event_of(view, input, flat?), &mut wanted);
-        }
-        wanted.fetch();
-        Ok(())
-    }
-}
-
-fn event_of<'a>(view: &View<'a>, input: u32, flat: sluice_event::Event<'a>) -> Event<'a> {
-    Event {
-        flat,
-        topic: view.topic_name,
-        partition: view.partition,
-        offset: match flat.origin().filter(|_| view.chained) {
-            Some(origin) => origin.offset,
-            None => view.base_offset + u64::from(input),
-        },
-    }
+    Ok(Box::new(Handler { handle, shelves: take_shelves().into(), wants: C::wants }))
 }
 
 impl<H: Handle> Runner for Handler<H> {
     fn run(&mut self, header: &[u8], events: &[u8], progress: &dyn Fn(u32)) -> std::result::Result<Vec<u8>, Malformed> {
         let view = View::parse(header)?;
-        self.fetch(&view, events)?;
+        if !self.shelves.is_empty() {
+            let (header, events) = (header.into(), events.into());
+            set_batch(Some(Batch { header, events, shelves: self.shelves.clone(), wants: self.wants }));
+        }
         // Outputs are rarely larger than inputs; a larger outcome grows as vectors do.
         let mut writer = OutcomeWriter::with_capacity(events.len() + 24 * view.count as usize + 256);
         let mut processed = view.count;
         for (input, flat) in (0..).zip(Region::new(events, view.count).events()) {
             let flat = flat?;
             progress(input);
-            let event = event_of(&view, input, flat);
+            let event = Event::of(&view, input, flat);
             if !self.shelves.is_empty() {
                 set_now(Now { input, timestamp: flat.timestamp(), watermark: view.watermark_before(input) });
             }
@@ -119,6 +90,7 @@ impl<H: Handle> Runner for Handler<H> {
             }
         }
         self.shelves.iter().for_each(|shelf| shelf.write(&mut writer));
+        set_batch(None);
         Ok(writer.finish(processed))
     }
 }

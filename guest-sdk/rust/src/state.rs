@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sluice_event::{OutcomeWriter, Source};
+use sluice_event::{OutcomeWriter, Region, Source, View, append};
 
 use crate::hash::FastHasher;
-use crate::{Failure, Result};
+use crate::outputs::write_json;
+use crate::{Event, Failure, Result};
 
 /// Values under keys, which outlive instances, crashes and restarts: what an event changes is committed together with its outputs, and
 /// undone with them. The pipeline must grant it (`capabilities = ["state"]`).
@@ -168,6 +169,39 @@ pub(crate) fn take_shelves() -> Vec<Rc<dyn AnyShelf>> {
     SHELVES.take()
 }
 
+/// What names the keys that an event wants.
+pub(crate) type Wants = fn(&Event, &mut Wanted);
+
+/// The batch in hand: when a value is not here, those of all the keys that its events want are fetched with it.
+pub(crate) struct Batch {
+    pub(crate) header: Rc<[u8]>,
+    pub(crate) events: Rc<[u8]>,
+    pub(crate) shelves: Rc<[Rc<dyn AnyShelf>]>,
+    pub(crate) wants: Wants,
+}
+
+thread_local! {
+    static BATCH: RefCell<Option<Batch>> = const { RefCell::new(None) };
+}
+
+/// The batch in hand is another one, or none.
+pub(crate) fn set_batch(batch: Option<Batch>) {
+    BATCH.set(batch);
+}
+
+/// Fetches the values that events from the one in hand on want, once for a batch.
+fn fetch_wanted() {
+    let Some(batch) = BATCH.take() else { return };
+    let Ok(view) = View::parse(&batch.header) else { return };
+    let mut wanted = Wanted { shelves: &batch.shelves, keys: Vec::new(), of: Vec::new() };
+    let events = (0..).zip(Region::new(&batch.events, view.count).events());
+    for (input, flat) in events.skip(NOW.get().input as usize) {
+        let Ok(flat) = flat else { return };
+        (batch.wants)(&Event::of(&view, input, flat), &mut wanted);
+    }
+    wanted.fetch();
+}
+
 /// Keys whose values are fetched together.
 pub struct Wanted<'a> {
     shelves: &'a [Rc<dyn AnyShelf>],
@@ -175,11 +209,7 @@ pub struct Wanted<'a> {
     of: Vec<usize>,
 }
 
-impl<'a> Wanted<'a> {
-    pub(crate) fn of(shelves: &'a [Rc<dyn AnyShelf>]) -> Self {
-        Self { shelves, keys: Vec::new(), of: Vec::new() }
-    }
-
+impl Wanted<'_> {
     /// The event will want the value of this key in all of the consumer's state.
     pub fn key<'k>(&mut self, key: impl StateKey<'k>) {
         let Ok(key) = key.bytes() else { return };
@@ -191,7 +221,7 @@ impl<'a> Wanted<'a> {
     }
 
     /// Fetches what is not there.
-    pub(crate) fn fetch(&mut self) {
+    fn fetch(&mut self) {
         if let Some(shelf) = self.of.first().map(|at| &self.shelves[*at]) {
             let values = shelf.fetch(&self.keys);
             let (mut keys, mut values) = (&self.keys[..], &values[..]);
@@ -263,9 +293,6 @@ struct Inner<T> {
     numbers: HashMap<Rc<[u8]>, u32, FastHasher>,
     keys: Vec<Rc<[u8]>>,
     held: Vec<Held<T>>,
-    /// Of the keys that were wanted for the batch, in order: most are asked for in that order.
-    wanted: Vec<u32>,
-    next_wanted: usize,
     /// The number that was used last: what is read is mostly written then.
     last: usize,
     /// What the event in hand has changed, as it was before.
@@ -280,8 +307,6 @@ impl<T> Default for Inner<T> {
             numbers: HashMap::default(),
             keys: Vec::new(),
             held: Vec::new(),
-            wanted: Vec::new(),
-            next_wanted: 0,
             last: 0,
             journal: Vec::new(),
             changed: Vec::new(),
@@ -292,20 +317,8 @@ impl<T> Default for Inner<T> {
 impl<T> Inner<T> {
     /// The number of a key, if it is known.
     fn find(&mut self, key: &[u8]) -> Option<usize> {
-        let is = |number: usize| self.keys.get(number).is_some_and(|found| **found == *key);
-        if is(self.last) {
+        if self.keys.get(self.last).is_some_and(|last| **last == *key) {
             return Some(self.last);
-        }
-        while let Some(number) = self.wanted.get(self.next_wanted).map(|number| *number as usize) {
-            self.next_wanted += 1;
-            if is(number) {
-                self.last = number;
-                return Some(number);
-            }
-            // Some events want nothing after all: the next one may be the right one, but who asks in another order is not waited for.
-            if self.next_wanted.is_multiple_of(4) {
-                break;
-            }
         }
         self.last = *self.numbers.get(key)? as usize;
         Some(self.last)
@@ -337,8 +350,14 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
         if let Some(number) = inner.find(key).filter(|number| !matches!(inner.held[*number].value, Value::Awaited)) {
             return number;
         }
+        drop(inner);
+        fetch_wanted();
+        let mut inner = self.inner.borrow_mut();
         let number = inner.number(key).0 as usize;
         inner.last = number;
+        if !matches!(inner.held[number].value, Value::Awaited) {
+            return number;
+        }
         drop(inner);
         let mut keys = Vec::new();
         add_key(&self.prefix, key, &mut keys);
@@ -395,8 +414,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
 impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
     fn want(&self, key: &[u8], keys: &mut Vec<u8>) -> bool {
         let mut inner = self.inner.borrow_mut();
-        let (number, is_new) = inner.number(key);
-        inner.wanted.push(number);
+        let is_new = inner.number(key).1;
         if is_new {
             add_key(&self.prefix, key, keys);
         }
@@ -433,19 +451,17 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
             let held = &mut inner.held[number];
             let Some(input) = held.changed_by.take() else { continue };
             key.truncate(self.prefix.len());
-            key.extend_from_slice(&inner.keys[number]);
+            append(&mut key, &inner.keys[number]);
             json.clear();
             let value = match &held.value {
                 // A value that cannot be written is no JSON: maps whose keys are no text. It was a mistake from the beginning.
-                Value::There(value) => serde_json::to_writer(&mut json, value).map(|()| Some(&json[..])),
+                Value::There(value) => write_json(&mut json, value).map(|()| Some(&json[..])),
                 Value::Raw(raw) => Ok(Some(&raw[..])),
                 Value::None | Value::Awaited => Ok(None),
             };
-            let value = value.expect("a value of the state can be written as JSON");
+            let value = value.unwrap_or_else(|failure| panic!("a value of the state is no JSON: {}", failure.reason()));
             writer.state((Source::Input, input), &key, value, held.expires);
         }
-        (inner.next_wanted, inner.last) = (0, 0);
-        inner.wanted.clear();
         if inner.held.len() > MOST_HELD {
             *inner = Inner::default();
         }

@@ -48,6 +48,19 @@ pub(crate) const fn padded(len: usize) -> usize {
     len.next_multiple_of(crate::ALIGN)
 }
 
+/// Appends bytes, of which there mostly are few. In a guest, copying a number that varies is a call out of it, which costs more than copying a
+/// short key does; copies of four bytes are single instructions.
+#[inline]
+pub fn append(out: &mut alloc::vec::Vec<u8>, bytes: &[u8]) {
+    if cfg!(target_family = "wasm") && bytes.len() <= 32 {
+        let (words, rest) = bytes.as_chunks::<4>();
+        words.iter().for_each(|word| out.extend_from_slice(word));
+        rest.iter().for_each(|byte| out.push(*byte));
+    } else {
+        out.extend_from_slice(bytes);
+    }
+}
+
 /// Appends zeros until `out` is a multiple of eight bytes long.
 #[inline]
 pub(crate) fn pad(out: &mut alloc::vec::Vec<u8>) {

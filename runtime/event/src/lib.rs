@@ -26,7 +26,7 @@ mod view;
 mod tests;
 
 pub use batch::Batch;
-pub use bytes::Malformed;
+pub use bytes::{Malformed, append};
 pub use event::{Event, Headers, Origin, Source};
 pub use new_event::{NewEvent, TooLarge};
 pub use outcome::{Failure, Failures, Outcome, Output, Outputs, StateWrite, StateWrites};

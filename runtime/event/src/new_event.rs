@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::bytes::{pad, padded};
+use crate::bytes::{append, pad, padded};
 use crate::event::{FIXED, FLAG_KEY, FLAG_ORIGIN, ORIGIN, Origin};
 
 /// The parts of an event that is to be written.
@@ -84,7 +84,7 @@ impl NewEvent<'_> {
             out.extend_from_slice(&length(name.len())?);
             out.extend_from_slice(&length(value.len())?);
         }
-        out.extend_from_slice(key);
+        append(out, key);
         let value_start = out.len();
         value(out)?;
         let value_len = length(out.len() - value_start)?;

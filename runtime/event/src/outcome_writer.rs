@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::bytes::pad;
+use crate::bytes::{append, pad};
 use crate::event::{Origin, Source};
 use crate::new_event::{NewEvent, TooLarge};
 
@@ -157,9 +157,10 @@ impl OutcomeWriter {
         fixed[16..20].copy_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
         fixed[24..32].copy_from_slice(&expires.unwrap_or(0).to_le_bytes());
         out.extend_from_slice(&fixed);
-        out.extend_from_slice(key);
-        out.extend_from_slice(bytes);
-        out.resize(start + size as usize, 0);
+        append(out, key);
+        append(out, bytes);
+        pad(out);
+        debug_assert_eq!(out.len() - start, size as usize);
         self.state_count += 1;
     }
 
