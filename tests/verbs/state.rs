@@ -246,3 +246,74 @@ fn state_is_granted_or_the_pipeline_is_refused_and_it_has_a_limit() {
     workspace.write("pipelines/totals.toml", granted.replace("totals\"\ncapabilities = [\"state\"]", "pass-through\""));
     assert!(workspace.sluice(&["run", "--until-idle"]).fails(2).contains("keeps state"));
 }
+
+#[test]
+fn a_checkpoint_is_come_back_to_from_anywhere_and_others_stay() {
+    let workspace = workspace("exactly-once");
+    let settled = |lines: &[String]| {
+        pay(&workspace, lines);
+        workspace.until("all is read", || workspace.pipeline("totals")["lag"] == 0);
+    };
+    let mut node = workspace.start(&[]).unwrap();
+    settled(&payments(0, 500));
+    let first = kept(&workspace);
+    let made = workspace.json(&["checkpoint", "create", "first"]);
+    assert_eq!(made["pipelines"][0]["pipeline"], "totals");
+    settled(&payments(500, 900));
+    let second = kept(&workspace);
+    workspace.sluice(&["checkpoint", "create", "second", "--pipeline", "totals"]).ok();
+    settled(&payments(900, 1000));
+    let last = kept(&workspace);
+    // It is made while events come, and is of one commit.
+    workspace.write("payments", payments(1000, 4000).join("\n") + "\n");
+    let mut producer = workspace.command(&["produce", "paid", "payments", "--key", "k"]).spawn().unwrap();
+    workspace.sluice(&["checkpoint", "create", "third"]).ok();
+    producer.wait().unwrap();
+    workspace.until("all is read", || workspace.pipeline("totals")["lag"] == 0);
+    workspace.sluice(&["pipeline", "pause", "totals"]).ok();
+
+    let back = |name: &str| {
+        workspace.sluice(&["checkpoint", "restore", name, "--yes"]).ok();
+        workspace.until("the lanes have moved", || {
+            let status = workspace.pipeline("totals");
+            status["partitions"].as_array().unwrap().iter().all(|partition| partition["paused"] == true)
+        });
+    };
+    for _ in 0..2 {
+        back("second");
+        workspace.until("it is as it was", || kept(&workspace) == second);
+        back("first");
+        workspace.until("it is as it was", || kept(&workspace) == first);
+    }
+    kill(&mut node);
+    // Also where no node runs, and what was never flushed; and it goes on from there.
+    workspace.sluice(&["checkpoint", "restore", "third", "--yes"]).ok();
+    let third = kept(&workspace);
+    let cursors: u64 = workspace.pipeline("totals")["partitions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|partition| partition["cursor"].as_u64().unwrap())
+        .sum();
+    assert!(third.values().map(|total| total.0).sum::<u64>() <= cursors);
+    assert!(last.iter().all(|(key, total)| third[key].0 >= total.0));
+    workspace.sluice(&["rewind", "totals", "--to", "checkpoint:second", "--yes"]).ok();
+    assert_eq!(kept(&workspace), second);
+    workspace.sluice(&["pipeline", "resume", "totals"]).ok();
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(kept(&workspace), plain(&payments(0, 4000)));
+
+    workspace.sluice(&["checkpoint", "delete", "first"]).ok();
+    assert!(workspace.sluice(&["checkpoint", "list"]).ok().contains("second"));
+    assert!(
+        workspace.sluice(&["rewind", "totals", "--to", "checkpoint:first"]).fails(2).contains("unknown checkpoint")
+    );
+    assert!(workspace.sluice(&["checkpoint", "create", "second"]).fails(2).contains("already"));
+    assert!(workspace.sluice(&["checkpoint", "create", "../x"]).fails(2).contains("not a name"));
+    assert!(workspace.sluice(&["checkpoint", "create", "x", "--pipeline", "y"]).fails(2).contains("unknown pipeline"));
+    // Another pipeline of the same name is another one.
+    workspace.sluice(&["pipeline", "delete", "totals"]).ok();
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let refused = workspace.sluice(&["rewind", "totals", "--to", "checkpoint:second", "--yes"]).fails(2);
+    assert!(refused.contains("another one"), "{refused}");
+}

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use sluice_event::Batch;
 use sluice_log::{Audit, ReadBatch};
 use sluice_node::Status;
+use sluice_node::checkpoint::Checkpoint;
 use sluice_node::dead::{DeadLetters, Found, LetterId, Selection, Treated, Treatment};
 use sluice_node::operate::{Rewind, Target};
 use sluice_node::state::{self, StateChoice};
@@ -19,7 +20,9 @@ use tokio::runtime::Runtime;
 
 use crate::problem::Problem;
 use crate::socket;
-use crate::wire::{DeadRequest, Located, NewTopic, NextSequence, Produced, RewindRequest, Want, decode_read};
+use crate::wire::{
+    CheckpointRequest, DeadRequest, Located, NewTopic, NextSequence, Produced, RewindRequest, Want, decode_read,
+};
 
 /// A connection to a running node. Calls block.
 pub struct Client {
@@ -125,6 +128,31 @@ impl Client {
     pub fn want(&mut self, pipeline: &str, want: Want) -> Result<(), Problem> {
         let body = serde_json::to_vec(&want).map_err(Problem::connection)?;
         self.json("PUT", &format!("/pipelines/{}/desired", escaped(pipeline)), body)
+    }
+
+    /// All checkpoints, the oldest first.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn checkpoints(&mut self) -> Result<Vec<Checkpoint>, Problem> {
+        self.json("GET", "/checkpoints", Body::empty())
+    }
+
+    /// Makes a checkpoint of a pipeline, or of all.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn make_checkpoint(&mut self, name: &str, pipeline: Option<&str>) -> Result<Checkpoint, Problem> {
+        let request = CheckpointRequest { name: name.to_owned(), pipeline: pipeline.map(str::to_owned) };
+        self.json("POST", "/checkpoints", serde_json::to_vec(&request).map_err(Problem::connection)?)
+    }
+
+    /// Deletes a checkpoint.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn delete_checkpoint(&mut self, name: &str) -> Result<(), Problem> {
+        self.json("DELETE", &format!("/checkpoints/{}", escaped(name)), Body::empty())
     }
 
     /// Looks into what a pipeline keeps.

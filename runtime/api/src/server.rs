@@ -11,6 +11,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use sluice_event::Region;
 use sluice_log::Audit;
+use sluice_node::checkpoint::{self, Checkpoint};
 use sluice_node::dead::{self, DeadLetters, Found, Treated, Treatment};
 use sluice_node::operate::{Rewind, Target};
 use sluice_node::state;
@@ -20,8 +21,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::problem::Problem;
 use crate::wire::{
-    DeadRequest, LocateQuery, Located, MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence, ProduceQuery, Produced,
-    ReadQuery, RewindRequest, Want, encode_read,
+    CheckpointRequest, DeadRequest, LocateQuery, Located, MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence,
+    ProduceQuery, Produced, ReadQuery, RewindRequest, Want, encode_read,
 };
 
 #[derive(Clone)]
@@ -59,6 +60,8 @@ pub async fn serve(
         .route("/pipelines/{pipeline}/dead/{id}", get(dead_find))
         .route("/pipelines/{pipeline}/dead/redrive", post(dead_redrive))
         .route("/pipelines/{pipeline}/dead/discard", post(dead_discard))
+        .route("/checkpoints", get(checkpoints).post(make_checkpoint))
+        .route("/checkpoints/{name}", delete(delete_checkpoint))
         .route("/audit", get(audit))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Api { node, appended });
@@ -194,6 +197,22 @@ async fn rewind(
     let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let target: Target = request.to.parse().map_err(|what: String| Problem::bad_request(what))?;
     blocking(move || Ok(api.node.rewind(&pipeline, &target, request.state, request.really)?)).await.map(Json)
+}
+
+async fn checkpoints(State(api): State<Api>) -> Answer<Vec<Checkpoint>> {
+    blocking(move || Ok(checkpoint::list(api.node.log().root())?)).await.map(Json)
+}
+
+async fn make_checkpoint(
+    State(api): State<Api>,
+    request: Result<Json<CheckpointRequest>, JsonRejection>,
+) -> Answer<Checkpoint> {
+    let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    blocking(move || Ok(api.node.checkpoint(&request.name, request.pipeline.as_deref())?)).await.map(Json)
+}
+
+async fn delete_checkpoint(State(api): State<Api>, Path(name): Path<String>) -> Answer<()> {
+    blocking(move || Ok(checkpoint::delete(api.node.log().root(), &name)?)).await.map(Json)
 }
 
 async fn look(

@@ -109,6 +109,15 @@ pub(crate) struct RewindRequest {
     pub(crate) really: bool,
 }
 
+/// A checkpoint to make.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CheckpointRequest {
+    pub(crate) name: String,
+    /// Of this pipeline only.
+    pub(crate) pipeline: Option<String>,
+}
+
 /// What to do about dead letters.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

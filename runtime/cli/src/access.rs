@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use sluice_api::{Client, NewTopic, Problem, Produced, Want};
 use sluice_event::Batch;
 use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
+use sluice_node::checkpoint::{self, Checkpoint};
 use sluice_node::dead::{self, DeadLetters, Found, LetterId, Selection, Treated, Treatment};
 use sluice_node::operate::{self, Rewind, Target};
 use sluice_node::state::{self, StateChoice};
@@ -138,6 +139,27 @@ impl Access {
                 id.into_iter().for_each(|id| state::forget_in(log.root(), id));
                 Ok(())
             }
+        }
+    }
+
+    pub(crate) fn checkpoints(&mut self) -> Result<Vec<Checkpoint>, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.checkpoints()?),
+            Self::Directory(log) => Ok(checkpoint::list(log.root())?),
+        }
+    }
+
+    pub(crate) fn make_checkpoint(&mut self, name: &str, pipeline: Option<&str>) -> Result<Checkpoint, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.make_checkpoint(name, pipeline)?),
+            Self::Directory(log) => Ok(checkpoint::create_in(log, name, pipeline)?),
+        }
+    }
+
+    pub(crate) fn delete_checkpoint(&mut self, name: &str) -> Result<(), Failure> {
+        match self {
+            Self::Node(client) => Ok(client.delete_checkpoint(name)?),
+            Self::Directory(log) => Ok(checkpoint::delete(log.root(), name)?),
         }
     }
 

@@ -54,6 +54,9 @@ pub(crate) enum Verb {
     /// Dead letters: list them by cause, look at one, send them through again, give them up
     #[command(subcommand)]
     Dead(Dead),
+    /// Keep where pipelines stand, with their state, to come back to
+    #[command(subcommand)]
+    Checkpoint(Checkpoint),
     /// Look into what pipelines keep
     #[command(subcommand)]
     State(State),
@@ -175,6 +178,37 @@ pub(crate) enum Dead {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Checkpoint {
+    /// Make a checkpoint, as everything is at one commit; pipelines run on
+    Create {
+        /// Letters, digits, `-`, `_` and `.`
+        name: String,
+        /// Of this pipeline only [default: all]
+        #[arg(long)]
+        pipeline: Option<String>,
+    },
+    /// List checkpoints
+    List,
+    /// Go back to a checkpoint: as `rewind PIPELINE --to checkpoint:NAME`, for each pipeline that it is of; shows what it would do, and with
+    /// --yes does it
+    Restore {
+        /// The checkpoint
+        name: String,
+        /// This pipeline only [default: all that it is of]
+        #[arg(long)]
+        pipeline: Option<String>,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Delete a checkpoint
+    Delete {
+        /// The checkpoint
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum State {
     /// Show the value of one key
     Get {
@@ -244,8 +278,8 @@ fn parse_choice(text: &str) -> Result<StateChoice, String> {
 pub(crate) struct Rewind {
     /// The pipeline
     pub(crate) pipeline: String,
-    /// earliest, latest, an RFC 3339 time (when events were appended), event-time:TIME, OFFSET, PARTITION:OFFSET or
-    /// TOPIC/PARTITION:OFFSET
+    /// earliest, latest, an RFC 3339 time (when events were appended), event-time:TIME, OFFSET, PARTITION:OFFSET,
+    /// TOPIC/PARTITION:OFFSET or checkpoint:NAME
     #[arg(long, value_name = "WHERE", conflicts_with = "undo")]
     pub(crate) to: Option<Target>,
     /// Back to where the cursors were before the last rewind

@@ -28,6 +28,7 @@ fn main() -> std::process::ExitCode {
         Verb::Pipeline(verb) => verbs::pipeline::pipeline(&args.global, verb),
         Verb::Rewind(verb) => verbs::rewind::rewind(&args.global, verb),
         Verb::Dead(verb) => verbs::dead::dead(&args.global, verb),
+        Verb::Checkpoint(verb) => verbs::checkpoint::checkpoint(&args.global, verb),
         Verb::State(verb) => verbs::state::state(&args.global, verb),
         Verb::Audit(verb) => verbs::audit::audit(&args.global, verb),
         Verb::Fsck(verb) => verbs::fsck::fsck(&args.global, verb),

@@ -3,6 +3,7 @@
 //! [`Node`] is a running node. [`definitions`] reads pipeline files, [`topics`] is what producers and readers do, with a
 //! node or without. Guest calls run on the scheduler's own threads, never on those of an async runtime.
 
+pub mod checkpoint;
 pub mod dead;
 pub mod definitions;
 pub mod fixture;

@@ -9,8 +9,9 @@ use sluice_config::{Diagnostic, Pipeline};
 use sluice_engine::{HaltKind, StageConfig, Witness};
 use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Compiler, Host};
-use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, TopicPartition};
+use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, PipelineInfo, TopicPartition};
 
+use crate::checkpoint::{self, Checkpoint};
 use crate::dead::{self, Selection, Treated, Treatment};
 use crate::definitions::{self, Trial};
 use crate::lanes::{self, Existing, Needed, Running};
@@ -301,6 +302,16 @@ impl Node {
             self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.moved(lane));
         }
         Ok(rewind)
+    }
+
+    /// Makes a checkpoint of a pipeline, or of all, as they are at one commit.
+    ///
+    /// # Errors
+    /// When there is no such pipeline, one of this name already, or it cannot be written.
+    pub fn checkpoint(&self, name: &str, pipeline: Option<&str>) -> Result<Checkpoint, Error> {
+        let _operating = self.operating();
+        let shared = |pipeline: &PipelineInfo, partition| self.states.shared(&self.log, pipeline, partition);
+        checkpoint::create(&self.log, &*self.clock, shared, name, pipeline)
     }
 
     /// Looks into a pipeline's state.

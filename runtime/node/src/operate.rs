@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
 use sluice_log::{Commit, Error, Log, Order, PipelineInfo};
 
-use crate::state::{Past, StateChoice};
+use crate::checkpoint;
+use crate::state::{self, Past, StateChoice};
 use crate::topics::Place;
 
 /// Where a pipeline's cursors are to go.
@@ -23,6 +24,8 @@ pub enum Target {
     },
     /// Back to where they were before they were last set anew.
     Undo,
+    /// To where a checkpoint has them, with the state there.
+    Checkpoint(String),
 }
 
 impl FromStr for Target {
@@ -32,8 +35,8 @@ impl FromStr for Target {
         if text == "undo" {
             return Ok(Self::Undo);
         }
-        if text.starts_with("checkpoint:") {
-            return Err("checkpoints are not available yet in this version: use a time or an offset".to_owned());
+        if let Some(name) = text.strip_prefix("checkpoint:") {
+            return Ok(Self::Checkpoint(name.to_owned()));
         }
         if let Ok(place) = text.parse() {
             return Ok(Self::To { topic: None, partition: None, place });
@@ -53,7 +56,7 @@ impl FromStr for Target {
         };
         parts().ok_or_else(|| {
             format!(
-                "not a place to rewind to: {text:?}; use earliest, latest, an RFC 3339 time, event-time:TIME, OFFSET, PARTITION:OFFSET or TOPIC/PARTITION:OFFSET"
+                "not a place to rewind to: {text:?}; use earliest, latest, an RFC 3339 time, event-time:TIME, OFFSET, PARTITION:OFFSET, TOPIC/PARTITION:OFFSET or checkpoint:NAME"
             )
         })
     }
@@ -63,6 +66,7 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Undo => f.write_str("undo"),
+            Self::Checkpoint(name) => write!(f, "checkpoint:{name}"),
             Self::To { topic, partition, place } => {
                 if let Some(topic) = topic {
                     write!(f, "{topic}/")?;
@@ -116,7 +120,7 @@ pub struct Rewind {
 /// When there is no such pipeline or place, or storage refuses.
 pub fn rewind(log: &Log, pipeline: &str, target: &Target, choice: StateChoice, really: bool) -> Result<Rewind, Error> {
     let info = log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
-    let past = Past::of(log, log.root().join("state"), |_, _| None, &info);
+    let past = Past::of(log, |pipeline, partition| state::bring_up(log, pipeline, partition), &info);
     rewind_with(log, &info, past.as_ref(), target, choice, really)
 }
 
@@ -135,7 +139,13 @@ pub(crate) fn rewind_with(
     if *target == Target::Undo && info.before.is_empty() {
         return Err(Error::Invalid(format!("pipeline {pipeline} was never rewound: there is nothing to undo")));
     }
+    let checkpoint = match target {
+        Target::Checkpoint(name) => Some(checkpoint::find(log.root(), name)?),
+        _ => None,
+    };
+    let stood = checkpoint.as_ref().map(|checkpoint| checkpoint.of(info)).transpose()?;
     for (tp, cursor) in &info.cursors {
+        let part = stood.and_then(|stood| stood.part(*tp));
         let Some(topic) = topics.iter().find(|topic| topic.id == tp.topic) else { continue };
         let found = log.partition(topic, tp.partition)?;
         let (low, high) = (found.low_mark(), found.high_watermark());
@@ -147,6 +157,10 @@ pub(crate) fn rewind_with(
                 }
                 // What retention let go of meanwhile does not come back.
                 Some((_, before)) => (*before).clamp(low, high),
+                None => continue,
+            },
+            Target::Checkpoint(_) => match part {
+                Some(part) => part.cursor,
                 None => continue,
             },
             Target::To { topic: only, partition, place } => {
@@ -166,6 +180,14 @@ pub(crate) fn rewind_with(
         let back = match (past, target) {
             (None, _) => None,
             (Some(past), Target::Undo) => past.undo(*tp, (cursor.next, place))?,
+            (Some(past), Target::Checkpoint(_)) if choice == StateChoice::Restore => {
+                let kept = part.and_then(|part| part.state.as_ref());
+                let Some(kept) = kept else {
+                    let what = "the checkpoint has no state of the pipeline, which had none then";
+                    return Err(Error::Invalid(format!("{what}: --state reset begins with an empty one")));
+                };
+                past.restore(*tp, (cursor.next, place), &kept.line)?
+            }
             (Some(past), _) => past.back(*tp, (cursor.next, place), choice)?,
         };
         let starts = back.as_ref().map_or(place, |back| back.cursor);

@@ -17,6 +17,8 @@ use sluice_state::{
     full_key, prefix_of, stage_and_key,
 };
 
+use crate::checkpoint;
+
 /// Memory that a changelog which is applied may come to before it goes to the store.
 const FLUSH_BYTES: usize = 16 << 20;
 /// Bytes of a changelog read at once.
@@ -57,7 +59,15 @@ impl States {
 
     /// Where rewinds of a pipeline find its state.
     pub(crate) fn past<'a>(&'a self, log: &'a Log, pipeline: &'a PipelineInfo) -> Option<Past<'a>> {
-        Past::of(log, self.folder.clone(), |pipeline, partition| self.running(pipeline, partition), pipeline)
+        Past::of(log, |pipeline, partition| self.shared(log, pipeline, partition), pipeline)
+    }
+
+    /// The state of a partition: its lane's or, where none runs, brought up for the moment.
+    pub(crate) fn shared(&self, log: &Log, pipeline: &PipelineInfo, partition: u32) -> Result<SharedState, Error> {
+        match self.running(pipeline.id, partition) {
+            Some(shared) => Ok(shared),
+            None => bring_up(log, pipeline, partition),
+        }
     }
 
     /// Looks into a pipeline's state.
@@ -86,9 +96,51 @@ fn forget(folder: &Path, pipeline: u32) {
     }
 }
 
+/// Brings up the state of a partition in a data directory on which no lane has it.
+pub(crate) fn bring_up(log: &Log, pipeline: &PipelineInfo, partition: u32) -> Result<SharedState, Error> {
+    let folder = log.root().join("state");
+    let place = Place::of(&folder, &StoreCache::default(), (pipeline.id, &pipeline.name), partition);
+    Ok(SharedState::new(place.open(log)?))
+}
+
+/// Where a checkpoint keeps the snapshot of a partition's store.
+pub(crate) fn snapshot_folder(data: &Path, pipeline: u32, partition: u32, name: &str) -> PathBuf {
+    data.join("state").join(pipeline.to_string()).join(partition.to_string()).join(format!("at-{name}"))
+}
+
+/// Makes a snapshot of a state's store, with all that is committed by now: what made it, its size and keys.
+pub(crate) fn snapshot(shared: &SharedState, to: &Path) -> Result<(Line, u64, u64), Error> {
+    let (flush, store) = {
+        let mut state = shared.lock_unflushing();
+        (state.start_flush(), state.store())
+    };
+    if let Some(flush) = flush {
+        let result = flush.run();
+        shared.lock().flushed(&flush, result.clone());
+        shared.moved();
+        result.map_err(|error| refused(&error))?;
+    }
+    store.snapshot(to).map_err(|error| refused(&error))?;
+    // The lane may have written more meanwhile: what the snapshot has, it says itself.
+    let made = LsmStore::open(to, &StoreCache::default()).and_then(|store| PartitionState::open(Arc::new(store)));
+    let applied = made.map_err(|error| refused(&error))?.applied().clone();
+    Ok((applied.line(), files_size(to), applied.usage.values().map(|usage| usage.keys).sum()))
+}
+
+fn files_size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => files_size(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}
+
 /// Where the state of a partition is kept.
 struct Place {
     live: PathBuf,
+    id: u32,
     cache: StoreCache,
     pipeline: String,
     partition: u32,
@@ -97,7 +149,7 @@ struct Place {
 impl Place {
     fn of(folder: &Path, cache: &StoreCache, (id, name): (u32, &str), partition: u32) -> Self {
         let live = folder.join(id.to_string()).join(partition.to_string()).join("live");
-        Self { live, cache: cache.clone(), pipeline: name.to_owned(), partition }
+        Self { live, id, cache: cache.clone(), pipeline: name.to_owned(), partition }
     }
 
     /// Opens the store and applies what the changelog has beyond it.
@@ -117,8 +169,15 @@ impl Place {
                 Some(missing) => missing,
                 None => {
                     drop(state);
-                    state = self.made_anew("the pipeline was rewound")?;
-                    turn.line.clone()
+                    state = self.made_from_snapshot(log.root(), &turn.line)?;
+                    match state.applied().missing(&turn.line) {
+                        Some(missing) => missing,
+                        None => {
+                            drop(state);
+                            state = self.made_anew("a snapshot is not what its checkpoint says")?;
+                            turn.line.clone()
+                        }
+                    }
                 }
             };
             for (from, to) in missing {
@@ -132,19 +191,53 @@ impl Place {
         Ok(state)
     }
 
+    /// A state that is on its way to a line: that of the snapshot which is nearest, or nothing.
+    fn made_from_snapshot(&self, data: &Path, line: &Line) -> Result<PartitionState, Error> {
+        let covers = |snapshot: &Line| snapshot.iter().map(|(from, to)| to - from).sum::<u64>();
+        let mut nearest: Option<(u64, PathBuf)> = None;
+        for checkpoint in checkpoint::list(data)? {
+            let stood = checkpoint.pipelines.iter().filter(|stood| stood.id == self.id);
+            let parts = stood.flat_map(|stood| &stood.partitions).filter(|part| part.partition == self.partition);
+            for kept in parts.filter_map(|part| part.state.as_ref()) {
+                let folder = snapshot_folder(data, self.id, self.partition, &checkpoint.name);
+                let (fits, covered) = (is_on_the_way(&kept.snapshot, line), covers(&kept.snapshot));
+                if fits && folder.exists() && nearest.as_ref().is_none_or(|(most, _)| covered > *most) {
+                    nearest = Some((covered, folder));
+                }
+            }
+        }
+        let Some((_, folder)) = nearest else { return self.made_anew("the pipeline was rewound") };
+        tracing::info!(store = %self.live.display(), snapshot = %folder.display(), "a state is made from a snapshot");
+        self.remove()?;
+        LsmStore::copy(&folder, &self.live).map_err(|error| refused(&error))?;
+        self.open_store().map_err(|error| refused(&error))
+    }
+
+    fn remove(&self) -> Result<(), Error> {
+        match std::fs::remove_dir_all(&self.live) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::Invalid(format!("cannot remove {}: {error}", self.live.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn open_store(&self) -> Result<PartitionState, sluice_state::Error> {
         PartitionState::open(Arc::new(LsmStore::open(&self.live, &self.cache)?))
     }
 
     fn made_anew(&self, reason: &str) -> Result<PartitionState, Error> {
         tracing::info!(store = %self.live.display(), reason, "a state is made anew from its changelog");
-        match std::fs::remove_dir_all(&self.live) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::Invalid(format!("cannot remove {}: {error}", self.live.display())));
-            }
-            _ => self.open_store().map_err(|error| refused(&error)),
-        }
+        self.remove()?;
+        self.open_store().map_err(|error| refused(&error))
     }
+}
+
+/// Whether a state that these stretches made becomes one that those of `line` make when the rest is applied.
+fn is_on_the_way(mine: &Line, line: &Line) -> bool {
+    let Some((last, closed)) = mine.split_last() else { return true };
+    let Some((same, rest)) = line.split_at_checked(closed.len()) else { return false };
+    same == closed && rest.first().is_some_and(|next| next.0 == last.0 && next.1 >= last.1)
 }
 
 /// A partition of a changelog, to be read.
@@ -254,23 +347,49 @@ pub(crate) struct Past<'a> {
 }
 
 impl<'a> Past<'a> {
-    /// Of a pipeline that keeps state; `None` for others. `running` knows the states that lanes have.
+    /// Of a pipeline that keeps state; `None` for others. `shared` brings up states.
     pub(crate) fn of(
         log: &'a Log,
-        folder: PathBuf,
-        running: impl Fn(u32, u32) -> Option<SharedState> + 'a,
+        shared: impl Fn(&PipelineInfo, u32) -> Result<SharedState, Error> + 'a,
         pipeline: &'a PipelineInfo,
     ) -> Option<Self> {
         let changelog = log.topic(&changelog_topic(&pipeline.name)).ok()?;
-        let cache = StoreCache::default();
-        let applied = move |partition| match running(pipeline.id, partition) {
-            Some(shared) => Ok(shared.lock().applied().clone()),
-            None => {
-                let place = Place::of(&folder, &cache, (pipeline.id, &pipeline.name), partition);
-                Ok(place.open(log)?.applied().clone())
-            }
-        };
+        let applied = move |partition| Ok(shared(pipeline, partition)?.lock().applied().clone());
         Some(Self { log, pipeline, changelog, applied: Box::new(applied) })
+    }
+
+    fn changelog(&self, partition: u32) -> Result<Changelog<'a>, Error> {
+        Ok(Changelog { log: self.log, partition: self.log.partition(&self.changelog, partition)? })
+    }
+
+    /// What made the state when the cursor stood at `cursor`, at the end of a commit.
+    pub(crate) fn line_at(&self, partition: u32, cursor: u64) -> Result<Line, Error> {
+        let changelog = self.changelog(partition)?;
+        // The lane may not have taken in yet what is committed.
+        let mut line = (self.applied)(partition)?.open_line();
+        if let Some((start, end)) = line.last_mut() {
+            *end = changelog.partition.high_watermark().max(*start);
+        }
+        line.retain(|(from, to)| from < to);
+        Ok(line_up_to(&changelog, &line, cursor)?.0)
+    }
+
+    /// How a partition goes to where a checkpoint has it.
+    pub(crate) fn restore(
+        &self,
+        tp: TopicPartition,
+        (cursor, to): (u64, u64),
+        line: &Line,
+    ) -> Result<Option<Back>, Error> {
+        let applied = (self.applied)(tp.partition)?;
+        let turn = Turn {
+            head: self.head(tp, cursor, to),
+            line: line.clone(),
+            quiet_until: None,
+            before: applied.open_line(),
+            quiet_before: applied.quiet_until,
+        };
+        Ok(Some(Back { cursor: to, append: self.append(tp.partition, &turn)? }))
     }
 
     /// How a partition goes back to where its cursor is at `to` or, where that is within a commit, to the last commit before: the events
@@ -281,7 +400,7 @@ impl<'a> Past<'a> {
         (cursor, to): (u64, u64),
         choice: StateChoice,
     ) -> Result<Option<Back>, Error> {
-        let changelog = Changelog { log: self.log, partition: self.log.partition(&self.changelog, tp.partition)? };
+        let changelog = self.changelog(tp.partition)?;
         let applied = (self.applied)(tp.partition)?;
         let (line, boundary) = match choice {
             StateChoice::Reset => (Line::new(), to),
@@ -383,6 +502,7 @@ impl Writer {
                     tracing::error!(%error, "a state cannot be kept");
                 }
                 state.lock().flushed(&flush, result);
+                state.moved();
                 done();
             }
         })?;

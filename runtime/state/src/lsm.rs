@@ -55,6 +55,14 @@ impl LsmStore {
         Ok(Self { path: path.to_owned(), tree, writing })
     }
 
+    /// Makes a store of its own of a snapshot, in a folder that is not there.
+    ///
+    /// # Errors
+    /// When that cannot be made.
+    pub fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+        link_files_whole(from, to).map_err(|error| failed(to, &error))
+    }
+
     fn failed(&self, error: &dyn std::fmt::Display) -> Error {
         failed(&self.path, error)
     }
@@ -99,17 +107,19 @@ impl Store for LsmStore {
 
     fn snapshot(&self, to: &Path) -> Result<(), Error> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        // Built under another name, so that one that is there is whole.
-        let partial = to.with_extension("partial");
-        let made = link_files(&self.path, &partial);
-        #[expect(clippy::disallowed_methods, reason = "a store's folder, no part of the log")]
-        let made =
-            made.and_then(|()| std::fs::rename(&partial, to)).and_then(|()| sync_folder(to.parent().unwrap_or(to)));
-        made.map_err(|error| {
-            let _ = std::fs::remove_dir_all(&partial);
-            failed(to, &error)
-        })
+        link_files_whole(&self.path, to).map_err(|error| failed(to, &error))
     }
+}
+
+/// The same as [`link_files`], under another name first: a folder that is there is whole.
+#[expect(clippy::disallowed_methods, reason = "a store's folder, no part of the log")]
+fn link_files_whole(from: &Path, to: &Path) -> std::io::Result<()> {
+    let partial = to.with_added_extension("partial");
+    let made = link_files(from, &partial)
+        .and_then(|()| if to.exists() { std::fs::remove_dir_all(to) } else { Ok(()) })
+        .and_then(|()| std::fs::rename(&partial, to))
+        .and_then(|()| sync_folder(to.parent().unwrap_or(to)));
+    made.inspect_err(|_| drop(std::fs::remove_dir_all(&partial)))
 }
 
 /// Links every file of a folder, and of those in it, into a new one.

@@ -177,6 +177,11 @@ impl PartitionState {
         self.applied = Applied::default();
     }
 
+    /// Its store.
+    pub fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
     /// Up to where it has come.
     pub fn applied(&self) -> &Applied {
         &self.applied

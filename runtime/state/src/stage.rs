@@ -23,6 +23,12 @@ impl SharedState {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The state while nothing of it is being written to its store.
+    pub fn lock_unflushing(&self) -> MutexGuard<'_, PartitionState> {
+        let flushing = |state: &mut PartitionState| state.is_flushing() && state.failure().is_none();
+        self.0.1.wait_while(self.lock(), flushing).unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Lets go of the store; the state must be replaced before it is used again.
     pub fn close(&self) {
         self.lock().close();

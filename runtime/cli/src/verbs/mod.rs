@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod check;
+pub(crate) mod checkpoint;
 pub(crate) mod consume;
 pub(crate) mod dead;
 pub(crate) mod doctor;

@@ -24,7 +24,7 @@ pub(crate) fn rewind(global: &Global, verb: &args::Rewind) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(rewind: &Rewind) -> String {
+pub(crate) fn describe(rewind: &Rewind) -> String {
     let rows: Vec<_> = rewind
         .moves
         .iter()

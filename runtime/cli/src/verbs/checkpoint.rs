@@ -1,0 +1,74 @@
+//! `sluice checkpoint`
+
+use std::process::ExitCode;
+
+use sluice_node::checkpoint::{Checkpoint, Kept};
+use sluice_node::operate::Target;
+use sluice_node::state::StateChoice;
+
+use crate::access::Access;
+use crate::args::{self, Global};
+use crate::exit::Failure;
+use crate::show;
+use crate::verbs::rewind::describe;
+
+pub(crate) fn checkpoint(global: &Global, verb: &args::Checkpoint) -> Result<ExitCode, Failure> {
+    let mut access = Access::open_existing(global)?;
+    match verb {
+        args::Checkpoint::Create { name, pipeline } => {
+            let made = access.make_checkpoint(name, pipeline.as_deref())?;
+            show::answer(global, &made, || {
+                format!("checkpoint {name} made at commit {}: {}\n", made.seq, names(&made))
+            })?;
+        }
+        args::Checkpoint::List => {
+            let found = access.checkpoints()?;
+            show::answer(global, &found, || {
+                let row = |checkpoint: &Checkpoint| {
+                    let kept = || kept(checkpoint);
+                    let (keys, bytes) =
+                        (kept().map(|kept| kept.keys).sum::<u64>(), kept().map(|kept| kept.bytes).sum());
+                    let (name, time) = (checkpoint.name.clone(), show::time(checkpoint.time));
+                    vec![name, time, checkpoint.seq.to_string(), names(checkpoint), keys.to_string(), show::size(bytes)]
+                };
+                let rows: Vec<_> = found.iter().map(row).collect();
+                show::table(&["CHECKPOINT", "TIME", "COMMIT", "PIPELINES", "KEYS", "STATE"], &rows)
+            })?;
+        }
+        args::Checkpoint::Restore { name, pipeline, yes } => {
+            let found = access.checkpoints()?.into_iter().find(|checkpoint| checkpoint.name == *name);
+            let pipelines: Vec<String> = match (pipeline, found) {
+                (Some(only), _) => vec![only.clone()],
+                (None, Some(checkpoint)) => checkpoint.pipelines.into_iter().map(|stood| stood.pipeline).collect(),
+                (None, None) => {
+                    let failure = Failure::usage(format!("unknown checkpoint: {name}"));
+                    return Err(failure.help("`sluice checkpoint list` shows those there are"));
+                }
+            };
+            let target = Target::Checkpoint(name.clone());
+            // All of them can be done before one is.
+            if *yes {
+                for pipeline in &pipelines {
+                    access.rewind(pipeline, &target, StateChoice::Restore, false)?;
+                }
+            }
+            for pipeline in &pipelines {
+                let rewind = access.rewind(pipeline, &target, StateChoice::Restore, *yes)?;
+                show::answer(global, &rewind, || describe(&rewind))?;
+            }
+        }
+        args::Checkpoint::Delete { name } => {
+            access.delete_checkpoint(name)?;
+            show::answer(global, &serde_json::json!({ "deleted": name }), || format!("checkpoint {name} deleted\n"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn names(checkpoint: &Checkpoint) -> String {
+    checkpoint.pipelines.iter().map(|stood| stood.pipeline.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn kept(checkpoint: &Checkpoint) -> impl Iterator<Item = &Kept> {
+    checkpoint.pipelines.iter().flat_map(|stood| &stood.partitions).filter_map(|part| part.state.as_ref())
+}

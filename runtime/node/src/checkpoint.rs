@@ -1,0 +1,266 @@
+//! Checkpoints: where pipelines stood at one commit, and their state there, to come back to.
+//!
+//! A checkpoint is a file, `checkpoints/NAME.json`, that says for each pipeline and partition where the cursor stood and which stretches of the
+//! changelog made the state. Beside the live stores lie snapshots (`state/PIPELINE-ID/PARTITION/at-NAME`), made just before, from which these
+//! states are quickly made again; the changelog has all that comes behind.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sluice_config::changelog_topic;
+use sluice_env::{Clock, SystemClock};
+use sluice_log::{Error, Log, PipelineInfo, TopicPartition};
+use sluice_state::{Line, SharedState};
+
+use crate::state::{self, Past};
+
+/// Where pipelines stood at one commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Checkpoint {
+    /// Its name.
+    pub name: String,
+    /// When it was made, ms since the epoch.
+    pub time: i64,
+    /// The commit.
+    pub seq: u64,
+    /// The pipelines.
+    pub pipelines: Vec<Stood>,
+}
+
+/// Where a pipeline stood.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Stood {
+    /// Its name.
+    pub pipeline: String,
+    /// Its id: one of the same name that was made later is another.
+    pub id: u32,
+    /// Each partition it reads.
+    pub partitions: Vec<Part>,
+}
+
+/// Where a pipeline stood in one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Part {
+    /// The source topic.
+    pub topic: String,
+    /// Its id.
+    pub topic_id: u32,
+    /// The partition.
+    pub partition: u32,
+    /// The next offset.
+    pub cursor: u64,
+    /// Where there is state, what made it.
+    pub state: Option<Kept>,
+}
+
+/// What made a state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Kept {
+    /// Stretches of the changelog.
+    pub line: Line,
+    /// Those that the snapshot has.
+    pub snapshot: Line,
+    /// Bytes of the snapshot's files, which it mostly shares with the live store and other checkpoints.
+    pub bytes: u64,
+    /// Keys.
+    pub keys: u64,
+}
+
+fn folder(data: &Path) -> PathBuf {
+    data.join("checkpoints")
+}
+
+fn file(data: &Path, name: &str) -> PathBuf {
+    folder(data).join(name).with_added_extension("json")
+}
+
+fn cannot<'a>(what: &'a str, path: &'a Path) -> impl Fn(std::io::Error) -> Error + 'a {
+    move |error| Error::Invalid(format!("cannot {what} {}: {error}", path.display()))
+}
+
+/// Makes a checkpoint of these pipelines, or of all; `shared` brings up states.
+pub(crate) fn create(
+    log: &Log,
+    clock: &dyn Clock,
+    shared: impl Fn(&PipelineInfo, u32) -> Result<SharedState, Error>,
+    name: &str,
+    only: Option<&str>,
+) -> Result<Checkpoint, Error> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !(1..=100).contains(&name.len()) || !name.chars().all(good) || name.starts_with('.') {
+        let rule = "use 1 to 100 letters, digits, `-`, `_` and `.`, not beginning with `.`";
+        return Err(Error::Invalid(format!("not a name for a checkpoint: {name:?}; {rule}")));
+    }
+    let data = log.root();
+    if file(data, name).exists() {
+        return Err(Error::Invalid(format!("there is a checkpoint {name} already: choose another name, or delete it")));
+    }
+    let is_wanted = |pipeline: &PipelineInfo| only.is_none_or(|only| only == pipeline.name);
+    let before = log.pipelines();
+    if !before.iter().any(is_wanted) {
+        return Err(only.map_or_else(
+            || Error::Invalid("no pipeline has run here: there is nothing to keep".to_owned()),
+            |only| Error::UnknownPipeline(only.to_owned()),
+        ));
+    }
+    // First the snapshots, a little behind; then the cursors, all as of one commit. What is between stands in the changelog.
+    let mut snapshots = BTreeMap::new();
+    for pipeline in before.iter().filter(|pipeline| is_wanted(pipeline)) {
+        let Ok(changelog) = log.topic(&changelog_topic(&pipeline.name)) else { continue };
+        for partition in 0..changelog.partitions {
+            let shared = shared(pipeline, partition)?;
+            let to = state::snapshot_folder(data, pipeline.id, partition, name);
+            snapshots.insert((pipeline.id, partition), state::snapshot(&shared, &to)?);
+        }
+    }
+    let (now, seq) = (clock.now(), log.last_seq());
+    let mut checkpoint = Checkpoint { name: name.to_owned(), time: now, seq, pipelines: Vec::new() };
+    let topics = log.topics();
+    for pipeline in log.pipelines().iter().filter(|pipeline| is_wanted(pipeline)) {
+        let past = Past::of(log, &shared, pipeline);
+        let mut partitions = Vec::new();
+        for (tp, cursor) in &pipeline.cursors {
+            let Some(topic) = topics.iter().find(|topic| topic.id == tp.topic) else { continue };
+            let kept = match (&past, snapshots.get(&(pipeline.id, tp.partition))) {
+                (Some(past), Some((snapshot, bytes, keys))) => {
+                    let line = past.line_at(tp.partition, cursor.next)?;
+                    Some(Kept { line, snapshot: snapshot.clone(), bytes: *bytes, keys: *keys })
+                }
+                _ => None,
+            };
+            partitions.push(Part {
+                topic: topic.name.clone(),
+                topic_id: tp.topic,
+                partition: tp.partition,
+                cursor: cursor.next,
+                state: kept,
+            });
+        }
+        checkpoint.pipelines.push(Stood { pipeline: pipeline.name.clone(), id: pipeline.id, partitions });
+    }
+    write(data, &checkpoint)?;
+    Ok(checkpoint)
+}
+
+/// Writes the file under another name first: one that is there is whole.
+#[expect(clippy::disallowed_methods, reason = "a checkpoint's own file, no part of the log")]
+fn write(data: &Path, checkpoint: &Checkpoint) -> Result<(), Error> {
+    let path = file(data, &checkpoint.name);
+    let partial = path.with_extension("partial");
+    let json = serde_json::to_vec_pretty(checkpoint).unwrap_or_default();
+    let written = std::fs::create_dir_all(folder(data))
+        .and_then(|()| std::fs::write(&partial, json))
+        .and_then(|()| std::fs::File::open(&partial)?.sync_all())
+        .and_then(|()| std::fs::rename(&partial, &path))
+        .and_then(|()| std::fs::File::open(folder(data))?.sync_all());
+    written.map_err(cannot("write", &path))
+}
+
+/// Makes a checkpoint of a pipeline, or of all, in a data directory on which no node runs.
+///
+/// # Errors
+/// When there is no such pipeline, one of this name already, or it cannot be written.
+pub fn create_in(log: &Log, name: &str, pipeline: Option<&str>) -> Result<Checkpoint, Error> {
+    create(log, &SystemClock, |pipeline, partition| state::bring_up(log, pipeline, partition), name, pipeline)
+}
+
+/// All checkpoints of a data directory, the oldest first.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn list(data: &Path) -> Result<Vec<Checkpoint>, Error> {
+    let folder = folder(data);
+    let entries = match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(cannot("read", &folder))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(cannot("read", &folder))?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            found.push(read(&path)?);
+        }
+    }
+    found.sort_by(|a, b| (a.time, a.seq).cmp(&(b.time, b.seq)));
+    Ok(found)
+}
+
+fn read(path: &Path) -> Result<Checkpoint, Error> {
+    let json = std::fs::read(path).map_err(cannot("read", path))?;
+    serde_json::from_slice(&json)
+        .map_err(|error| Error::Invalid(format!("{} is no checkpoint: {error}; delete the file", path.display())))
+}
+
+/// The checkpoint of this name.
+///
+/// # Errors
+/// When there is none.
+pub fn find(data: &Path, name: &str) -> Result<Checkpoint, Error> {
+    let path = file(data, name);
+    let plain = path.file_stem().is_some_and(|stem| stem == name) && !name.starts_with('.');
+    if !plain || !path.exists() {
+        return Err(Error::Invalid(format!(
+            "unknown checkpoint: {name}; `sluice checkpoint list` shows those there are"
+        )));
+    }
+    read(&path)
+}
+
+/// Deletes a checkpoint.
+///
+/// # Errors
+/// When there is none, or it cannot be deleted.
+pub fn delete(data: &Path, name: &str) -> Result<(), Error> {
+    let checkpoint = find(data, name)?;
+    // The file first: snapshots that nobody names are no checkpoint.
+    let path = file(data, name);
+    std::fs::remove_file(&path).map_err(cannot("remove", &path))?;
+    for stood in &checkpoint.pipelines {
+        for part in stood.partitions.iter().filter(|part| part.state.is_some()) {
+            let snapshot = state::snapshot_folder(data, stood.id, part.partition, name);
+            match std::fs::remove_dir_all(&snapshot) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(cannot("remove", &snapshot)(error));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Checkpoint {
+    /// Where a pipeline stood.
+    ///
+    /// # Errors
+    /// When the checkpoint is not of it.
+    pub(crate) fn of(&self, pipeline: &PipelineInfo) -> Result<&Stood, Error> {
+        let found = self.pipelines.iter().find(|stood| stood.pipeline == pipeline.name);
+        let names: Vec<_> = self.pipelines.iter().map(|stood| stood.pipeline.as_str()).collect();
+        match found {
+            Some(stood) if stood.id == pipeline.id => Ok(stood),
+            Some(_) => Err(Error::Invalid(format!(
+                "checkpoint {} is of a pipeline {} that was deleted since: this is another one",
+                self.name, pipeline.name
+            ))),
+            None => Err(Error::Invalid(format!(
+                "checkpoint {} is not of pipeline {}, but of {}",
+                self.name,
+                pipeline.name,
+                names.join(", ")
+            ))),
+        }
+    }
+}
+
+impl Stood {
+    /// Where it stood in one partition.
+    pub(crate) fn part(&self, tp: TopicPartition) -> Option<&Part> {
+        self.partitions.iter().find(|part| (part.topic_id, part.partition) == (tp.topic, tp.partition))
+    }
+}
