@@ -62,7 +62,9 @@ impl Job {
         } else {
             // The inverse of the distribution function of Zipf's law with exponent 1, smoothed: user k has a share of about 1/k.
             let share = (mixed >> 11) as f64 / (1u64 << 53) as f64;
-            10_000f64.powf(share) as u64 - 1
+            #[expect(clippy::cast_sign_loss, reason = "at least 1")]
+            let rank = 10_000f64.powf(share) as u64;
+            rank - 1
         };
         Some(format!("user-{user:05}"))
     }

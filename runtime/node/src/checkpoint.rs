@@ -186,7 +186,7 @@ pub fn list(data: &Path) -> Result<Vec<Checkpoint>, Error> {
             found.push(read(&path)?);
         }
     }
-    found.sort_by(|a, b| (a.time, a.seq).cmp(&(b.time, b.seq)));
+    found.sort_by_key(|checkpoint| (checkpoint.time, checkpoint.seq));
     Ok(found)
 }
 

@@ -207,16 +207,21 @@ pub(crate) fn start(log: &Log, pipeline: &Pipeline, digest: Vec<u8>) -> Result<(
     Ok((info, sources))
 }
 
+/// What lanes run on.
+pub(crate) struct Ground<'a> {
+    pub(crate) log: &'a Arc<Log>,
+    pub(crate) clock: &'a Arc<dyn Clock>,
+    pub(crate) witness: &'a Arc<dyn Witness>,
+    pub(crate) scheduler: &'a Scheduler,
+    pub(crate) states: &'a States,
+}
+
 /// Makes a pipeline's lanes and lets them run.
 pub(crate) fn run(
-    log: &Arc<Log>,
-    clock: &Arc<dyn Clock>,
-    witness: &Arc<dyn Witness>,
-    scheduler: &Scheduler,
+    &Ground { log, clock, witness, scheduler, states }: &Ground<'_>,
     pipeline: &Pipeline,
     (info, sources): (PipelineInfo, Vec<TopicInfo>),
     stages: &[StageConfig],
-    states: &States,
 ) -> Result<Running, Error> {
     let routed = pipeline.sinks.iter().map(|sink| self::sink(log, sink)).collect::<Result<Vec<_>, Error>>()?;
     let number = scheduler.add_pipeline();

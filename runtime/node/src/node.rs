@@ -14,7 +14,7 @@ use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, Pipeli
 use crate::checkpoint::{self, Checkpoint};
 use crate::dead::{self, Selection, Treated, Treatment};
 use crate::definitions::{self, Trial};
-use crate::lanes::{self, Existing, Needed, Running};
+use crate::lanes::{self, Existing, Ground, Needed, Running};
 use crate::operate::{self, Rewind, Target};
 use crate::redrive::Redrives;
 use crate::scheduler::{Scheduler, Seen};
@@ -157,16 +157,9 @@ impl Node {
             if start.0.desired == Desired::Drain && start.0.held.is_empty() {
                 self.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline.name.clone());
             }
-            let running = lanes::run(
-                &self.log,
-                &self.clock,
-                &self.witness,
-                &self.scheduler,
-                pipeline,
-                start,
-                &stages,
-                &self.states,
-            )?;
+            let Self { log, clock, witness, scheduler, states, .. } = self;
+            let ground = Ground { log, clock, witness, scheduler, states };
+            let running = lanes::run(&ground, pipeline, start, &stages)?;
             self.running().push(running);
             // What was asked for before the node stopped goes on.
             if self.log.topic(&dead::marks_topic(&pipeline.errors.dead_letter_topic)).is_ok() {

@@ -240,6 +240,9 @@ fn is_on_the_way(mine: &Line, line: &Line) -> bool {
     same == closed && rest.first().is_some_and(|next| next.0 == last.0 && next.1 >= last.1)
 }
 
+/// Is handed a record of a changelog, with its offset.
+type Visit<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Error>;
+
 /// A partition of a changelog, to be read.
 struct Changelog<'a> {
     log: &'a Log,
@@ -248,7 +251,7 @@ struct Changelog<'a> {
 
 impl Changelog<'_> {
     /// Hands the records of a stretch to `visit`, each with its offset.
-    fn read(&self, from: u64, to: u64, visit: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+    fn read(&self, from: u64, to: u64, visit: Visit<'_>) -> Result<(), Error> {
         let low = self.partition.low_mark();
         if from < low && from < to {
             let what =
@@ -292,7 +295,7 @@ impl Changelog<'_> {
     fn apply(&self, state: &mut PartitionState, from: u64, to: u64) -> Result<(), Error> {
         self.read(from, to, &mut |offset, bytes| {
             let delta = Delta::decode(bytes).map_err(|error| malformed(offset, &error))?;
-            state.apply(offset, delta).map_err(|error| refused(&error))?;
+            state.apply(offset, &delta).map_err(|error| refused(&error))?;
             if state.unflushed_bytes() >= FLUSH_BYTES
                 && let Some(flush) = state.start_flush()
             {

@@ -132,9 +132,9 @@ fn link_files(from: &Path, to: &Path) -> std::io::Result<()> {
         let entry = entry?;
         let to = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
-            link_files(&entry.path(), &to)?
+            link_files(&entry.path(), &to)?;
         } else {
-            std::fs::hard_link(entry.path(), to)?
+            std::fs::hard_link(entry.path(), to)?;
         }
     }
     sync_folder(to)

@@ -201,7 +201,7 @@ impl PartitionState {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn apply(&mut self, offset: u64, delta: Delta) -> Result<(), Error> {
+    pub fn apply(&mut self, offset: u64, delta: &Delta) -> Result<(), Error> {
         self.applied.offset = offset + 1;
         for change in delta.layer.changes() {
             self.set(change)?;

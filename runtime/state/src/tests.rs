@@ -89,7 +89,7 @@ impl Run {
                 self.state = PartitionState::open(self.store.clone()).unwrap();
                 let from = self.state.applied().offset;
                 for (offset, bytes) in (0..).zip(&self.changelog).skip(from as usize) {
-                    self.state.apply(offset, Delta::decode(bytes).unwrap()).unwrap();
+                    self.state.apply(offset, &Delta::decode(bytes).unwrap()).unwrap();
                 }
             }
         }
@@ -219,14 +219,14 @@ fn what_is_no_record_is_refused() {
 #[test]
 fn a_state_says_what_it_misses_of_a_line() {
     let mut state = PartitionState::open(Arc::new(MemoryStore::default())).unwrap();
-    let delta = || Delta::default();
-    (0..4).for_each(|offset| state.apply(offset, delta()).unwrap());
+    let delta = &Delta::default();
+    (0..4).for_each(|offset| state.apply(offset, delta).unwrap());
     assert_eq!(state.applied().missing(&vec![(0, 6)]), Some(vec![(4, 6)]));
     assert_eq!(state.applied().missing(&vec![(0, 3)]), None);
     assert_eq!(state.applied().missing(&vec![(0, 4), (7, 9)]), Some(vec![(7, 9)]));
     state.turn(4, Turn { line: vec![(0, 4)], before: state.applied().open_line(), ..Turn::default() });
     assert_eq!(state.applied().before, Some((vec![(0, 4)], None)));
-    state.apply(5, delta()).unwrap();
+    state.apply(5, delta).unwrap();
     assert_eq!(state.applied().line(), [(0, 4), (5, 6)]);
     assert_eq!(state.applied().missing(&vec![(0, 4), (5, 8)]), Some(vec![(6, 8)]));
     assert_eq!(state.applied().missing(&vec![(0, 6)]), None);
