@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use sluice_tests::sluice::{Workspace, kill};
+use sluice_tests::sluice::{Workspace, kill, project};
 
 const TOTALS: &str = r#"name = "totals"
 delivery = "DELIVERY"
@@ -316,4 +316,55 @@ fn a_checkpoint_is_come_back_to_from_anywhere_and_others_stay() {
     workspace.sluice(&["run", "--until-idle"]).ok();
     let refused = workspace.sluice(&["rewind", "totals", "--to", "checkpoint:second", "--yes"]).fails(2);
     assert!(refused.contains("another one"), "{refused}");
+}
+
+/// A typed consumer that puts what comes under a key behind what came before.
+fn keeps(more: &str) -> Workspace {
+    let workspace = Workspace::new();
+    let keep = wat::parse_file(project().join("tests/guests/keep.wat")).unwrap();
+    workspace.write("pipelines/keep.wasm", keep);
+    let text = "name = \"keep\"\n[source]\ntopics = [\"words\"]\n[[stage]]\nplugin = \"keep.wasm\"\ncapabilities = [\"state\"]\n";
+    workspace.write("pipelines/keep.toml", format!("{text}{more}[[sink]]\ntopic = \"kept\"\n"));
+    workspace.sluice(&["topic", "create", "words"]).ok();
+    workspace
+}
+
+fn say(workspace: &Workspace, words: &[&str]) {
+    let lines: Vec<_> = words.iter().map(|word| json!({ "k": word.len(), "w": word }).to_string()).collect();
+    workspace.write("words", lines.join("\n") + "\n");
+    workspace.sluice(&["produce", "words", "words", "--key", "k"]).ok();
+}
+
+#[test]
+fn a_typed_consumer_keeps_state_and_an_event_that_fails_leaves_nothing_in_it() {
+    let workspace = keeps("");
+    // Whole lines are the values: the bytes before the first `x` decide.
+    workspace.write("lines", "a\nxb\nc\nxd\nxe\nf\n");
+    workspace.sluice(&["produce", "words", "lines"]).ok();
+    // Without a key the guest reads the empty one.
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(workspace.values("kept"), ["a", "ac", "acf"]);
+    let found = workspace.json(&["state", "scan", "keep"]);
+    assert_eq!(found["entries"][0]["value"], "acf", "{found}");
+    assert_eq!(workspace.pipeline("keep")["dead"], 3);
+    // It goes on with what it kept, in a fresh instance.
+    workspace.write("lines", "g\n");
+    workspace.sluice(&["produce", "words", "lines"]).ok();
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(workspace.values("kept")[3], "acfg");
+    say(&workspace, &["one", "two"]);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let told = workspace.sluice(&["state", "get", "keep", "3"]).ok();
+    assert_eq!(told, "{\"k\":3,\"w\":\"one\"}{\"k\":3,\"w\":\"two\"}\n");
+}
+
+#[test]
+fn what_fails_in_a_later_stage_leaves_nothing_in_the_state_of_an_earlier_one() {
+    let workspace = keeps("keys = \"unchanged\"\n[[stage]]\nplugin = \"../plugins/picky\"\nname = \"picky\"\n");
+    // What it makes of the first word fails behind it: the others are put behind nothing.
+    workspace.produce("words", &["bad", "a", "b"]);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(workspace.values("kept"), ["A", "AB"]);
+    assert_eq!(workspace.pipeline("keep")["dead"], 1);
+    assert_eq!(workspace.json(&["state", "scan", "keep"])["entries"][0]["value"], "ab");
 }

@@ -201,14 +201,6 @@ fn a_chain_is_checked() {
       |
       = help: write `keys = "unchanged"` in every earlier stage; or re-key through a topic: a sink with partition-by = "key", and a second pipeline
 
-    error: not available yet in this version: capabilities
-     --> pipelines/late.toml:8:16
-      |
-    8 | capabilities = ["state"]
-      |                ^^^^^^^^^
-      |
-      = help: leave them out: plugins without state or timers need none
-
     error: unknown promise: "kept"
      --> pipelines/late.toml:9:8
       |

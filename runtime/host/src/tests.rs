@@ -125,11 +125,16 @@ fn a_panic_text_and_the_event_in_hand_reach_the_host() {
 }
 
 #[test]
-fn state_is_refused_until_it_exists() {
+fn state_is_for_stages_that_are_granted_it() {
     let import = r#"(import "sluicegate:plugin/state@1.0.0" "delete" (func $delete (param i32 i32 i32 i32)))"#;
     let process = "(call $delete (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)) unreachable";
-    let refused = load(&component(process, import)).err().unwrap();
+    let (host, code) = load(&component(process, import)).unwrap();
+    let stage = |capabilities: &[&str]| Stage::new(&host, &code, "test", limits(), "{}".into(), capabilities);
+    let refused = stage(&[]).err().unwrap();
     assert!(matches!(refused, Error::Capability { capability: "state", .. }), "{refused}");
+    let mut instance = stage(&["state"]).unwrap().instantiate(None).unwrap();
+    let error = instance.call(b"header", b"events", &mut |_| {}).unwrap_err();
+    assert!(error.message.contains("no state here"), "{error}");
 }
 
 #[test]

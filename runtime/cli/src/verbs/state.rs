@@ -43,7 +43,7 @@ pub(crate) fn state(global: &Global, verb: &args::State) -> Result<ExitCode, Fai
 fn show_all(global: &Global, found: &Found) -> Result<(), Failure> {
     let answer = json!({ "entries": found.entries.iter().map(to_json).collect::<Vec<_>>(), "more": found.more });
     show::answer(global, &answer, || {
-        let text = |bytes: &[u8]| sluice_node::brief(&String::from_utf8_lossy(bytes), VALUE_CHARS).into_owned();
+        let text = |bytes: &[u8]| sluice_node::brief(&String::from_utf8_lossy(bytes), VALUE_CHARS);
         let row = |entry: &Entry| {
             let expires = entry.expires.map_or_else(String::new, show::time);
             vec![entry.partition.to_string(), entry.stage.clone(), text(&entry.key), text(&entry.value), expires]
