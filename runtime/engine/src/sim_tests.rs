@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use sluice_env::{Clock, ManualClock, Rng};
 use sluice_event::{Batch, FailureKind, NewEvent, OutcomeWriter, Region, Source as From_, TooLarge, View};
-use sluice_log::{Commit, Committed, Done, Error, Input, ReadBatch, Step as InputStep, TopicPartition};
+use sluice_log::{Appended, Commit, Committed, Done, Error, Input, ReadBatch, Step as InputStep, TopicPartition};
+use sluice_state::{Delta, Flush, MemoryStore, PartitionState, SharedState, StageState, full_key, prefix_of};
 
 use crate::*;
 
@@ -15,6 +16,7 @@ const SOURCE: TopicPartition = TopicPartition { topic: 1, partition: 0 };
 const OUT: u32 = 2;
 const DEAD: u32 = 3;
 const SIDE: u32 = 4;
+const CHANGELOG: TopicPartition = TopicPartition { topic: 5, partition: 0 };
 
 /// What becomes of a number whose failures are dead-lettered.
 fn is_bad(number: u64) -> bool {
@@ -45,6 +47,8 @@ struct Model {
     /// Bad numbers fail, and are dead-lettered as the poisoned one is.
     failing: bool,
     poison: Option<u64>,
+    /// What the state went through.
+    changelog: Vec<Vec<u8>>,
     /// The first thing that was wrong.
     wrong: Option<String>,
     /// Commits that do not start at the cursor are taken all the same: a planted defect.
@@ -155,7 +159,9 @@ impl ModelStorage {
             return done(answer);
         };
         let from = if input.step == InputStep::Outcome { model.outcome } else { model.cursor };
-        let fenced = input.epoch != model.epoch || input.from != from;
+        let changed = commit.appends.iter().find(|append| append.to == CHANGELOG);
+        let follows = changed.is_none_or(|append| append.at == Some(model.changelog.len() as u64));
+        let fenced = input.epoch != model.epoch || input.from != from || !follows;
         let answer = if fail {
             Err(Error::NoSpace { path: "/data".into(), source: Arc::new(std::io::ErrorKind::StorageFull.into()) })
         } else if fenced && !model.no_fence {
@@ -164,20 +170,50 @@ impl ModelStorage {
             if let Err(wrong) = model.take(&commit, &input) {
                 model.wrong.get_or_insert(wrong);
             }
-            Ok(Committed::default())
+            let base_offset = model.changelog.len() as u64;
+            let deltas = changed.into_iter().flat_map(|append| append.batch.region().events());
+            model.changelog.extend(deltas.map(|event| event.unwrap().value().to_vec()));
+            let appended = changed.map(|_| Appended { to: CHANGELOG, base_offset, count: 1 });
+            Ok(Committed { appended: appended.into_iter().collect(), ..Committed::default() })
         };
         drop(model);
         done(answer);
     }
 
-    /// Sets the cursor anew, as an operator does.
-    fn rewind(&self, to: u64) {
+    /// Sets the cursor anew, as an operator does; where there is state, to the end of a commit, and the state with it.
+    fn rewind(&self, to: u64, keeps: bool) {
         let mut model = self.0.lock().unwrap();
+        let mut to = to;
+        if keeps {
+            let kept = model.changelog.iter().take_while(|bytes| Delta::head(bytes).unwrap().to <= to).count();
+            model.changelog.truncate(kept);
+            to = model.changelog.last().map_or(0, |bytes| Delta::head(bytes).unwrap().to);
+        }
         (model.cursor, model.epoch, model.claimed, model.outcome) = (to, model.epoch + 1, to, to);
         model.outputs.clear();
         model.side.clear();
         model.dead.clear();
         model.tried = None;
+    }
+}
+
+/// The state that a changelog makes.
+fn state_of(changelog: &[Vec<u8>]) -> PartitionState {
+    let mut state = PartitionState::open(Arc::new(MemoryStore::default())).unwrap();
+    for (offset, bytes) in (0..).zip(changelog) {
+        state.apply(offset, &Delta::decode(bytes).unwrap()).unwrap();
+    }
+    state
+}
+
+/// Writes to stores at once.
+struct AtOnce;
+
+impl Flusher for AtOnce {
+    fn flush(&self, state: SharedState, flush: Flush, done: Arc<dyn Fn() + Send + Sync>) {
+        let result = flush.run();
+        state.lock().flushed(&flush, result);
+        done();
     }
 }
 
@@ -215,6 +251,8 @@ struct Echo {
     names_it: bool,
     rng: Arc<Mutex<Rng>>,
     dead: bool,
+    /// It keeps, under five keys, the numbers that it has dealt with.
+    state: Option<StageState>,
 }
 
 impl Consumer for Echo {
@@ -222,6 +260,7 @@ impl Consumer for Echo {
         assert!(!self.dead, "an instance was used after it trapped");
         let view = View::parse(header).unwrap();
         let mut writer = OutcomeWriter::default();
+        let mut kept: BTreeMap<[u8; 1], Vec<u8>> = BTreeMap::new();
         let trap = |in_hand| CallError { in_hand, ..CallError::new(CallErrorKind::Trap, "boom") };
         for (input, event) in (0..).zip(Region::new(events, view.count).events()) {
             let event = event.unwrap();
@@ -247,6 +286,13 @@ impl Consumer for Echo {
                     }
                     continue;
                 }
+            }
+            if let Some(state) = &self.state {
+                let key = [number as u8 % 5];
+                let before = || state.get(&key).unwrap().and_then(|slot| slot.value).unwrap_or_default();
+                let numbers = kept.entry(key).or_insert_with(before);
+                numbers.push(number as u8);
+                writer.state((From_::Input, input), &key, Some(numbers), None);
             }
             let value = event.value().to_vec();
             let write = |out: &mut Vec<u8>| {
@@ -274,10 +320,10 @@ struct EchoPlugin {
 }
 
 impl Plugin for EchoPlugin {
-    fn instantiate(&self, _: Option<sluice_state::StageState>) -> Result<Box<dyn Consumer>, CallError> {
+    fn instantiate(&self, state: Option<StageState>) -> Result<Box<dyn Consumer>, CallError> {
         let (poison, names_it, rng) = (self.poison, self.names_it, self.rng.clone());
         let (plan, stage, tries) = (self.plan, self.stage, self.tries.clone());
-        Ok(Box::new(Echo { plan, stage, tries, poison, names_it, rng, dead: false }))
+        Ok(Box::new(Echo { plan, stage, tries, poison, names_it, rng, dead: false, state }))
     }
 }
 
@@ -295,6 +341,8 @@ struct Plan {
     rewinds: bool,
     /// Whether some numbers fail, and what fails is dead-lettered.
     failing: bool,
+    /// Whether the stages keep state.
+    keeps: bool,
 }
 
 const EXACTLY_ONCE: Plan = Plan {
@@ -305,6 +353,7 @@ const EXACTLY_ONCE: Plan = Plan {
     crashes: false,
     rewinds: false,
     failing: false,
+    keeps: false,
 };
 
 fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
@@ -322,14 +371,8 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
             rng: rng_of_guest,
         };
         let (name, plugin) = (format!("echo-{index}"), Arc::new(plugin));
-        StageConfig {
-            name,
-            plugin,
-            keys_unchanged: index == 0,
-            digest: "d".into(),
-            max_outputs_per_event: 10,
-            state: None,
-        }
+        let state = plan.keeps.then_some(StateGrant { max_bytes: 1 << 20 });
+        StageConfig { name, plugin, keys_unchanged: index == 0, digest: "d".into(), max_outputs_per_event: 10, state }
     };
     let errors = if plan.failing {
         let (initial_backoff, max_backoff) = (Duration::from_millis(50), Duration::from_millis(100));
@@ -362,7 +405,12 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
         max_bytes: 1 << 20,
         linger: Duration::ZERO,
         max_in_flight: 5,
-        state: None,
+        state: plan.keeps.then(|| {
+            let log = storage.clone();
+            let reopen: Reopen = Arc::new(move || Ok(state_of(&log.0.lock().unwrap().changelog)));
+            let shared = SharedState::new(reopen().unwrap());
+            StateConfig { shared, changelog: CHANGELOG, flusher: Arc::new(AtOnce), reopen }
+        }),
     }
 }
 
@@ -405,7 +453,7 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
         if plan.rewinds && troubles < 5 && rng.one_in(60) {
             troubles += 1;
             let cursor = storage.0.lock().unwrap().cursor;
-            storage.rewind(rng.below(cursor + 1));
+            storage.rewind(rng.below(cursor + 1), plan.keeps);
             // It is told late, and more than once; by then it may have noticed.
             owed = 2;
         }
@@ -428,6 +476,7 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
         if let Some(wrong) = &model.wrong {
             return Err(context(wrong.clone()));
         }
+        check_state(&model, plan, expected).map_err(context)?;
         let bad = |number: &u64| plan.failing && (is_bad(*number) || plan.poison == Some(*number));
         let kept = |number: &u64| if bad(number) { &model.dead } else { &model.outputs };
         let lost = (0..expected).find(|number| !kept(number).contains_key(number));
@@ -457,6 +506,27 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
         (Some(halt), Some(poison)) if halt.offset == poison && !plan.failing => Ok(()),
         (halt, _) => Err(context(format!("halt is {halt:?}"))),
     }
+}
+
+/// That each stage's state holds the numbers that came out, each once, in order.
+fn check_state(model: &Model, plan: Plan, expected: u64) -> Result<(), String> {
+    let state = state_of(&model.changelog);
+    for stage in (0..plan.stages).filter(|_| plan.keeps) {
+        for key in 0..5u8 {
+            let full = full_key(&prefix_of(&format!("echo-{stage}")), &[key]);
+            let kept = state.get_committed(&full).unwrap().and_then(|slot| slot.value).unwrap_or_default();
+            let bad = |number: &u64| plan.failing && (is_bad(*number) || plan.poison == Some(*number));
+            let due = (0..expected).filter(|number| number % 5 == u64::from(key) && !bad(number));
+            // What is lost (at-most-once) neither came out nor is kept; what was passed over by a rewind came out before.
+            let lossy = plan.delivery == Delivery::AtMostOnce && plan.crashes;
+            let due: Vec<u8> =
+                due.filter(|number| !lossy || model.outputs.contains_key(number)).map(|number| number as u8).collect();
+            if kept != due {
+                return Err(format!("stage {stage} keeps {kept:?} under {key}, and not {due:?}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 const DELIVERIES: [Delivery; 3] =
@@ -505,6 +575,28 @@ fn failing_events_are_tried_again_or_die_once_and_all_others_come_out() {
 }
 
 #[test]
+fn state_is_what_came_out_whatever_fails_falls_crashes_and_is_rewound() {
+    for seed in 0..60 {
+        for plan in plans() {
+            let keeps = Plan { keeps: true, ..plan };
+            let troubles = [
+                keeps,
+                Plan { failing: true, poison: Some(77), ..keeps },
+                Plan { crashes: true, ..keeps },
+                Plan { crashes: true, failing: true, ..keeps },
+                Plan { rewinds: true, ..keeps },
+            ];
+            for plan in troubles {
+                // The cursor of an at-most-once pipeline is ahead of its state: the model knows no such rewinds.
+                if !(plan.rewinds && plan.delivery == Delivery::AtMostOnce) {
+                    run(seed, plan).unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn storage_that_does_not_fence_is_noticed() {
     for plan in [EXACTLY_ONCE, Plan { delivery: Delivery::AtMostOnce, rewinds: true, ..EXACTLY_ONCE }] {
         assert!((0..50).any(|seed| run(seed, Plan { no_fence: true, ..plan }).is_err()));
@@ -515,7 +607,7 @@ fn storage_that_does_not_fence_is_noticed() {
 struct SlowTrap(Arc<ManualClock>);
 
 impl Plugin for SlowTrap {
-    fn instantiate(&self, _: Option<sluice_state::StageState>) -> Result<Box<dyn Consumer>, CallError> {
+    fn instantiate(&self, _: Option<StageState>) -> Result<Box<dyn Consumer>, CallError> {
         Ok(Box::new(Self(self.0.clone())))
     }
 }
