@@ -368,3 +368,49 @@ fn what_fails_in_a_later_stage_leaves_nothing_in_the_state_of_an_earlier_one() {
     assert_eq!(workspace.pipeline("keep")["dead"], 1);
     assert_eq!(workspace.json(&["state", "scan", "keep"])["entries"][0]["value"], "ab");
 }
+
+#[test]
+fn checkpoints_are_made_by_themselves_and_are_come_back_to() {
+    let workspace = workspace("exactly-once");
+    let text = std::fs::read_to_string(workspace.path("pipelines/totals.toml")).unwrap();
+    workspace.write("pipelines/totals.toml", text + "[checkpoint]\nevery = \"100ms\"\nkeep = { all = \"1h\" }\n");
+    let mut node = workspace.start(&[]).unwrap();
+    let names = || -> Vec<String> {
+        let list = workspace.json(&["checkpoint", "list"]);
+        list.as_array().unwrap().iter().map(|checkpoint| checkpoint["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let made_after = |before: usize| workspace.until("a checkpoint is made", || names().len() > before);
+    let settled = |lines: &[String]| {
+        pay(&workspace, lines);
+        workspace.until("all is read", || workspace.pipeline("totals")["lag"] == 0);
+    };
+    settled(&payments(0, 300));
+    let first = kept(&workspace);
+    // One that is made while events are read may be of before: the next one is not, for something has changed since.
+    let before = names().len();
+    settled(&payments(300, 301));
+    let second = kept(&workspace);
+    made_after(before);
+    workspace.until("nothing changes any more", || {
+        let name = names().pop().unwrap();
+        let list = workspace.json(&["checkpoint", "list"]);
+        let last = list.as_array().unwrap().last().unwrap();
+        assert!(name.starts_with("totals.auto-"), "{name}");
+        let cursors = last["pipelines"][0]["partitions"].as_array().unwrap();
+        cursors.iter().map(|part| part["cursor"].as_u64().unwrap()).sum::<u64>() == 301
+    });
+    let name = names().pop().unwrap();
+    settled(&payments(301, 600));
+    assert_ne!(kept(&workspace), second);
+    workspace.sluice(&["pipeline", "pause", "totals"]).ok();
+    workspace.sluice(&["rewind", "totals", "--to", &format!("checkpoint:{name}"), "--yes"]).ok();
+    workspace.until("it is as it was", || kept(&workspace) == second);
+    assert!(first.iter().all(|(key, total)| second[key].0 >= total.0));
+    // A store that is lost is made again, from the newest checkpoint.
+    kill(&mut node);
+    std::fs::remove_dir_all(workspace.path(".sluice/state/1/0/live")).unwrap();
+    assert_eq!(kept(&workspace), second);
+    workspace.sluice(&["pipeline", "resume", "totals"]).ok();
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(kept(&workspace), plain(&payments(0, 600)));
+}

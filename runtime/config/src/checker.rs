@@ -7,13 +7,14 @@ use std::time::Duration;
 use toml::Spanned;
 
 use crate::definition::{
-    BatchKeys, Definition, ErrorsKeys, LimitsKeys, RetentionKeys, SinkKeys, SourceKeys, StageKeys, TopicKeys,
+    BatchKeys, CheckpointKeys, Definition, ErrorsKeys, KeepKeys, LimitsKeys, RetentionKeys, SinkKeys, SourceKeys,
+    StageKeys, TopicKeys,
 };
 use crate::diagnostic::Diagnostic;
 use crate::json::{is_not_finite, json_of_table};
 use crate::pipeline::{
-    At, Batch, CHANGELOG, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink, Stage, Start,
-    Topic,
+    At, Batch, CHANGELOG, Checkpoints, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink,
+    Stage, Start, Topic,
 };
 use crate::units::{parse_duration, parse_size};
 
@@ -83,6 +84,7 @@ impl Checker<'_> {
             );
         }
         let errors = self.errors(definition.errors, &name);
+        let checkpoints = self.checkpoints(definition.checkpoint);
         if sources.len() > 1 && stages.iter().any(|stage| stage.state) {
             let (_, span) =
                 self.places.iter().find(|(place, _)| *place == At::Source(1)).cloned().unwrap_or((At::Name, 0..0));
@@ -100,8 +102,26 @@ impl Checker<'_> {
             topics,
             batch,
             errors,
+            checkpoints,
             places: std::mem::take(&mut self.places),
         })
+    }
+
+    fn checkpoints(&mut self, keys: Option<CheckpointKeys>) -> Checkpoints {
+        let mut checkpoints = Checkpoints::default();
+        let Some(keys) = keys else { return checkpoints };
+        let often = Duration::from_millis(100)..=Duration::from_secs(7 * 24 * 3600);
+        let every = self.bounded_duration(keys.every.as_ref(), "every", often, "100ms to 7d");
+        checkpoints.every = every.unwrap_or(checkpoints.every);
+        let keep = keys.keep.unwrap_or(KeepKeys { all: None, hourly: None, daily: None });
+        let long = || Duration::ZERO..=Duration::from_secs(3650 * 24 * 3600);
+        let mut kept = |text: Option<&Spanned<String>>, name: &str, usual: Duration| {
+            self.bounded_duration(text, name, long(), "0s to 3650d").unwrap_or(usual)
+        };
+        checkpoints.all = kept(keep.all.as_ref(), "all", checkpoints.all);
+        checkpoints.hourly = kept(keep.hourly.as_ref(), "hourly", checkpoints.hourly);
+        checkpoints.daily = kept(keep.daily.as_ref(), "daily", checkpoints.daily);
+        checkpoints
     }
 
     fn name(&mut self, what: &str, name: &Spanned<String>) -> String {
@@ -130,8 +150,7 @@ impl Checker<'_> {
     }
 
     fn refuse_sections(&mut self, definition: &Definition) {
-        let sections =
-            [(&definition.time, "[time]"), (&definition.checkpoint, "[checkpoint]"), (&definition.reload, "[reload]")];
+        let sections = [(&definition.time, "[time]"), (&definition.reload, "[reload]")];
         for (section, name) in sections {
             if let Some(section) = section {
                 self.not_yet(section.span(), name, "leave this section out");

@@ -20,7 +20,7 @@ pub(crate) struct Definition {
     pub(crate) batch: Option<BatchKeys>,
     pub(crate) errors: Option<ErrorsKeys>,
     pub(crate) time: Option<Spanned<Table>>,
-    pub(crate) checkpoint: Option<Spanned<Table>>,
+    pub(crate) checkpoint: Option<CheckpointKeys>,
     pub(crate) reload: Option<Spanned<Table>>,
 }
 
@@ -90,6 +90,21 @@ pub(crate) struct BatchKeys {
     pub(crate) max_bytes: Option<Text>,
     pub(crate) linger: Option<Text>,
     pub(crate) commit_every: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct CheckpointKeys {
+    pub(crate) every: Option<Text>,
+    pub(crate) keep: Option<KeepKeys>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct KeepKeys {
+    pub(crate) all: Option<Text>,
+    pub(crate) hourly: Option<Text>,
+    pub(crate) daily: Option<Text>,
 }
 
 #[derive(Deserialize)]

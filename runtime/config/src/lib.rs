@@ -18,8 +18,8 @@ mod tests;
 pub use diagnostic::Diagnostic;
 pub use json::json;
 pub use pipeline::{
-    At, Batch, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink, Stage, Start, Topic,
-    changelog_topic,
+    At, Batch, Checkpoints, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink, Stage, Start,
+    Topic, changelog_topic,
 };
 pub use together::check_together;
 pub use units::{parse_duration, parse_size};

@@ -95,6 +95,26 @@ pub struct Stage {
     pub state: bool,
 }
 
+/// Checkpoints that a pipeline with state makes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// How often, unless nothing has changed.
+    pub every: Duration,
+    /// All are kept for so long,
+    pub all: Duration,
+    /// then one for each hour for so long,
+    pub hourly: Duration,
+    /// then one for each day for so long.
+    pub daily: Duration,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        Self { every: Duration::from_secs(60), all: hours(1), hourly: hours(24), daily: hours(7 * 24) }
+    }
+}
+
 /// The topic that holds what a pipeline's state went through.
 pub fn changelog_topic(pipeline: &str) -> String {
     format!("{pipeline}{CHANGELOG}")
@@ -207,6 +227,8 @@ pub struct Pipeline {
     pub batch: Batch,
     /// What to do about events that fail.
     pub errors: Errors,
+    /// What it keeps of its state, to come back to.
+    pub checkpoints: Checkpoints,
     pub(crate) places: Vec<(At, Range<usize>)>,
 }
 

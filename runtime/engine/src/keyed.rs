@@ -106,6 +106,8 @@ struct Submitted {
     id: u64,
     /// The last attempt whose changes it holds.
     through: Attempt,
+    /// The first event that it deals with.
+    from: u64,
 }
 
 /// The state of a lane, and what is in flight of it.
@@ -167,7 +169,7 @@ impl Keyed {
         let at = state.applied().offset + self.submitted.len() as u64;
         let bytes = state.delta_through(through.id, Head { watermark: through.watermark, ..head });
         drop(state);
-        self.submitted.push_back(Submitted { id, through });
+        self.submitted.push_back(Submitted { id, through, from: head.from });
         let mut batch = Batch::default();
         let timestamp = through.watermark.unwrap_or(0);
         let pushed = batch.push(&NewEvent { timestamp, value: &bytes, ..NewEvent::default() });
@@ -178,12 +180,12 @@ impl Keyed {
     /// A commit was made.
     pub(crate) fn committed(&mut self, id: u64, committed: &Committed, done: &Arc<dyn Fn() + Send + Sync>) {
         let Some(at) = self.submitted.iter().position(|submitted| submitted.id == id) else { return };
-        let Some(Submitted { through, .. }) = self.submitted.remove(at) else { return };
+        let Some(Submitted { through, from, .. }) = self.submitted.remove(at) else { return };
         while self.attempts.pop_front_if(|attempt| attempt.id <= through.id).is_some() {}
         let mut state = self.config.shared.lock();
         let appended = committed.appended.iter().find(|appended| appended.to == self.config.changelog);
         let offset = appended.map_or(state.applied().offset, |appended| appended.base_offset);
-        if let Err(error) = state.committed_through(through.id, offset, through.watermark) {
+        if let Err(error) = state.committed_through(through.id, offset, (from, through.watermark)) {
             self.failure.get_or_insert(error);
         }
         self.config.shared.moved();

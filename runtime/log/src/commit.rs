@@ -47,6 +47,8 @@ pub enum Order {
         /// Where its cursors go; those not named stay.
         to: Vec<(TopicPartition, u64)>,
     },
+    /// Let go of events before these offsets, as far as full segments allow: nobody needs them any more.
+    LetGo(Vec<(TopicPartition, u64)>),
     /// Give up damaged events.
     GiveUp(Vec<(TopicPartition, Hole)>),
 }
@@ -266,6 +268,16 @@ impl Order {
                 };
                 let cursors = to.iter().map(moved).collect::<Result<_, _>>()?;
                 changes.push(Change::Moved { pipeline: pipeline.id, epoch: pipeline.epoch + 1, cursors });
+            }
+            Self::LetGo(before) => {
+                for (tp, offset) in before {
+                    // The last one is written to: what is little stays, however little it is needed.
+                    let full = catalog.segments(*tp).split_last().map_or(&[][..], |(_, full)| full);
+                    let behind = full.iter().take_while(|segment| segment.end_offset <= *offset);
+                    let low = behind.last().map(|segment| segment.end_offset);
+                    let low = low.filter(|low| *low > catalog.low_mark(*tp));
+                    changes.extend(low.map(|offset| Change::LowMark { tp: *tp, offset }));
+                }
             }
             Self::GiveUp(holes) => {
                 changes.extend(holes.iter().map(|(tp, hole)| Change::Hole { tp: *tp, hole: *hole }));

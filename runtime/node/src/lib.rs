@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod dead;
 pub mod definitions;
 pub mod fixture;
+mod keeper;
 mod lanes;
 mod node;
 pub mod operate;

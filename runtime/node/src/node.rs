@@ -14,6 +14,7 @@ use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, Pipeli
 use crate::checkpoint::{self, Checkpoint};
 use crate::dead::{self, Selection, Treated, Treatment};
 use crate::definitions::{self, Trial};
+use crate::keeper::Keeper;
 use crate::lanes::{self, Existing, Ground, Needed, Running};
 use crate::operate::{self, Rewind, Target};
 use crate::redrive::Redrives;
@@ -74,7 +75,8 @@ pub struct Node {
     /// Pipelines that were asked to drain: once they have, the log is told that they stand still.
     draining: Mutex<BTreeSet<String>>,
     redrives: Redrives,
-    states: States,
+    states: Arc<States>,
+    keeper: Keeper,
     operating: Mutex<()>,
 }
 
@@ -104,7 +106,9 @@ impl Node {
         let host = Host::new(Some(&options.data.join("cache")), clock.clone(), options.compiler)?;
         let scheduler = Scheduler::new(clock.clone());
         let states = States::of(&options.data);
-        let states = states.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
+        let states = Arc::new(states.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?);
+        let keeper = Keeper::start(&log, &states, &clock);
+        let keeper = keeper.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
         log.on_append(scheduler.on_append());
         Ok(Self {
             witness: Arc::new(calls),
@@ -116,6 +120,7 @@ impl Node {
             draining: Mutex::default(),
             redrives: Redrives::default(),
             states,
+            keeper,
             operating: Mutex::default(),
         })
     }
@@ -161,6 +166,9 @@ impl Node {
             let ground = Ground { log, clock, witness, scheduler, states };
             let running = lanes::run(&ground, pipeline, start, &stages)?;
             self.running().push(running);
+            if pipeline.has_state() {
+                self.keeper.keep(&pipeline.name, pipeline.checkpoints);
+            }
             // What was asked for before the node stopped goes on.
             if self.log.topic(&dead::marks_topic(&pipeline.errors.dead_letter_topic)).is_ok() {
                 self.send_dead_letters(&pipeline.name)?;
@@ -326,6 +334,7 @@ impl Node {
         let lanes: Vec<_> = self.lanes_of(pipeline).into_iter().map(|(_, lane)| lane).collect();
         self.running().retain(|running| running.name != pipeline);
         self.scheduler.remove(&lanes);
+        self.keeper.forget(pipeline);
         id.into_iter().for_each(|id| self.states.forget(id));
         Ok(())
     }
@@ -477,6 +486,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.redrives.end();
+        self.keeper.end();
         self.scheduler.end();
     }
 }

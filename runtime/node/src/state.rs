@@ -14,7 +14,7 @@ use sluice_event::{Batch, NewEvent};
 use sluice_log::{Append, Error, Log, Partition, PipelineInfo, ReadBatch, TopicInfo, TopicPartition};
 use sluice_state::{
     Applied, Change, Delta, Flush, Head, Line, LsmStore, PartitionState, Record, SharedState, StoreCache, Turn,
-    full_key, prefix_of, stage_and_key,
+    full_key, missing, prefix_of, stage_and_key,
 };
 
 use crate::checkpoint;
@@ -53,7 +53,7 @@ impl States {
     }
 
     /// The state that a lane has, if one runs.
-    fn running(&self, pipeline: u32, partition: u32) -> Option<SharedState> {
+    pub(crate) fn running(&self, pipeline: u32, partition: u32) -> Option<SharedState> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&(pipeline, partition)).cloned()
     }
 
@@ -157,25 +157,34 @@ impl Place {
         let topic = log.topic(&changelog_topic(&self.pipeline))?;
         let changelog = Changelog { log, partition: log.partition(&topic, self.partition)? };
         let end = changelog.partition.high_watermark();
-        let mut state = match self.open_store() {
-            Ok(state) if state.applied().offset <= end => state,
+        let low = changelog.partition.low_mark();
+        let (mut state, lost) = match self.open_store() {
+            Ok(state) if (low..=end).contains(&state.applied().offset) => (state, None),
+            Ok(state) if state.applied().offset < low => (state, Some(())),
             // Under a durability other than fsync a power cut may take events that the store has seen.
-            Ok(_) => self.made_anew("it is ahead of its changelog")?,
-            Err(error) => self.made_anew(&error.to_string())?,
+            Ok(_) => (self.made_anew("it is ahead of its changelog")?, Some(())),
+            Err(error) => (self.made_anew(&error.to_string())?, Some(())),
         };
-        let mut from = state.applied().offset;
-        if let Some((at, turn)) = changelog.last_turn(from, end)? {
-            let missing = match state.applied().missing(&turn.line) {
-                Some(missing) => missing,
-                None => {
+        let mut from = if lost.is_some() { low } else { state.applied().offset };
+        let turn = changelog.last_turn(from, end)?;
+        let wanted = match (&turn, lost) {
+            (Some((_, turn)), _) => Some(turn.line.clone()),
+            // Without its store nothing says what made the state: what the newest snapshot has, and all that came since.
+            (None, Some(())) => Some(self.newest_line(log.root(), end)?),
+            (None, None) => None,
+        };
+        if let Some(line) = wanted {
+            let missing = match state.applied().missing(&line) {
+                Some(missing) if missing.iter().all(|(from, _)| *from >= low) => missing,
+                _ => {
                     drop(state);
-                    state = self.made_from_snapshot(log.root(), &turn.line)?;
-                    match state.applied().missing(&turn.line) {
+                    state = self.made_from_snapshot(log.root(), &line)?;
+                    match state.applied().missing(&line) {
                         Some(missing) => missing,
                         None => {
                             drop(state);
                             state = self.made_anew("a snapshot is not what its checkpoint says")?;
-                            turn.line.clone()
+                            line.clone()
                         }
                     }
                 }
@@ -184,6 +193,9 @@ impl Place {
                 state.go_on_at(from);
                 changelog.apply(&mut state, from, to)?;
             }
+            from = state.applied().offset;
+        }
+        if let Some((at, turn)) = turn {
             state.turn(at, turn);
             from = at + 1;
         }
@@ -194,23 +206,30 @@ impl Place {
     /// A state that is on its way to a line: that of the snapshot which is nearest, or nothing.
     fn made_from_snapshot(&self, data: &Path, line: &Line) -> Result<PartitionState, Error> {
         let covers = |snapshot: &Line| snapshot.iter().map(|(from, to)| to - from).sum::<u64>();
-        let mut nearest: Option<(u64, PathBuf)> = None;
-        for checkpoint in checkpoint::list(data)? {
-            let stood = checkpoint.pipelines.iter().filter(|stood| stood.id == self.id);
-            let parts = stood.flat_map(|stood| &stood.partitions).filter(|part| part.partition == self.partition);
-            for kept in parts.filter_map(|part| part.state.as_ref()) {
-                let folder = snapshot_folder(data, self.id, self.partition, &checkpoint.name);
-                let (fits, covered) = (is_on_the_way(&kept.snapshot, line), covers(&kept.snapshot));
-                if fits && folder.exists() && nearest.as_ref().is_none_or(|(most, _)| covered > *most) {
-                    nearest = Some((covered, folder));
-                }
-            }
-        }
+        let on_the_way = snapshots(data, self.id, self.partition)?
+            .into_iter()
+            .filter(|(snapshot, _)| missing(snapshot, line).is_some())
+            .map(|(snapshot, name)| (covers(&snapshot), snapshot_folder(data, self.id, self.partition, &name)));
+        let nearest = on_the_way.filter(|(_, folder)| folder.exists()).max_by_key(|(covered, _)| *covered);
         let Some((_, folder)) = nearest else { return self.made_anew("the pipeline was rewound") };
         tracing::info!(store = %self.live.display(), snapshot = %folder.display(), "a state is made from a snapshot");
         self.remove()?;
         LsmStore::copy(&folder, &self.live).map_err(|error| refused(&error))?;
         self.open_store().map_err(|error| refused(&error))
+    }
+
+    /// What made the state, by the newest checkpoint, if nothing was rewound since.
+    fn newest_line(&self, data: &Path, end: u64) -> Result<Line, Error> {
+        let checkpoints = checkpoint::list(data)?;
+        let stood = checkpoints.iter().flat_map(|checkpoint| &checkpoint.pipelines).filter(|stood| stood.id == self.id);
+        let parts = stood.flat_map(|stood| &stood.partitions).filter(|part| part.partition == self.partition);
+        let newest = parts.filter_map(|part| part.state.as_ref()).next_back();
+        let mut line = newest.map(|kept| kept.line.clone()).unwrap_or_default();
+        match line.last_mut() {
+            Some((_, to)) => *to = end,
+            None => line.extend((end > 0).then_some((0, end))),
+        }
+        Ok(line)
     }
 
     fn remove(&self) -> Result<(), Error> {
@@ -233,11 +252,15 @@ impl Place {
     }
 }
 
-/// Whether a state that these stretches made becomes one that those of `line` make when the rest is applied.
-fn is_on_the_way(mine: &Line, line: &Line) -> bool {
-    let Some((last, closed)) = mine.split_last() else { return true };
-    let Some((same, rest)) = line.split_at_checked(closed.len()) else { return false };
-    same == closed && rest.first().is_some_and(|next| next.0 == last.0 && next.1 >= last.1)
+/// The snapshots of a partition that checkpoints have: what made each, with the checkpoint's name.
+fn snapshots(data: &Path, pipeline: u32, partition: u32) -> Result<Vec<(Line, String)>, Error> {
+    let mut found = Vec::new();
+    for checkpoint in checkpoint::list(data)? {
+        let stood = checkpoint.pipelines.into_iter().filter(|stood| stood.id == pipeline);
+        let parts = stood.flat_map(|stood| stood.partitions).filter(|part| part.partition == partition);
+        found.extend(parts.filter_map(|part| part.state).map(|kept| (kept.snapshot, checkpoint.name.clone())));
+    }
+    Ok(found)
 }
 
 /// Is handed a record of a changelog, with its offset.
@@ -385,6 +408,7 @@ impl<'a> Past<'a> {
         line: &Line,
     ) -> Result<Option<Back>, Error> {
         let applied = (self.applied)(tp.partition)?;
+        self.check(tp.partition, line)?;
         let turn = Turn {
             head: self.head(tp, cursor, to),
             line: line.clone(),
@@ -408,8 +432,11 @@ impl<'a> Past<'a> {
         let (line, boundary) = match choice {
             StateChoice::Reset => (Line::new(), to),
             StateChoice::Restore if to >= cursor => return Ok(None),
+            // Before its beginning there was none.
+            StateChoice::Restore if applied.origin.is_some_and(|origin| to <= origin) => (Line::new(), to),
             StateChoice::Restore => line_up_to(&changelog, &applied.line(), to)?,
         };
+        self.check(tp.partition, &line)?;
         let turn = Turn {
             head: self.head(tp, cursor, boundary),
             line,
@@ -424,9 +451,28 @@ impl<'a> Past<'a> {
     pub(crate) fn undo(&self, tp: TopicPartition, (cursor, to): (u64, u64)) -> Result<Option<Back>, Error> {
         let applied = (self.applied)(tp.partition)?;
         let Some((line, quiet_until)) = applied.before.clone() else { return Ok(None) };
+        self.check(tp.partition, &line)?;
         let (before, quiet_before) = (applied.open_line(), applied.quiet_until);
         let turn = Turn { head: self.head(tp, cursor, to), line, quiet_until, before, quiet_before };
         Ok(Some(Back { cursor: to, append: self.append(tp.partition, &turn)? }))
+    }
+
+    /// That the state which a line makes can be made: from the live store, a snapshot or nothing, and what is left of the changelog.
+    fn check(&self, partition: u32, line: &Line) -> Result<(), Error> {
+        let low = self.changelog(partition)?.partition.low_mark();
+        let can = |mine: &Line| missing(mine, line).is_some_and(|rest| rest.iter().all(|(from, _)| *from >= low));
+        if low == 0 || can(&Line::new()) || can(&(self.applied)(partition)?.line()) {
+            return Ok(());
+        }
+        let snapshots = snapshots(self.log.root(), self.pipeline.id, partition)?;
+        if snapshots.iter().any(|(snapshot, _)| can(snapshot)) {
+            return Ok(());
+        }
+        let oldest =
+            snapshots.first().map_or_else(String::new, |(_, name)| format!(" the oldest is checkpoint:{name},"));
+        Err(Error::Invalid(format!(
+            "the state there cannot be made any more: go back to a checkpoint,{oldest} or begin with an empty state (--state reset)"
+        )))
     }
 
     fn head(&self, tp: TopicPartition, from: u64, to: u64) -> Head {
@@ -456,11 +502,21 @@ fn line_up_to(changelog: &Changelog<'_>, line: &Line, to: u64) -> Result<(Line, 
         }
         u64::MAX
     };
+    // Of the oldest part of the changelog nothing may be left.
+    let left = changelog.partition.low_mark();
+    let gone: u64 = line.iter().map(|(from, to)| (*to).min(left).saturating_sub(*from)).sum();
     // Cursors only grow along a line.
-    let (mut low, mut high) = (0, total);
+    let (mut low, mut high) = (gone, total);
     while low < high {
         let middle = low.midpoint(high);
         if changelog.head(offset(middle))?.to <= to { low = middle + 1 } else { high = middle }
+    }
+    if low == gone && gone > 0 {
+        let earliest = if gone < total { changelog.head(offset(gone))?.to } else { u64::MAX };
+        let what = format!(
+            "the state at offset {to} cannot be made any more: the earliest possible target is offset {earliest}"
+        );
+        return Err(Error::Invalid(format!("{what}, or a checkpoint; --state reset begins with an empty state")));
     }
     let boundary = match low.checked_sub(1) {
         Some(last) => changelog.head(offset(last))?.to,

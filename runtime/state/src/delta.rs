@@ -53,6 +53,16 @@ pub struct Delta {
 /// Stretches of a changelog, half-open ranges of offsets: their deltas, one after the other, make a state. No two touch.
 pub type Line = Vec<(u64, u64)>;
 
+/// What is missing, when these stretches made a state, for the one that `line` makes; `None` when it is not on its way there.
+pub fn missing(mine: &[(u64, u64)], line: &[(u64, u64)]) -> Option<Line> {
+    let Some((last, closed)) = mine.split_last() else { return Some(line.to_vec()) };
+    let (same, rest) = line.split_at_checked(closed.len())?;
+    let (next, rest) = rest.split_first()?;
+    let fits = same == closed && next.0 == last.0 && next.1 >= last.1;
+    let begun = (last.1 < next.1).then_some((last.1, next.1));
+    fits.then(|| begun.into_iter().chain(rest.iter().copied()).collect())
+}
+
 /// From here on the state is another one: a rewind. It is the value of an event like a [`Delta`], with u16 1 at byte 16, in `from` where the
 /// cursor stood and in `to` where it stands; at 56 the number of stretches of `line`, at 60 that of `before`.
 ///

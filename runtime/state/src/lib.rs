@@ -17,7 +17,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use delta::{Delta, Head, Line, Malformed, Record, Turn};
+pub use delta::{Delta, Head, Line, Malformed, Record, Turn, missing};
 pub use key::{MAX_KEY_BYTES, MAX_STAGE_NAME, full_key, prefix_of, stage_and_key};
 pub use layer::{Change, Layer};
 pub use lsm::{LsmStore, StoreCache};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::delta::{Delta, Head, Line, Turn, encode_delta};
+use crate::delta::{Delta, Head, Line, Turn, encode_delta, missing};
 use crate::key::{META, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
 use crate::layer::{Change, Layer};
 use crate::store::{Error, Store};
@@ -67,6 +67,8 @@ pub struct Usage {
 pub struct Applied {
     /// The next offset of the changelog.
     pub offset: u64,
+    /// Where the pipeline began to keep it: before that there is no state.
+    pub origin: Option<u64>,
     /// Event time up to which the source is complete, ms since the epoch.
     pub watermark: Option<i64>,
     /// What each stage's state comes to.
@@ -97,13 +99,7 @@ impl Applied {
 
     /// What is missing for the state that a line makes; `None` when this one is not on its way there.
     pub fn missing(&self, line: &Line) -> Option<Line> {
-        let mine = self.line();
-        let Some((last, closed)) = mine.split_last() else { return Some(line.clone()) };
-        let (same, rest) = line.split_at_checked(closed.len())?;
-        let (next, rest) = rest.split_first()?;
-        let fits = same == closed && next.0 == last.0 && next.1 >= last.1;
-        let begun = (last.1 < next.1).then_some((last.1, next.1));
-        fits.then(|| begun.into_iter().chain(rest.iter().copied()).collect())
+        missing(&self.line(), line)
     }
 }
 
@@ -203,6 +199,7 @@ impl PartitionState {
     /// When the store cannot be read.
     pub fn apply(&mut self, offset: u64, delta: &Delta) -> Result<(), Error> {
         self.applied.offset = offset + 1;
+        self.applied.origin.get_or_insert(delta.head.from);
         for change in delta.layer.changes() {
             self.set(change)?;
         }
@@ -242,12 +239,19 @@ impl PartitionState {
         encode_delta(head, layers().map(Layer::len).sum(), layers().flat_map(Layer::changes))
     }
 
-    /// The commit that holds the changes of attempts up to this number was made, its delta being at `offset` of the changelog.
+    /// The commit that holds the changes of attempts up to this number was made, its delta being at `offset` of the changelog; it began
+    /// with the source's event `from`.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn committed_through(&mut self, id: u64, offset: u64, watermark: Option<i64>) -> Result<(), Error> {
+    pub fn committed_through(
+        &mut self,
+        id: u64,
+        offset: u64,
+        (from, watermark): (u64, Option<i64>),
+    ) -> Result<(), Error> {
         self.applied.offset = offset + 1;
+        self.applied.origin.get_or_insert(from);
         while let Some((_, layer)) = self.layers.pop_front_if(|(layer, _)| *layer <= id) {
             for change in layer.changes() {
                 self.set(change)?;

@@ -103,7 +103,7 @@ impl Run {
         let head = Head { from: offset, to: offset + 1, watermark, ..Head::default() };
         self.changelog.push(self.state.delta_through(id, head));
         assert_eq!(Delta::decode(&self.changelog[offset as usize]).unwrap(), Delta { head, layer: layer.clone() });
-        self.state.committed_through(id, offset, watermark).unwrap();
+        self.state.committed_through(id, offset, (offset, watermark)).unwrap();
         for Change { key, value, expires } in layer.changes() {
             match value {
                 Some(value) => self.plain.insert(key.to_vec(), (value.to_vec(), expires)),
