@@ -8,6 +8,7 @@ mod state;
 mod storage;
 mod zoo;
 
+use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::process::Stdio;
 
@@ -83,7 +84,28 @@ fn the_flights_run_through_the_example_pipelines() {
                 .all(|event| (978_307_200_000..1_009_843_200_000).contains(&event["timestamp"].as_i64().unwrap()))
         );
     }
-    assert_eq!(told["read"], all.len() + expected.len());
+    // Two pipelines read the flights, and one the late ones.
+    assert_eq!(told["read"], 2 * all.len() + expected.len());
+    // The averages of routes, over four partitions: each flight has its own, and the last one of a route is that of all.
+    let mut routes: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+    for flight in &all {
+        let route = format!("{}-{}", flight["origin"].as_str().unwrap(), flight["destination"].as_str().unwrap());
+        let seen = routes.entry(route).or_default();
+        *seen = (seen.0 + 1, seen.1 + flight["delay"].as_i64().unwrap());
+    }
+    let averages = workspace.events("route-delays");
+    assert_eq!(averages.len(), all.len());
+    let kept = workspace.json(&["state", "scan", "route-delays", "--max", "100000"]);
+    let kept = kept["entries"].as_array().unwrap();
+    assert_eq!(kept.len(), routes.len());
+    for entry in kept {
+        let seen: Value = serde_json::from_str(entry["value"].as_str().unwrap()).unwrap();
+        let route = entry["key"].as_str().unwrap().strip_prefix("route/").unwrap();
+        assert_eq!(
+            (seen["flights"].as_i64(), seen["minutes"].as_i64()),
+            (Some(routes[route].0), Some(routes[route].1))
+        );
+    }
 }
 
 #[test]

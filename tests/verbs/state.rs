@@ -194,7 +194,12 @@ fn a_rewind_is_undone_with_its_state_until_the_cursor_has_passed_the_old_place()
     workspace.until("it is back", || kept(&workspace) == before);
     assert_eq!(workspace.pipeline("totals")["lag"], 0);
 
+    // A rewind to where it is already is one as well: undone, it is where it was.
     workspace.sluice(&reset).ok();
+    workspace.sluice(&["rewind", "totals", "--to", "earliest", "--yes"]).ok();
+    workspace.sluice(&["rewind", "totals", "--undo", "--yes"]).ok();
+    workspace.until("it is empty", || kept(&workspace).is_empty());
+    assert_ne!(workspace.pipeline("totals")["lag"], 0);
     workspace.sluice(&["pipeline", "resume", "totals"]).ok();
     idle();
     pay(&workspace, &payments(500, 520));
@@ -311,11 +316,11 @@ fn a_checkpoint_is_come_back_to_from_anywhere_and_others_stay() {
     assert!(workspace.sluice(&["checkpoint", "create", "second"]).fails(2).contains("already"));
     assert!(workspace.sluice(&["checkpoint", "create", "../x"]).fails(2).contains("not a name"));
     assert!(workspace.sluice(&["checkpoint", "create", "x", "--pipeline", "y"]).fails(2).contains("unknown pipeline"));
-    // Another pipeline of the same name is another one.
+    // Another pipeline of the same name is another one, and the checkpoints went with the first.
     workspace.sluice(&["pipeline", "delete", "totals"]).ok();
     workspace.sluice(&["run", "--until-idle"]).ok();
     let refused = workspace.sluice(&["rewind", "totals", "--to", "checkpoint:second", "--yes"]).fails(2);
-    assert!(refused.contains("another one"), "{refused}");
+    assert!(refused.contains("unknown checkpoint"), "{refused}");
 }
 
 /// A typed consumer that puts what comes under a key behind what came before.
@@ -413,4 +418,50 @@ fn checkpoints_are_made_by_themselves_and_are_come_back_to() {
     workspace.sluice(&["pipeline", "resume", "totals"]).ok();
     workspace.sluice(&["run", "--until-idle"]).ok();
     assert_eq!(kept(&workspace), plain(&payments(0, 600)));
+}
+
+/// Starts a verb and kills it after a while, which grows from round to round; whether it was through by then.
+fn killed_after(workspace: &Workspace, arguments: &[&str], spins: u32) -> bool {
+    let mut child = workspace.command(arguments).stdout(std::process::Stdio::null()).spawn().unwrap();
+    for _ in 0..spins {
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::yield_now();
+    }
+    kill(&mut child);
+    child.wait().unwrap().success()
+}
+
+#[test]
+fn a_checkpoint_and_a_rewind_that_are_killed_are_done_or_not_and_never_half() {
+    let workspace = workspace("exactly-once");
+    pay(&workspace, &payments(0, 800));
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let early = kept(&workspace);
+    workspace.sluice(&["checkpoint", "create", "early"]).ok();
+    pay(&workspace, &payments(800, 1600));
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let late = kept(&workspace);
+    workspace.sluice(&["checkpoint", "create", "late"]).ok();
+    let (mut done, mut undone) = (0, 0);
+    for round in 0..40u32 {
+        let (name, spins) = (format!("c{round}"), round * round * 25);
+        killed_after(&workspace, &["checkpoint", "create", &name], spins);
+        let list = workspace.json(&["checkpoint", "list"]);
+        let is_there = list.as_array().unwrap().iter().any(|checkpoint| checkpoint["name"] == name);
+        let before = kept(&workspace);
+        let (to, then) = if round % 2 == 0 { ("early", &early) } else { ("late", &late) };
+        if is_there {
+            workspace.sluice(&["checkpoint", "restore", &name, "--yes"]).ok();
+            assert_eq!(kept(&workspace), before);
+        }
+        killed_after(&workspace, &["checkpoint", "restore", to, "--yes"], spins);
+        let found = kept(&workspace);
+        assert!(found == before || found == *then, "round {round}: {found:?}");
+        if found == *then { done += 1 } else { undone += 1 }
+    }
+    assert!(done > 0 && undone > 0, "all were killed too early, or too late: {done} and {undone}");
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(kept(&workspace), late);
 }

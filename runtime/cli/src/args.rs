@@ -150,7 +150,7 @@ pub(crate) enum Pipeline {
         /// The pipeline
         name: String,
     },
-    /// Stop it and forget its cursors; what it has written stays
+    /// Stop it and forget its cursors, its state and its checkpoints; what it has written stays
     Delete {
         /// The pipeline
         name: String,

@@ -215,7 +215,9 @@ impl Chain {
             let own = &self.stages[failed.stage];
             let undone = own.consumer.as_ref().is_none_or(|consumer| consumer.undoes_failures());
             let before = &self.stages[..failed.stage];
-            before.iter().any(|stage| stage.config.state.is_some()) || (own.config.state.is_some() && !undone)
+            // Behind the first stage several of its events may come of one source event, of which only one failed.
+            before.iter().any(|stage| stage.config.state.is_some())
+                || (own.config.state.is_some() && (!undone || failed.stage > 0))
         };
         called.failed.iter().chain(&called.stopped).filter(leaves).map(|failed| failed.index).min()
     }
@@ -291,7 +293,8 @@ impl Chain {
             told = Some(routed.and_then(|told| {
                 if let (Some(state), Some(grant)) = (state, &stage.config.state) {
                     let outcome = Outcome::parse(outcome, events.count())?;
-                    keyed::changes(&outcome, |input| told.has_failed(given.source(input)), &stage.prefix, changes)?;
+                    let has_failed = |input| sources.is_none() && told.has_failed(input);
+                    keyed::changes(&outcome, has_failed, &stage.prefix, changes)?;
                     keyed::check_size(state, &stage.config.name, *grant, changes)?;
                 }
                 Ok(told)

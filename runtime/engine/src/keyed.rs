@@ -18,8 +18,8 @@ const MAX_VALUE_BYTES: usize = 1 << 20;
 
 /// Writes to stores what is committed, aside from lanes.
 pub trait Flusher: Send + Sync {
-    /// Runs the flush and tells the state; `done` is called then. It must not block.
-    fn flush(&self, state: SharedState, flush: Flush, done: Arc<dyn Fn() + Send + Sync>);
+    /// Has the flush run, with [`SharedState::run`]. It must not block.
+    fn flush(&self, state: SharedState, flush: Flush);
 }
 
 /// The state of a lane.
@@ -126,7 +126,9 @@ pub(crate) struct Keyed {
 }
 
 impl Keyed {
-    pub(crate) fn new(config: StateConfig) -> Self {
+    /// The state of a lane that is woken with `wake`.
+    pub(crate) fn new(config: StateConfig, wake: &Arc<dyn Fn() + Send + Sync>) -> Self {
+        config.shared.wake_with(wake.clone());
         let watermark = config.shared.lock().applied().watermark;
         Self {
             config,
@@ -155,7 +157,9 @@ impl Keyed {
 
     /// An attempt over the first events of the batch in hand has made these changes.
     pub(crate) fn attempted(&mut self, id: u64, processed: usize, layer: Layer) {
-        self.watermark = self.marks.get(processed).copied().flatten().or(self.watermark);
+        if processed > 0 {
+            self.watermark = self.marks.get(processed).copied().flatten().or(self.watermark);
+        }
         self.attempts.push_back(Attempt { id, watermark: self.watermark });
         self.config.shared.lock().push(id, layer);
     }
@@ -178,7 +182,7 @@ impl Keyed {
     }
 
     /// A commit was made.
-    pub(crate) fn committed(&mut self, id: u64, committed: &Committed, done: &Arc<dyn Fn() + Send + Sync>) {
+    pub(crate) fn committed(&mut self, id: u64, committed: &Committed) {
         let Some(at) = self.submitted.iter().position(|submitted| submitted.id == id) else { return };
         let Some(Submitted { through, from, .. }) = self.submitted.remove(at) else { return };
         while self.attempts.pop_front_if(|attempt| attempt.id <= through.id).is_some() {}
@@ -193,7 +197,7 @@ impl Keyed {
             && let Some(flush) = state.start_flush()
         {
             drop(state);
-            self.config.flusher.flush(self.config.shared.clone(), flush, done.clone());
+            self.config.flusher.flush(self.config.shared.clone(), flush);
         }
     }
 
@@ -211,21 +215,18 @@ impl Keyed {
         self.watermark = self.attempts.back().map_or(state.applied().watermark, |attempt| attempt.watermark);
     }
 
-    /// Whether its store is being written.
-    pub(crate) fn is_flushing(&self) -> bool {
-        self.config.shared.lock().is_flushing()
-    }
-
-    /// Takes the state that is committed in place of what it has.
-    pub(crate) fn reopen(&mut self) -> Result<(), Error> {
+    /// Takes the state that is committed in place of what it has; not while its store is in use.
+    pub(crate) fn reopen(&mut self) -> Result<bool, Error> {
         self.discard_from(0);
         // The store is one process's and one owner's: it goes before it is opened again.
-        self.config.shared.close();
+        if !self.config.shared.close() {
+            return Ok(false);
+        }
         let state = (self.config.reopen)()?;
         self.watermark = state.applied().watermark;
         self.config.shared.replace(state);
         self.config.shared.moved();
-        Ok(())
+        Ok(true)
     }
 
     /// Events before this offset are dealt with again only for what they do to the state.

@@ -183,7 +183,7 @@ impl LaneRunner {
                 config.topic_name.clone(),
                 config.state.as_ref().map(|state| state.shared.clone()),
             ),
-            keyed: config.state.clone().map(Keyed::new),
+            keyed: config.state.clone().map(|state| Keyed::new(state, &wake)),
             follower: Follower::default(),
             committed: config.cursor,
             claims: Claims::new(config.cursor),
@@ -381,7 +381,7 @@ impl LaneRunner {
                 }
             }
             if let (Some(keyed), Ok(committed)) = (&mut self.keyed, &answer) {
-                keyed.committed(id, committed, &self.wake);
+                keyed.committed(id, committed);
             }
             match answer {
                 Ok(_) => {
@@ -435,20 +435,28 @@ impl LaneRunner {
 
     /// Goes on from where the log says that the cursor is.
     fn find_cursor(&mut self) -> Step {
-        if self.claims.is_claiming() || self.follower.is_moving() || self.keyed.as_ref().is_some_and(Keyed::is_flushing)
-        {
+        if self.claims.is_claiming() || self.follower.is_moving() {
             return Step::Waiting;
         }
         self.chain.drop_instances();
         self.resyncs += 1;
         let position = self.storage.position(self.config.pipeline, self.config.source);
-        if let Some(Err(error)) = self.keyed.as_mut().filter(|_| position.is_some()).map(Keyed::reopen) {
-            if error.advice() == Advice::StopNode {
-                return Step::StopNode(error);
+        if let (Some(keyed), Some((_, cursor))) = (&mut self.keyed, position) {
+            match keyed.reopen() {
+                Ok(true) => {}
+                // Its store is being written: it is woken when that is done.
+                Ok(false) => {
+                    self.resyncs -= 1;
+                    return Step::Waiting;
+                }
+                Err(error) if error.advice() == Advice::StopNode => return Step::StopNode(error),
+                Err(error) => {
+                    (self.follower, self.claims, self.committed) = (Follower::default(), Claims::new(cursor), cursor);
+                    self.lane.go_on_from(cursor);
+                    self.lane.halt_at(cursor, HaltKind::Other, error.to_string());
+                    return Step::Worked;
+                }
             }
-            self.lane.go_on_from(self.lane.cursor());
-            self.lane.halt_at(self.lane.cursor(), HaltKind::Other, error.to_string());
-            return Step::Worked;
         }
         let reason = match position {
             Some((epoch, cursor)) if self.resyncs <= MOST_RESYNCS => {
@@ -652,9 +660,8 @@ impl LaneRunner {
         Head { topic, partition, from, to, epoch: self.config.epoch, watermark: None }
     }
 
-    fn commit_range(&mut self, from: u64, to: u64, counts: Counts, dead: Batch) {
+    fn commit_range(&mut self, from: u64, to: u64, mut counts: Counts, mut dead: Batch) {
         let mut appends = self.chain.take_appends();
-        let (mut counts, mut dead) = (counts, dead);
         if self.keyed.as_ref().is_some_and(|keyed| from < keyed.quiet_until()) {
             // Only what they do to the state is wanted: all else came of them the first time.
             appends.clear();
@@ -662,10 +669,13 @@ impl LaneRunner {
         }
         let id = self.lane.submitted(to);
         let head = self.head(from, to);
+        let mut changed_bytes = 0;
         if let Some(keyed) = &mut self.keyed {
             let read = self.batch.base_offset..self.batch.base_offset + u64::from(self.batch.count);
             let processed = if read.contains(&from) { to - self.batch.base_offset } else { 0 };
-            keyed.attempted(id, processed as usize, self.chain.take_changes());
+            let changes = self.chain.take_changes();
+            changed_bytes = changes.bytes();
+            keyed.attempted(id, processed as usize, changes);
             if !matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
                 appends.push(keyed.append(id, id, head));
             }
@@ -677,7 +687,7 @@ impl LaneRunner {
         let mut input = Input { step, from, to, ..Input::default() };
         if matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
             // They count, and dead letters are written, when the cursor moves.
-            let bytes = appends.iter().map(|append| append.batch.bytes().len()).sum();
+            let bytes = changed_bytes + appends.iter().map(|append| append.batch.bytes().len()).sum::<usize>();
             let calls = vec![u32::try_from(to - from).unwrap_or(u32::MAX)];
             self.follower.submitted(id, Delivered { through: id, to, counts, calls, bytes, dead: vec![dead] });
         } else {

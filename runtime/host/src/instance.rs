@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sluice_engine::{CallError, CallErrorKind, Consumer, legible};
 use sluice_env::Clock;
+use sluice_event::View;
 use sluice_state::StageState;
 use wasmtime::component::{ComponentType, Func, InstancePre, Lift, Linker, WasmList};
 use wasmtime::{Engine, Store, StoreContextMut, Trap, WasmBacktrace};
@@ -258,6 +259,9 @@ impl Consumer for Instance {
     }
 
     fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError> {
+        if let Some(access) = &mut self.store.data_mut().access {
+            access.set_watermark(View::parse(header).ok().and_then(|view| view.watermark));
+        }
         self.store.set_epoch_deadline(Ticker::ticks(self.limits.call_timeout));
         let host = self.host.clone();
         let running = host.ticker.enter();

@@ -45,6 +45,7 @@ pub(crate) struct Access {
     /// Written in this call, through `set` and `delete`: what stands now, and by which origin.
     writes: BTreeMap<Vec<u8>, (Slot, Origin)>,
     written_bytes: usize,
+    watermark: Option<i64>,
     /// The times of the call's events: values expire so long after them.
     timestamps: Vec<i64>,
     /// Bytes that a call may be given.
@@ -53,7 +54,7 @@ pub(crate) struct Access {
 
 impl Access {
     pub(crate) fn new(state: StageState, max_bytes: usize) -> Self {
-        Self { state, writes: BTreeMap::new(), written_bytes: 0, timestamps: Vec::new(), max_bytes }
+        Self { state, writes: BTreeMap::new(), written_bytes: 0, watermark: None, timestamps: Vec::new(), max_bytes }
     }
 
     /// A call with events of these times begins.
@@ -75,10 +76,20 @@ impl Access {
         }
     }
 
+    /// The watermark before the first event of the call.
+    pub(crate) fn set_watermark(&mut self, watermark: Option<i64>) {
+        self.watermark = watermark;
+    }
+
+    /// Commits in flight have not expired it yet, where it is kept.
+    fn has_expired(&self, slot: &Slot) -> bool {
+        slot.expires.is_some_and(|expires| self.watermark.is_some_and(|watermark| expires <= watermark))
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Slot>, Refused> {
         match self.writes.get(key) {
             Some((slot, _)) => Ok(slot.value.is_some().then(|| slot.clone())),
-            None => Ok(self.state.get(key)?),
+            None => Ok(self.state.get(key)?.filter(|slot| !self.has_expired(slot))),
         }
     }
 
@@ -120,9 +131,10 @@ impl Access {
         let behind = |key: &[u8]| key.starts_with(prefix) && after.is_none_or(|after| key > after);
         let written: BTreeMap<_, _> = self.writes.iter().filter(|(key, _)| behind(key)).collect();
         // What is deleted here takes up room there.
-        let kept = self.state.scan(prefix, after, limit + written.len(), max_bytes)?;
+        let (mut kept, is_all) = self.state.scan(prefix, after, limit + written.len(), max_bytes)?;
         // Beyond the last entry that was found there may be more, which come before what was written behind it.
-        let up_to = (kept.len() == limit + written.len()).then(|| kept.last().map(|(key, _)| key.clone())).flatten();
+        let up_to = kept.last().filter(|_| !is_all).map(|(key, _)| key.clone());
+        kept.retain(|(_, slot)| !self.has_expired(slot));
         let mut all: BTreeMap<Vec<u8>, Slot> = kept.into_iter().collect();
         for (key, (slot, _)) in written {
             if up_to.as_ref().is_none_or(|up_to| key <= up_to) {
@@ -138,7 +150,13 @@ impl Access {
             }
             entries.push(entry);
         }
-        Ok(entries)
+        match up_to {
+            // All of it was deleted or has expired: an empty page would say that there is no more.
+            Some(up_to) if entries.is_empty() && limit > 0 => {
+                self.scan(prefix, Some(&up_to), limit as u32, max_bytes as u32)
+            }
+            _ => Ok(entries),
+        }
     }
 
     fn write(

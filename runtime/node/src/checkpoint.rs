@@ -92,8 +92,8 @@ pub(crate) fn create(
     only: Option<&str>,
 ) -> Result<Checkpoint, Error> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !(1..=100).contains(&name.len()) || !name.chars().all(good) || name.starts_with('.') {
-        let rule = "use 1 to 100 letters, digits, `-`, `_` and `.`, not beginning with `.`";
+    if !(1..=230).contains(&name.len()) || !name.chars().all(good) || name.starts_with('.') {
+        let rule = "use 1 to 230 letters, digits, `-`, `_` and `.`, not beginning with `.`";
         return Err(Error::Invalid(format!("not a name for a checkpoint: {name:?}; {rule}")));
     }
     let data = log.root();
@@ -229,6 +229,19 @@ pub fn delete(data: &Path, name: &str) -> Result<(), Error> {
                 }
                 _ => {}
             }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the checkpoints that are of a pipeline only, which is gone.
+///
+/// # Errors
+/// When one cannot be read or deleted.
+pub fn forget(data: &Path, pipeline: u32) -> Result<(), Error> {
+    for checkpoint in list(data)? {
+        if checkpoint.pipelines.iter().all(|stood| stood.id == pipeline) {
+            delete(data, &checkpoint.name)?;
         }
     }
     Ok(())

@@ -28,6 +28,8 @@ struct Shared {
     log: Weak<Log>,
     states: Arc<States>,
     clock: Arc<dyn Clock>,
+    /// One operator at a time, of whom this is one.
+    operating: Arc<Mutex<()>>,
     plan: Mutex<Plan>,
     changed: Condvar,
 }
@@ -47,11 +49,17 @@ struct Kept {
 }
 
 impl Keeper {
-    pub(crate) fn start(log: &Arc<Log>, states: &Arc<States>, clock: &Arc<dyn Clock>) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        log: &Arc<Log>,
+        states: &Arc<States>,
+        clock: &Arc<dyn Clock>,
+        operating: &Arc<Mutex<()>>,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             log: Arc::downgrade(log),
             states: states.clone(),
             clock: clock.clone(),
+            operating: operating.clone(),
             plan: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -117,21 +125,24 @@ impl Shared {
 
     /// Makes a checkpoint of a pipeline, if something has changed since the last one, and lets go of what is not to be kept.
     fn keep_one(&self, log: &Log, name: &str) -> Result<(), Error> {
+        let _operating = self.operating.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pipeline) = log.pipeline(name) else { return Ok(()) };
-        let stands = (pipeline.epoch, pipeline.cursors.iter().map(|(tp, cursor)| (*tp, cursor.next)).collect());
-        let policy = match self.plan().pipelines.get_mut(name) {
-            Some(kept) if kept.last.as_ref() != Some(&stands) => {
-                kept.last = Some(stands);
-                kept.policy
-            }
+        let stands: (u64, Vec<_>) =
+            (pipeline.epoch, pipeline.cursors.iter().map(|(tp, cursor)| (*tp, cursor.next)).collect());
+        let policy = match self.plan().pipelines.get(name) {
+            Some(kept) if kept.last.as_ref() != Some(&stands) => kept.policy,
             _ => return Ok(()),
         };
         let now = self.clock.now();
         let shared = |pipeline: &PipelineInfo, partition| self.states.shared(log, pipeline, partition);
         checkpoint::create(log, &*self.clock, shared, &format!("{name}{AUTOMATIC}{now}"), Some(name))?;
+        self.plan().pipelines.entry(name.to_owned()).and_modify(|kept| kept.last = Some(stands));
         let all = checkpoint::list(log.root())?;
-        let own: Vec<&Checkpoint> =
-            all.iter().filter(|checkpoint| checkpoint.name.starts_with(&format!("{name}{AUTOMATIC}"))).collect();
+        let is_own = |checkpoint: &&Checkpoint| {
+            checkpoint.name.starts_with(&format!("{name}{AUTOMATIC}"))
+                && checkpoint.pipelines.iter().all(|stood| stood.id == pipeline.id)
+        };
+        let own: Vec<&Checkpoint> = all.iter().filter(is_own).collect();
         let times: Vec<i64> = own.iter().map(|checkpoint| checkpoint.time).collect();
         for (checkpoint, stays) in own.iter().zip(stays(&times, now, &policy)) {
             if !stays {
@@ -158,7 +169,10 @@ fn let_go(log: &Log, pipeline: &PipelineInfo, running: impl Fn(u32) -> Option<Sh
         let back = running(partition)
             .and_then(|state| state.lock().applied().before.clone())
             .and_then(|(line, _)| line.last().map(|(start, _)| *start));
-        if let (Some(needed), Some(flushed)) = (needed, flushed) {
+        // Who has not taken in yet what is committed may be about to turn back.
+        let end = log.partition(&topic, partition)?.high_watermark();
+        let is_behind = running(partition).is_none_or(|state| state.lock().applied().offset < end);
+        if let (Some(needed), Some(flushed), false) = (needed, flushed, is_behind) {
             let offset = needed.min(flushed).min(back.unwrap_or(u64::MAX));
             before.push((TopicPartition { topic: topic.id, partition }, offset));
         }
@@ -242,8 +256,7 @@ mod tests {
         assert_eq!(value(1), Some(99));
         let shared = state::bring_up(&log, &pipeline, 0).unwrap();
         let flush = shared.lock().start_flush().unwrap();
-        let flushed = flush.run();
-        shared.lock().flushed(&flush, flushed);
+        shared.run(&flush).unwrap();
         let_go(&log, &pipeline, |_| Some(shared.clone())).unwrap();
         drop((shared, flush));
         let changelog = log.partition(&log.topic("p.changelog").unwrap(), 0).unwrap();
@@ -254,10 +267,10 @@ mod tests {
         assert_eq!(value(1), Some(99));
         let past = Past::of(&log, |pipeline, partition| state::bring_up(&log, pipeline, partition), &pipeline).unwrap();
         let source = *pipeline.cursors.keys().next().unwrap();
-        let back = |to| past.back(source, (100, to), StateChoice::Restore).map(|back| back.map(|back| back.cursor));
-        assert_eq!(back(90).unwrap(), Some(90));
-        assert_eq!(back(71).unwrap(), Some(71));
-        assert_eq!(back(0).unwrap(), Some(0), "before its beginning a state is empty");
+        let back = |to| past.go(source, (100, to), StateChoice::Restore).map(|back| back.cursor);
+        assert_eq!(back(90).unwrap(), 90);
+        assert_eq!(back(71).unwrap(), 71);
+        assert_eq!(back(0).unwrap(), 0, "before its beginning a state is empty");
         let refused = back(30).unwrap_err().to_string();
         assert!(refused.contains("earliest possible target") && refused.contains("--state reset"), "{refused}");
     }

@@ -77,7 +77,7 @@ pub struct Node {
     redrives: Redrives,
     states: Arc<States>,
     keeper: Keeper,
-    operating: Mutex<()>,
+    operating: Arc<Mutex<()>>,
 }
 
 /// How often a wait looks whether it was interrupted.
@@ -107,7 +107,8 @@ impl Node {
         let scheduler = Scheduler::new(clock.clone());
         let states = States::of(&options.data);
         let states = Arc::new(states.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?);
-        let keeper = Keeper::start(&log, &states, &clock);
+        let operating = Arc::new(Mutex::new(()));
+        let keeper = Keeper::start(&log, &states, &clock, &operating);
         let keeper = keeper.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
         log.on_append(scheduler.on_append());
         Ok(Self {
@@ -121,7 +122,7 @@ impl Node {
             redrives: Redrives::default(),
             states,
             keeper,
-            operating: Mutex::default(),
+            operating,
         })
     }
 
@@ -295,10 +296,19 @@ impl Node {
     /// # Errors
     /// When there is no such pipeline or target, or storage refuses.
     pub fn rewind(&self, pipeline: &str, target: &Target, choice: StateChoice, really: bool) -> Result<Rewind, Error> {
+        /// How often it is planned anew, for the pipeline has committed something meanwhile.
+        const TRIES: usize = 1000;
         let _operating = self.operating();
-        let info = self.log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
-        let past = self.states.past(&self.log, &info);
-        let rewind = operate::rewind_with(&self.log, &info, past.as_ref(), target, choice, really)?;
+        let mut tries = 0;
+        let rewind = loop {
+            let info = self.log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
+            let past = self.states.past(&self.log, &info);
+            tries += 1;
+            match operate::rewind_with(&self.log, &info, past.as_ref(), target, choice, really) {
+                Err(Error::Fenced { .. }) if tries < TRIES => {}
+                rewind => break rewind?,
+            }
+        };
         if really {
             self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.moved(lane));
         }
@@ -320,6 +330,8 @@ impl Node {
     /// # Errors
     /// When there is no such pipeline, or it keeps no state, or that cannot be read.
     pub fn look(&self, pipeline: &str, query: &state::Query) -> Result<state::Found, Error> {
+        // Of one that does not run the state is brought up for the moment, by one at a time.
+        let _operating = self.lanes_of(pipeline).is_empty().then(|| self.operating());
         self.states.look(&self.log, pipeline, query)
     }
 

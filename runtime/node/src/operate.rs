@@ -179,16 +179,16 @@ pub(crate) fn rewind_with(
         }
         let back = match (past, target) {
             (None, _) => None,
-            (Some(past), Target::Undo) => past.undo(*tp, (cursor.next, place))?,
+            (Some(past), Target::Undo) => Some(past.undo(*tp, (cursor.next, place))?),
             (Some(past), Target::Checkpoint(_)) if choice == StateChoice::Restore => {
                 let kept = part.and_then(|part| part.state.as_ref());
                 let Some(kept) = kept else {
                     let what = "the checkpoint has no state of the pipeline, which had none then";
                     return Err(Error::Invalid(format!("{what}: --state reset begins with an empty one")));
                 };
-                past.restore(*tp, (cursor.next, place), &kept.line)?
+                Some(past.restore(*tp, (cursor.next, place), &kept.line)?)
             }
-            (Some(past), _) => past.back(*tp, (cursor.next, place), choice)?,
+            (Some(past), _) => Some(past.go(*tp, (cursor.next, place), choice)?),
         };
         let starts = back.as_ref().map_or(place, |back| back.cursor);
         if starts < low {

@@ -88,6 +88,10 @@ pub fn forget_in(data: &Path, pipeline: u32) {
 }
 
 fn forget(folder: &Path, pipeline: u32) {
+    let forgotten = folder.parent().map_or(Ok(()), |data| checkpoint::forget(data, pipeline));
+    if let Err(error) = forgotten {
+        tracing::warn!(%error, "checkpoints of a pipeline that is gone could not be deleted");
+    }
     let folder = folder.join(pipeline.to_string());
     if let Err(error) = std::fs::remove_dir_all(&folder)
         && error.kind() != std::io::ErrorKind::NotFound
@@ -110,17 +114,7 @@ pub(crate) fn snapshot_folder(data: &Path, pipeline: u32, partition: u32, name: 
 
 /// Makes a snapshot of a state's store, with all that is committed by now: what made it, its size and keys.
 pub(crate) fn snapshot(shared: &SharedState, to: &Path) -> Result<(Line, u64, u64), Error> {
-    let (flush, store) = {
-        let mut state = shared.lock_unflushing();
-        (state.start_flush(), state.store())
-    };
-    if let Some(flush) = flush {
-        let result = flush.run();
-        shared.lock().flushed(&flush, result.clone());
-        shared.moved();
-        result.map_err(|error| refused(&error))?;
-    }
-    store.snapshot(to).map_err(|error| refused(&error))?;
+    shared.snapshot(to).map_err(|error| refused(&error))?;
     // The lane may have written more meanwhile: what the snapshot has, it says itself.
     let made = LsmStore::open(to, &StoreCache::default()).and_then(|store| PartitionState::open(Arc::new(store)));
     let applied = made.map_err(|error| refused(&error))?.applied().clone();
@@ -178,7 +172,7 @@ impl Place {
                 Some(missing) if missing.iter().all(|(from, _)| *from >= low) => missing,
                 _ => {
                     drop(state);
-                    state = self.made_from_snapshot(log.root(), &line)?;
+                    state = self.made_from_snapshot(log.root(), &line, low)?;
                     match state.applied().missing(&line) {
                         Some(missing) => missing,
                         None => {
@@ -204,14 +198,21 @@ impl Place {
     }
 
     /// A state that is on its way to a line: that of the snapshot which is nearest, or nothing.
-    fn made_from_snapshot(&self, data: &Path, line: &Line) -> Result<PartitionState, Error> {
+    fn made_from_snapshot(&self, data: &Path, line: &Line, low: u64) -> Result<PartitionState, Error> {
         let covers = |snapshot: &Line| snapshot.iter().map(|(from, to)| to - from).sum::<u64>();
         let on_the_way = snapshots(data, self.id, self.partition)?
             .into_iter()
             .filter(|(snapshot, _)| missing(snapshot, line).is_some())
             .map(|(snapshot, name)| (covers(&snapshot), snapshot_folder(data, self.id, self.partition, &name)));
         let nearest = on_the_way.filter(|(_, folder)| folder.exists()).max_by_key(|(covered, _)| *covered);
-        let Some((_, folder)) = nearest else { return self.made_anew("the pipeline was rewound") };
+        let Some((_, folder)) = nearest else {
+            if line.first().is_some_and(|(from, _)| *from < low) {
+                // What there is stays as it is, for somebody to look at.
+                let what = format!("the changelog begins at {low}, and no checkpoint has what was before");
+                return Err(Error::Invalid(format!("{what}: the state cannot be made anew")));
+            }
+            return self.made_anew("the pipeline was rewound");
+        };
         tracing::info!(store = %self.live.display(), snapshot = %folder.display(), "a state is made from a snapshot");
         self.remove()?;
         LsmStore::copy(&folder, &self.live).map_err(|error| refused(&error))?;
@@ -388,80 +389,92 @@ impl<'a> Past<'a> {
         Ok(Changelog { log: self.log, partition: self.log.partition(&self.changelog, partition)? })
     }
 
+    /// Where a partition's state stands by its changelog, whatever its lane has taken in of that.
+    fn stands(&self, partition: u32) -> Result<Stands, Error> {
+        let changelog = self.changelog(partition)?;
+        let (applied, end) = ((self.applied)(partition)?, changelog.partition.high_watermark());
+        let mut stands = Stands {
+            end,
+            open: applied.open_line(),
+            quiet_until: applied.quiet_until,
+            before: applied.before.clone(),
+            origin: applied.origin,
+        };
+        if let Some((at, turn)) = changelog.last_turn(applied.offset, end)? {
+            let mut before = turn.before;
+            if let Some((_, end)) = before.last_mut() {
+                *end = at;
+            }
+            before.retain(|(from, to)| from < to);
+            stands.open = turn.line.into_iter().chain([(at + 1, 0)]).collect();
+            (stands.quiet_until, stands.before) = (turn.quiet_until, Some((before, turn.quiet_before)));
+        }
+        Ok(stands)
+    }
+
     /// What made the state when the cursor stood at `cursor`, at the end of a commit.
     pub(crate) fn line_at(&self, partition: u32, cursor: u64) -> Result<Line, Error> {
-        let changelog = self.changelog(partition)?;
-        // The lane may not have taken in yet what is committed.
-        let mut line = (self.applied)(partition)?.open_line();
-        if let Some((start, end)) = line.last_mut() {
-            *end = changelog.partition.high_watermark().max(*start);
-        }
-        line.retain(|(from, to)| from < to);
-        Ok(line_up_to(&changelog, &line, cursor)?.0)
+        Ok(line_up_to(&self.changelog(partition)?, &self.stands(partition)?.line(), cursor)?.0)
     }
 
     /// How a partition goes to where a checkpoint has it.
-    pub(crate) fn restore(
-        &self,
-        tp: TopicPartition,
-        (cursor, to): (u64, u64),
-        line: &Line,
-    ) -> Result<Option<Back>, Error> {
-        let applied = (self.applied)(tp.partition)?;
-        self.check(tp.partition, line)?;
-        let turn = Turn {
-            head: self.head(tp, cursor, to),
-            line: line.clone(),
-            quiet_until: None,
-            before: applied.open_line(),
-            quiet_before: applied.quiet_until,
-        };
-        Ok(Some(Back { cursor: to, append: self.append(tp.partition, &turn)? }))
+    pub(crate) fn restore(&self, tp: TopicPartition, cursors: (u64, u64), line: &Line) -> Result<Back, Error> {
+        self.turn(tp, cursors, self.stands(tp.partition)?, line.clone(), None)
     }
 
-    /// How a partition goes back to where its cursor is at `to` or, where that is within a commit, to the last commit before: the events
-    /// between are dealt with again. `None` when it does not go back.
-    pub(crate) fn back(
-        &self,
-        tp: TopicPartition,
-        (cursor, to): (u64, u64),
-        choice: StateChoice,
-    ) -> Result<Option<Back>, Error> {
-        let changelog = self.changelog(tp.partition)?;
-        let applied = (self.applied)(tp.partition)?;
+    /// How a partition goes to where its cursor is at `to` or, where that is within a commit, to the last commit before: the events
+    /// between are dealt with again. Ahead of its cursor its state stays as it is.
+    pub(crate) fn go(&self, tp: TopicPartition, (cursor, to): (u64, u64), choice: StateChoice) -> Result<Back, Error> {
+        let stands = self.stands(tp.partition)?;
         let (line, boundary) = match choice {
             StateChoice::Reset => (Line::new(), to),
-            StateChoice::Restore if to >= cursor => return Ok(None),
+            StateChoice::Restore if to >= cursor => {
+                let quiet_until = stands.quiet_until.filter(|quiet| *quiet > to);
+                let line = stands.line();
+                return self.turn(tp, (cursor, to), stands, line, quiet_until);
+            }
             // Before its beginning there was none.
-            StateChoice::Restore if applied.origin.is_some_and(|origin| to <= origin) => (Line::new(), to),
-            StateChoice::Restore => line_up_to(&changelog, &applied.line(), to)?,
+            StateChoice::Restore if stands.origin.is_some_and(|origin| to <= origin) => (Line::new(), to),
+            StateChoice::Restore => line_up_to(&self.changelog(tp.partition)?, &stands.line(), to)?,
         };
-        self.check(tp.partition, &line)?;
-        let turn = Turn {
-            head: self.head(tp, cursor, boundary),
-            line,
-            quiet_until: (boundary < to).then_some(to),
-            before: applied.open_line(),
-            quiet_before: applied.quiet_until,
-        };
-        Ok(Some(Back { cursor: boundary, append: self.append(tp.partition, &turn)? }))
+        self.turn(tp, (cursor, boundary), stands, line, (boundary < to).then_some(to))
     }
 
     /// How a partition goes to where it was before it was last rewound.
-    pub(crate) fn undo(&self, tp: TopicPartition, (cursor, to): (u64, u64)) -> Result<Option<Back>, Error> {
-        let applied = (self.applied)(tp.partition)?;
-        let Some((line, quiet_until)) = applied.before.clone() else { return Ok(None) };
+    pub(crate) fn undo(&self, tp: TopicPartition, cursors: (u64, u64)) -> Result<Back, Error> {
+        let stands = self.stands(tp.partition)?;
+        let Some((line, quiet_until)) = stands.before.clone() else {
+            return Err(Error::Invalid("its state was never rewound: there is nothing to undo".to_owned()));
+        };
+        self.turn(tp, cursors, stands, line, quiet_until)
+    }
+
+    fn turn(
+        &self,
+        tp: TopicPartition,
+        (from, to): (u64, u64),
+        stands: Stands,
+        line: Line,
+        quiet_until: Option<u64>,
+    ) -> Result<Back, Error> {
         self.check(tp.partition, &line)?;
-        let (before, quiet_before) = (applied.open_line(), applied.quiet_until);
-        let turn = Turn { head: self.head(tp, cursor, to), line, quiet_until, before, quiet_before };
-        Ok(Some(Back { cursor: to, append: self.append(tp.partition, &turn)? }))
+        let TopicPartition { topic, partition } = tp;
+        let head = Head { topic, partition, from, to, epoch: self.pipeline.epoch + 1, watermark: None };
+        let turn = Turn { head, line, quiet_until, before: stands.open, quiet_before: stands.quiet_until };
+        let mut batch = Batch::default();
+        let bytes = turn.encode();
+        let pushed = batch.push(&NewEvent { value: &bytes, ..NewEvent::default() });
+        pushed.map_err(|error| Error::Invalid(error.to_string()))?;
+        // What is committed meanwhile fences it: it was planned on what stood before.
+        let append = Append::new(TopicPartition { topic: self.changelog.id, partition }, batch).at(stands.end);
+        Ok(Back { cursor: to, append })
     }
 
     /// That the state which a line makes can be made: from the live store, a snapshot or nothing, and what is left of the changelog.
     fn check(&self, partition: u32, line: &Line) -> Result<(), Error> {
         let low = self.changelog(partition)?.partition.low_mark();
         let can = |mine: &Line| missing(mine, line).is_some_and(|rest| rest.iter().all(|(from, _)| *from >= low));
-        if low == 0 || can(&Line::new()) || can(&(self.applied)(partition)?.line()) {
+        if low == 0 || can(&Line::new()) {
             return Ok(());
         }
         let snapshots = snapshots(self.log.root(), self.pipeline.id, partition)?;
@@ -474,18 +487,28 @@ impl<'a> Past<'a> {
             "the state there cannot be made any more: go back to a checkpoint,{oldest} or begin with an empty state (--state reset)"
         )))
     }
+}
 
-    fn head(&self, tp: TopicPartition, from: u64, to: u64) -> Head {
-        let TopicPartition { topic, partition } = tp;
-        Head { topic, partition, from, to, epoch: self.pipeline.epoch + 1, watermark: None }
-    }
+/// Where a partition's state stands.
+struct Stands {
+    /// The end of the changelog.
+    end: u64,
+    /// The stretches that made it; the last one ends there.
+    open: Line,
+    quiet_until: Option<u64>,
+    /// What made it before it was last rewound, and what `quiet_until` was then.
+    before: Option<(Line, Option<u64>)>,
+    origin: Option<u64>,
+}
 
-    fn append(&self, partition: u32, turn: &Turn) -> Result<Append, Error> {
-        let mut batch = Batch::default();
-        let bytes = turn.encode();
-        let pushed = batch.push(&NewEvent { value: &bytes, ..NewEvent::default() });
-        pushed.map_err(|error| Error::Invalid(error.to_string()))?;
-        Ok(Append::new(TopicPartition { topic: self.changelog.id, partition }, batch))
+impl Stands {
+    fn line(&self) -> Line {
+        let mut line = self.open.clone();
+        if let Some((start, end)) = line.last_mut() {
+            *end = self.end.max(*start);
+        }
+        line.retain(|(from, to)| from < to);
+        line
     }
 }
 
@@ -547,7 +570,6 @@ struct Writer {
 struct Job {
     state: SharedState,
     flush: Flush,
-    done: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl Writer {
@@ -555,14 +577,10 @@ impl Writer {
         // Bounded by the number of partitions: each has one flush under way at most.
         let (jobs, waiting) = channel::<Job>();
         let thread = sluice_env::spawn("sluice-state", move || {
-            for Job { state, flush, done } in waiting {
-                let result = flush.run();
-                if let Err(error) = &result {
+            for Job { state, flush } in waiting {
+                if let Err(error) = state.run(&flush) {
                     tracing::error!(%error, "a state cannot be kept");
                 }
-                state.lock().flushed(&flush, result);
-                state.moved();
-                done();
             }
         })?;
         Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
@@ -570,9 +588,9 @@ impl Writer {
 }
 
 impl Flusher for Writer {
-    fn flush(&self, state: SharedState, flush: Flush, done: Arc<dyn Fn() + Send + Sync>) {
+    fn flush(&self, state: SharedState, flush: Flush) {
         if let Some(jobs) = &*self.jobs.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = jobs.send(Job { state, flush, done });
+            let _ = jobs.send(Job { state, flush });
         }
     }
 }
@@ -652,6 +670,10 @@ pub(crate) fn look(
             None => SharedState::new(Place::of(folder, &cache, (info.id, pipeline), partition).open(log)?),
         };
         let state = shared.lock_at(end, PATIENCE);
+        if state.applied().offset < end {
+            let what = "its state is being brought up, or could not be (`sluice status`): ask again";
+            return Err(Error::Invalid(format!("pipeline {pipeline}, partition {partition}: {what}")));
+        }
         let stages =
             state.applied().usage.keys().filter(|stage| query.stage.as_ref().is_none_or(|only| only == *stage));
         for stage in stages {

@@ -23,5 +23,5 @@ pub use layer::{Change, Layer};
 pub use lsm::{LsmStore, StoreCache};
 pub use memory::MemoryStore;
 pub use partition::{Applied, Flush, PartitionState, Slot, Usage};
-pub use stage::{SharedState, StageState};
+pub use stage::{Entries, SharedState, StageState};
 pub use store::{Error, Store, Writes};

@@ -122,6 +122,8 @@ pub struct PartitionState {
     flushed: u64,
     /// Why the store cannot be written any more.
     failure: Option<Error>,
+    /// Somebody makes a snapshot of the store.
+    copied: bool,
 }
 
 /// Something to be written to the store.
@@ -162,19 +164,29 @@ impl PartitionState {
             applied,
             flushed,
             failure: None,
+            copied: false,
         })
     }
 
     /// Lets go of the store.
     pub(crate) fn close(&mut self) {
         self.store = Arc::new(crate::memory::MemoryStore::default());
-        self.memory.clear();
+        (self.memory, self.memory_bytes, self.flushed) = (Memory::new(), 0, 0);
         // It has come to nothing: whoever waits for it goes on waiting.
         self.applied = Applied::default();
     }
 
+    /// Whether somebody makes a snapshot of the store.
+    pub(crate) fn is_copied(&self) -> bool {
+        self.copied
+    }
+
+    pub(crate) fn set_copied(&mut self, copied: bool) {
+        self.copied = copied;
+    }
+
     /// Its store.
-    pub fn store(&self) -> Arc<dyn Store> {
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
         self.store.clone()
     }
 
@@ -280,6 +292,10 @@ impl PartitionState {
 
     /// A flush is done, or failed: then nothing is written to the store any more.
     pub fn flushed(&mut self, flush: &Flush, result: Result<(), Error>) {
+        if !self.frozen.as_ref().is_some_and(|frozen| Arc::ptr_eq(frozen, &flush.memory)) {
+            // The state was replaced meanwhile.
+            return;
+        }
         match result {
             Ok(()) => (self.flushed, self.frozen) = (flush.offset, None),
             Err(error) => self.failure = Some(error),
@@ -333,6 +349,9 @@ impl PartitionState {
         visit: &mut dyn FnMut(Change<'_>) -> bool,
     ) -> Result<(), Error> {
         let (from, end) = (from.max(prefix), end_of(prefix));
+        if end.as_deref().is_some_and(|end| from >= end) {
+            return Ok(());
+        }
         let range = (Bound::Included(from), end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
         let before_end = |key: &[u8]| end.as_deref().is_none_or(|end| key < end);
         // Later ones hide what earlier ones say of the same key.

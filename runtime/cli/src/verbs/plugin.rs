@@ -43,12 +43,14 @@ fn inspect(global: &Global, file: &Path) -> Result<ExitCode, Failure> {
 
 fn describe(file: &Path, code: &Code) -> String {
     let names = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+    let keeps = code.imports().iter().any(|import| import.starts_with("sluicegate:plugin/state@"));
+    let needs = if keeps { "capabilities = [\"state\"]" } else { "nothing to be granted" };
     let rows = [
         ("kind", format!("{}, {} bytes", kind(code), code.size)),
         ("world", code.world.to_string()),
         ("exports", names(code.exports())),
         ("imports", names(code.imports())),
-        ("needs", "nothing to be granted".to_owned()),
+        ("needs", needs.to_owned()),
         ("sha-256", code.digest.to_string()),
     ];
     let lines: String = rows.iter().map(|(name, value)| format!("  {name:<8} {value}\n")).collect();
