@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::delta::{Delta, Head, Line, Turn, encode_delta, missing};
 use crate::key::{META, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
 use crate::layer::{Change, Layer};
-use crate::store::{Error, Store};
+use crate::store::{Closed, Error, Store};
 
 /// What stands under a key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -170,7 +170,7 @@ impl PartitionState {
 
     /// Lets go of the store.
     pub(crate) fn close(&mut self) {
-        self.store = Arc::new(crate::memory::MemoryStore::default());
+        self.store = Arc::new(Closed);
         (self.memory, self.memory_bytes, self.flushed) = (Memory::new(), 0, 0);
         // It has come to nothing: whoever waits for it goes on waiting.
         self.applied = Applied::default();

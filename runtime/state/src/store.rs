@@ -13,6 +13,9 @@ pub enum Error {
         /// What it says.
         reason: String,
     },
+    /// The pipeline was rewound, and its state is not there yet: ask again. `status` tells when it cannot be made.
+    #[error("the state is being brought up: ask again")]
+    Closed,
     /// The changelog holds what is no delta.
     #[error("changelog offset {offset}: {reason}")]
     Changelog {
@@ -21,6 +24,33 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+}
+
+/// The store of a state that is being brought up: nothing can be had of it.
+pub(crate) struct Closed;
+
+impl Closed {
+    fn refuse<T>() -> Result<T, Error> {
+        Err(Error::Closed)
+    }
+}
+
+impl Store for Closed {
+    fn get(&self, _: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        Self::refuse()
+    }
+
+    fn scan(&self, _: &[u8], _: Option<&[u8]>, _: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), Error> {
+        Self::refuse()
+    }
+
+    fn write(&self, _: Writes<'_>) -> Result<(), Error> {
+        Self::refuse()
+    }
+
+    fn snapshot(&self, _: &Path) -> Result<(), Error> {
+        Self::refuse()
+    }
 }
 
 /// Keys in their order, each with its value or, where it is deleted, none.
