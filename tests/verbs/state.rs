@@ -464,4 +464,16 @@ fn a_checkpoint_and_a_rewind_that_are_killed_are_done_or_not_and_never_half() {
     assert!(done > 0 && undone > 0, "all were killed too early, or too late: {done} and {undone}");
     workspace.sluice(&["run", "--until-idle"]).ok();
     assert_eq!(kept(&workspace), late);
+    // Of those that did not come to their end nothing is left.
+    let list = workspace.json(&["checkpoint", "list"]);
+    let mut snapshots: Vec<String> = std::fs::read_dir(workspace.path(".sluice/state/1/0"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .filter(|name| name.starts_with("at-"))
+        .collect();
+    let name = |checkpoint: &Value| format!("at-{}", checkpoint["name"].as_str().unwrap());
+    let mut named: Vec<String> = list.as_array().unwrap().iter().map(name).collect();
+    snapshots.sort();
+    named.sort();
+    assert_eq!(snapshots, named);
 }

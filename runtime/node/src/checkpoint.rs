@@ -247,6 +247,20 @@ pub fn forget(data: &Path, pipeline: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// Removes snapshots that no checkpoint names: whoever made them did not come to its end.
+pub(crate) fn sweep(data: &Path) -> std::io::Result<()> {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for partition in entries(&data.join("state")).flat_map(|pipeline| entries(&pipeline).collect::<Vec<_>>()) {
+        for folder in entries(&partition) {
+            let name = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("at-"));
+            if name.is_some_and(|name| !file(data, name).exists()) {
+                std::fs::remove_dir_all(&folder)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Checkpoint {
     /// Where a pipeline stood.
     ///

@@ -106,7 +106,7 @@ impl Node {
         let host = Host::new(Some(&options.data.join("cache")), clock.clone(), options.compiler)?;
         let scheduler = Scheduler::new(clock.clone());
         let states = States::of(&options.data);
-        let states = Arc::new(states.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?);
+        let states = Arc::new(states.map_err(|error| Error::Invalid(format!("cannot look after states: {error}")))?);
         let operating = Arc::new(Mutex::new(()));
         let keeper = Keeper::start(&log, &states, &clock, &operating);
         let keeper = keeper.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;

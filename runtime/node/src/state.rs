@@ -36,6 +36,7 @@ pub(crate) struct States {
 impl States {
     /// Of a data directory.
     pub(crate) fn of(data: &Path) -> std::io::Result<Self> {
+        checkpoint::sweep(data)?;
         let writer = Arc::new(Writer::start()?);
         Ok(Self { folder: data.join("state"), cache: StoreCache::default(), writer, open: Mutex::default() })
     }
