@@ -36,7 +36,7 @@ pub use log::{Level, log};
 pub use outputs::{Json, Key, Output, Outputs, Value, json};
 #[doc(hidden)]
 pub use runner::{Runner, consumer_runner, runner};
-pub use state::{State, StateKey, Wanted};
+pub use state::{State, Wanted};
 
 /// Exports a consumer: a function `fn(&Event, &mut Outputs) -> Result`, or a type that implements [`Consumer`].
 ///

@@ -97,6 +97,12 @@ impl<'k> Key<'k> for &'k [u8] {
     }
 }
 
+impl<'k> Key<'k> for &'k Vec<u8> {
+    fn bytes(self) -> Option<&'k [u8]> {
+        Some(self)
+    }
+}
+
 impl<'k> Key<'k> for &'k str {
     fn bytes(self) -> Option<&'k [u8]> {
         Some(self.as_bytes())

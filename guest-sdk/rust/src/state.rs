@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sluice_event::{OutcomeWriter, Region, Source, View, append};
+use sluice_event::{OutcomeWriter, Region, Source, View, append, has_expired};
 
 use crate::hash::FastHasher;
 use crate::outputs::write_json;
-use crate::{Event, Failure, Result};
+use crate::{Event, Failure, Key, Result};
 
 /// Values under keys, which outlive instances, crashes and restarts: what an event changes is committed together with its outputs, and
 /// undone with them. The pipeline must grant it (`capabilities = ["state"]`).
@@ -41,47 +41,13 @@ use crate::{Event, Failure, Result};
 ///
 /// A consumer sees the state of its own stage and partition only, so everything that belongs together needs the same key in the source
 /// topic. Values are kept as JSON, which `sluice state get` shows; a field that is added later needs `#[serde(default)]`. Values that were
-/// used lately stay in the instance, and those of a batch's keys are fetched together before its first event: see
+/// used lately stay in the instance; when one is not there, those for the rest of the batch are fetched with it: see
 /// [`Consumer::wants`](crate::Consumer::wants) for consumers that use other keys than their events'.
 pub struct State<T>(Rc<Shelf<T>>);
 
-/// What can be a key of the state: bytes, text, or the key of an event that has one.
-pub trait StateKey<'k> {
-    /// The key's bytes.
-    ///
-    /// # Errors
-    /// When there is none.
-    fn bytes(self) -> Result<&'k [u8]>;
-}
-
-impl<'k> StateKey<'k> for &'k [u8] {
-    fn bytes(self) -> Result<&'k [u8]> {
-        Ok(self)
-    }
-}
-
-impl<'k> StateKey<'k> for &'k str {
-    fn bytes(self) -> Result<&'k [u8]> {
-        Ok(self.as_bytes())
-    }
-}
-
-impl<'k> StateKey<'k> for &'k String {
-    fn bytes(self) -> Result<&'k [u8]> {
-        Ok(self.as_bytes())
-    }
-}
-
-impl<'k> StateKey<'k> for &'k Vec<u8> {
-    fn bytes(self) -> Result<&'k [u8]> {
-        Ok(self)
-    }
-}
-
-impl<'k> StateKey<'k> for Option<&'k [u8]> {
-    fn bytes(self) -> Result<&'k [u8]> {
-        self.ok_or_else(|| Failure::permanent("the event has no key, and its state is kept by key"))
-    }
+/// The bytes of what must be a key.
+fn bytes_of<'k>(key: impl Key<'k>) -> Result<&'k [u8]> {
+    key.bytes().ok_or_else(|| Failure::permanent("the event has no key, and its state is kept by key"))
 }
 
 impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
@@ -102,16 +68,16 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     ///
     /// # Errors
     /// When what is kept there is not of this type.
-    pub fn get<'k>(&self, key: impl StateKey<'k>) -> Result<Option<T>> {
-        self.0.get(key.bytes()?)
+    pub fn get<'k>(&self, key: impl Key<'k>) -> Result<Option<T>> {
+        self.0.get(bytes_of(key)?)
     }
 
     /// Sets the value of a key, for ever.
     ///
     /// # Errors
     /// When the event in hand has no key.
-    pub fn set<'k>(&self, key: impl StateKey<'k>, value: T) -> Result {
-        self.0.put(key.bytes()?, Value::There(value), None);
+    pub fn set<'k>(&self, key: impl Key<'k>, value: T) -> Result {
+        self.0.put(bytes_of(key)?, Value::There(value), None);
         Ok(())
     }
 
@@ -119,11 +85,11 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     ///
     /// # Errors
     /// When the event in hand has no key.
-    pub fn set_for<'k>(&self, key: impl StateKey<'k>, value: T, time_to_live: Duration) -> Result {
+    pub fn set_for<'k>(&self, key: impl Key<'k>, value: T, time_to_live: Duration) -> Result {
         let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let expires = NOW.get().timestamp.saturating_add(millis);
         // The very beginning of the epoch means never where it is kept.
-        self.0.put(key.bytes()?, Value::There(value), Some(if expires == 0 { 1 } else { expires }));
+        self.0.put(bytes_of(key)?, Value::There(value), Some(if expires == 0 { 1 } else { expires }));
         Ok(())
     }
 
@@ -131,8 +97,8 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     ///
     /// # Errors
     /// When the event in hand has no key.
-    pub fn delete<'k>(&self, key: impl StateKey<'k>) -> Result {
-        self.0.put(key.bytes()?, Value::None, None);
+    pub fn delete<'k>(&self, key: impl Key<'k>) -> Result {
+        self.0.put(bytes_of(key)?, Value::None, None);
         Ok(())
     }
 
@@ -141,8 +107,8 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     ///
     /// # Errors
     /// When what is kept there is not of this type.
-    pub fn scan<'k>(&self, prefix: impl StateKey<'k>) -> Result<Vec<(Vec<u8>, T)>> {
-        self.0.scan(prefix.bytes()?)
+    pub fn scan<'k>(&self, prefix: impl Key<'k>) -> Result<Vec<(Vec<u8>, T)>> {
+        self.0.scan(bytes_of(prefix)?)
     }
 }
 
@@ -211,8 +177,8 @@ pub struct Wanted<'a> {
 
 impl Wanted<'_> {
     /// The event will want the value of this key in all of the consumer's state.
-    pub fn key<'k>(&mut self, key: impl StateKey<'k>) {
-        let Ok(key) = key.bytes() else { return };
+    pub fn key<'k>(&mut self, key: impl Key<'k>) {
+        let Some(key) = key.bytes() else { return };
         for (at, shelf) in self.shelves.iter().enumerate() {
             if shelf.want(key, &mut self.keys) {
                 self.of.push(at);
@@ -266,8 +232,7 @@ struct Held<T> {
 
 impl<T: DeserializeOwned + Clone> Held<T> {
     fn has_expired(&self) -> bool {
-        let Some(expires) = self.expires else { return false };
-        NOW.get().watermark.is_some_and(|watermark| expires <= watermark)
+        has_expired(self.expires, NOW.get().watermark)
     }
 
     fn value(&mut self) -> Result<Option<T>> {
@@ -387,14 +352,13 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
     fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, T)>> {
         let full = [&self.prefix[..], prefix].concat();
         let watermark = NOW.get().watermark;
-        let live = |expires: Option<i64>| expires.is_none_or(|expires| watermark.is_none_or(|mark| expires > mark));
         let (mut found, mut after) = (BTreeMap::new(), None);
         loop {
             let page = host::scan(&full, after.as_deref(), PAGE_ENTRIES, PAGE_BYTES);
             let Some((last, _, _)) = page.last() else { break };
             after = Some(last.clone());
             for (key, value, expires) in page {
-                if live(expires) {
+                if !has_expired(expires, watermark) {
                     found.insert(key[self.prefix.len()..].to_vec(), parse(&value)?);
                 }
             }
@@ -402,7 +366,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
         // What this call has changed is not with the host yet. What was undone is what it was.
         let Inner { keys, held, changed, .. } = &mut *self.inner.borrow_mut();
         for number in changed.iter().map(|number| *number as usize).filter(|n| keys[*n].starts_with(prefix)) {
-            match held[number].value()?.filter(|_| live(held[number].expires)) {
+            match held[number].value()?.filter(|_| !has_expired(held[number].expires, watermark)) {
                 Some(value) => found.insert(keys[number].to_vec(), value),
                 None => found.remove(&*keys[number]),
             };

@@ -16,7 +16,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use sluice_event::{Batch, FailureKind, NewEvent, View};
+use sluice_event::{Batch, FailureKind, NewEvent, View, has_expired};
 
 use crate::{Config, Consumer, Event, Outputs, Result, Runner, consumer_runner, runner};
 
@@ -210,9 +210,7 @@ impl Tester {
                 None => self.state.remove(write.key),
             };
         }
-        let live =
-            |expires: Option<i64>| expires.is_none_or(|expires| self.watermark.is_none_or(|mark| expires > mark));
-        self.state.retain(|_, (_, expires)| live(*expires));
+        self.state.retain(|_, (_, expires)| !has_expired(*expires, self.watermark));
         let sent = |output: sluice_event::Output<'_>| Sent {
             input: output.input,
             sink: outcome.sink(output.sink).expect("the sink is in the table").map(str::to_owned),

@@ -167,7 +167,7 @@ impl Access {
     pub(crate) fn look(&mut self, pipeline: &str, query: &state::Query) -> Result<state::Found, Failure> {
         match self {
             Self::Node(client) => Ok(client.look(pipeline, query)?),
-            Self::Directory(log) => Ok(state::look_in(log, log.root(), pipeline, query)?),
+            Self::Directory(log) => Ok(state::look_in(log, pipeline, query)?),
         }
     }
 

@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use sluice_event::{Batch, NewEvent, Outcome, Region};
 use sluice_log::{Append, Committed, Error, TopicPartition};
-use sluice_state::{Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, SharedState};
+use sluice_state::{FLUSH_BYTES, Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, SharedState};
 
 use crate::port::{CallError, CallErrorKind};
 
-/// What is committed goes to the store when it comes to so much.
-const FLUSH_BYTES: usize = 16 << 20;
 /// A lane waits for the store when so much is not there yet.
 const MOST_UNFLUSHED_BYTES: usize = 64 << 20;
 /// The largest value.
@@ -33,6 +31,14 @@ pub struct StateConfig {
     pub flusher: Arc<dyn Flusher>,
     /// Brings the state up again from what is committed: somebody has moved the cursor, and the state with it.
     pub reopen: Reopen,
+}
+
+/// At once: for what is kept in memory only.
+impl Flusher for () {
+    fn flush(&self, state: SharedState, flush: Flush) {
+        // A failure is the state's to tell.
+        let _ = state.run(&flush);
+    }
 }
 
 /// Brings a state up from what is committed.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sluice_env::{Clock, ManualClock, Rng};
 use sluice_event::{Batch, FailureKind, NewEvent, OutcomeWriter, Region, Source as From_, TooLarge, View};
 use sluice_log::{Appended, Commit, Committed, Done, Error, Input, ReadBatch, Step as InputStep, TopicPartition};
-use sluice_state::{Delta, Flush, MemoryStore, PartitionState, SharedState, StageState, full_key, prefix_of};
+use sluice_state::{Delta, MemoryStore, PartitionState, SharedState, StageState, full_key, prefix_of};
 
 use crate::*;
 
@@ -206,16 +206,6 @@ fn state_of(changelog: &[Vec<u8>]) -> PartitionState {
     state
 }
 
-/// Writes to stores at once.
-struct AtOnce;
-
-impl Flusher for AtOnce {
-    fn flush(&self, state: SharedState, flush: Flush) {
-        // A failure is the state's to tell.
-        let _ = state.run(&flush);
-    }
-}
-
 struct Numbers {
     count: u64,
 }
@@ -408,7 +398,7 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
             let log = storage.clone();
             let reopen: Reopen = Arc::new(move || Ok(state_of(&log.0.lock().unwrap().changelog)));
             let shared = SharedState::new(reopen().unwrap());
-            StateConfig { shared, changelog: CHANGELOG, flusher: Arc::new(AtOnce), reopen }
+            StateConfig { shared, changelog: CHANGELOG, flusher: Arc::new(()), reopen }
         }),
     }
 }

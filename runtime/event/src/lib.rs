@@ -32,7 +32,7 @@ pub use new_event::{NewEvent, TooLarge};
 pub use outcome::{Failure, Failures, Outcome, Output, Outputs, StateWrite, StateWrites};
 pub use outcome_writer::{FailureKind, Mark, OutcomeWriter};
 pub use region::{Events, Region};
-pub use view::View;
+pub use view::{View, has_expired};
 
 /// Every event, and so every region, is a multiple of this many bytes long.
 pub const ALIGN: usize = 8;

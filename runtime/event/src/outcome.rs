@@ -94,7 +94,14 @@ impl<'a> Outcome<'a> {
 
     /// The failures, each checked as it is read.
     pub fn failures(&self) -> Failures<'a> {
-        Failures { bytes: self.failures, left: self.failure_count, inputs: self.inputs, processed: self.processed }
+        let records = Records {
+            bytes: self.failures,
+            left: self.failure_count,
+            least: FAILURE,
+            size: "a failure's size is too small or not a multiple of 8",
+            behind: "the outcome has bytes behind its last failure",
+        };
+        Failures { records, inputs: self.inputs, processed: self.processed }
     }
 
     /// The name of a sink by its index in an output; `None` for the default sink.
@@ -128,7 +135,14 @@ impl<'a> Outcome<'a> {
 
     /// What it writes to the state, in order, each checked as it is read.
     pub fn state_writes(&self) -> StateWrites<'a> {
-        StateWrites { bytes: self.state, left: self.state_count, processed: self.processed }
+        let records = Records {
+            bytes: self.state,
+            left: self.state_count,
+            least: STATE_WRITE,
+            size: "a state write's size is too small or not a multiple of 8",
+            behind: "the outcome has bytes behind its last state write",
+        };
+        StateWrites { records, processed: self.processed }
     }
 
     /// Whether it sets, clears or fires timers.
@@ -198,6 +212,48 @@ impl<'a> Iterator for Outputs<'a> {
     }
 }
 
+/// Iterates over records that begin with their size, and ends after the first that is wrong.
+#[derive(Debug, Clone)]
+struct Records<'a> {
+    bytes: &'a [u8],
+    left: u32,
+    /// The least size of one.
+    least: usize,
+    /// What to say of a wrong size, and of bytes behind the last one.
+    size: &'static str,
+    behind: &'static str,
+}
+
+impl<'a> Records<'a> {
+    fn record(&mut self) -> Result<&'a [u8], Malformed> {
+        let size = len_at(self.bytes, 0)?;
+        if size < self.least || size % crate::ALIGN != 0 {
+            return Err(Malformed(self.size));
+        }
+        take(&mut self.bytes, size)
+    }
+
+    /// Nothing comes any more.
+    fn end(&mut self) {
+        (self.bytes, self.left) = (&[], 0);
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<&'a [u8], Malformed>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            let behind = !self.bytes.is_empty();
+            self.end();
+            return behind.then_some(Err(Malformed(self.behind)));
+        }
+        self.left -= 1;
+        Some(self.record().inspect_err(|_| self.end()))
+    }
+}
+
 /// One event that a guest could not deal with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure<'a> {
@@ -212,19 +268,13 @@ pub struct Failure<'a> {
 /// Iterates over the failures.
 #[derive(Debug, Clone)]
 pub struct Failures<'a> {
-    bytes: &'a [u8],
-    left: u32,
+    records: Records<'a>,
     inputs: u32,
     processed: u32,
 }
 
 impl<'a> Failures<'a> {
-    fn failure(&mut self) -> Result<Failure<'a>, Malformed> {
-        let size = len_at(self.bytes, 0)?;
-        if size < FAILURE || size % crate::ALIGN != 0 {
-            return Err(Malformed("a failure's size is too small or not a multiple of 8"));
-        }
-        let record = take(&mut self.bytes, size)?;
+    fn failure(&self, record: &'a [u8]) -> Result<Failure<'a>, Malformed> {
         if record[4] != Source::Input as u8 {
             return Err(Malformed("a failure names a timer, but none was due"));
         }
@@ -253,19 +303,8 @@ impl<'a> Iterator for Failures<'a> {
     type Item = Result<Failure<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.left == 0 {
-            if self.bytes.is_empty() {
-                return None;
-            }
-            self.bytes = &[];
-            return Some(Err(Malformed("the outcome has bytes behind its last failure")));
-        }
-        let failure = self.failure();
-        self.left = if failure.is_ok() { self.left - 1 } else { 0 };
-        if failure.is_err() {
-            self.bytes = &[];
-        }
-        Some(failure)
+        let record = self.records.next()?;
+        Some(record.and_then(|record| self.failure(record)).inspect_err(|_| self.records.end()))
     }
 }
 
@@ -285,18 +324,12 @@ pub struct StateWrite<'a> {
 /// Iterates over the state writes.
 #[derive(Debug, Clone)]
 pub struct StateWrites<'a> {
-    bytes: &'a [u8],
-    left: u32,
+    records: Records<'a>,
     processed: u32,
 }
 
 impl<'a> StateWrites<'a> {
-    fn write(&mut self) -> Result<StateWrite<'a>, Malformed> {
-        let size = len_at(self.bytes, 0)?;
-        if size < STATE_WRITE || size % crate::ALIGN != 0 {
-            return Err(Malformed("a state write's size is too small or not a multiple of 8"));
-        }
-        let record = take(&mut self.bytes, size)?;
+    fn write(&self, record: &'a [u8]) -> Result<StateWrite<'a>, Malformed> {
         if record[5] != Source::Input as u8 {
             return Err(Malformed("a state write names a timer, but none was due"));
         }
@@ -324,18 +357,7 @@ impl<'a> Iterator for StateWrites<'a> {
     type Item = Result<StateWrite<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.left == 0 {
-            if self.bytes.is_empty() {
-                return None;
-            }
-            self.bytes = &[];
-            return Some(Err(Malformed("the outcome has bytes behind its last state write")));
-        }
-        let write = self.write();
-        self.left = if write.is_ok() { self.left - 1 } else { 0 };
-        if write.is_err() {
-            self.bytes = &[];
-        }
-        Some(write)
+        let record = self.records.next()?;
+        Some(record.and_then(|record| self.write(record)).inspect_err(|_| self.records.end()))
     }
 }

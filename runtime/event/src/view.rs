@@ -49,6 +49,12 @@ pub struct View<'a> {
     pub watermarks: &'a [u8],
 }
 
+/// Whether a value that expires at this time, if at all, has by this watermark.
+#[inline]
+pub fn has_expired(expires: Option<i64>, watermark: Option<i64>) -> bool {
+    expires.is_some_and(|expires| watermark.is_some_and(|watermark| expires <= watermark))
+}
+
 impl<'a> View<'a> {
     /// Appends the bytes of this header to `out`, which should be empty.
     pub fn write(&self, out: &mut Vec<u8>) {

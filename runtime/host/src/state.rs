@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sluice_engine::CallErrorKind;
-use sluice_event::{OutcomeWriter, Source};
+use sluice_event::{OutcomeWriter, Source, has_expired};
 use sluice_state::{MAX_KEY_BYTES, Slot, StageState};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
@@ -83,7 +83,7 @@ impl Access {
 
     /// Commits in flight have not expired it yet, where it is kept.
     fn has_expired(&self, slot: &Slot) -> bool {
-        slot.expires.is_some_and(|expires| self.watermark.is_some_and(|watermark| expires <= watermark))
+        has_expired(slot.expires, self.watermark)
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Slot>, Refused> {

@@ -79,6 +79,14 @@ fn file(data: &Path, name: &str) -> PathBuf {
     folder(data).join(name).with_added_extension("json")
 }
 
+/// Removes a folder, if it is there.
+pub(crate) fn remove(folder: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(cannot("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
 fn cannot<'a>(what: &'a str, path: &'a Path) -> impl Fn(std::io::Error) -> Error + 'a {
     move |error| Error::Invalid(format!("cannot {what} {}: {error}", path.display()))
 }
@@ -196,6 +204,19 @@ fn read(path: &Path) -> Result<Checkpoint, Error> {
         .map_err(|error| Error::Invalid(format!("{} is no checkpoint: {error}; delete the file", path.display())))
 }
 
+/// What checkpoints keep of a pipeline's partition, in their order, each with the checkpoint's name.
+pub(crate) fn kept(
+    checkpoints: &[Checkpoint],
+    pipeline: u32,
+    partition: u32,
+) -> impl DoubleEndedIterator<Item = (&str, &Kept)> {
+    checkpoints.iter().filter_map(move |checkpoint| {
+        let stood = checkpoint.pipelines.iter().find(|stood| stood.id == pipeline)?;
+        let part = stood.partitions.iter().find(|part| part.partition == partition)?;
+        Some((checkpoint.name.as_str(), part.state.as_ref()?))
+    })
+}
+
 /// The checkpoint of this name.
 ///
 /// # Errors
@@ -222,13 +243,7 @@ pub fn delete(data: &Path, name: &str) -> Result<(), Error> {
     std::fs::remove_file(&path).map_err(cannot("remove", &path))?;
     for stood in &checkpoint.pipelines {
         for part in stood.partitions.iter().filter(|part| part.state.is_some()) {
-            let snapshot = state::snapshot_folder(data, stood.id, part.partition, name);
-            match std::fs::remove_dir_all(&snapshot) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(cannot("remove", &snapshot)(error));
-                }
-                _ => {}
-            }
+            remove(&state::snapshot_folder(data, stood.id, part.partition, name))?;
         }
     }
     Ok(())

@@ -137,45 +137,49 @@ impl Shared {
         let shared = |pipeline: &PipelineInfo, partition| self.states.shared(log, pipeline, partition);
         checkpoint::create(log, &*self.clock, shared, &format!("{name}{AUTOMATIC}{now}"), Some(name))?;
         self.plan().pipelines.entry(name.to_owned()).and_modify(|kept| kept.last = Some(stands));
-        let all = checkpoint::list(log.root())?;
+        let mut all = checkpoint::list(log.root())?;
         let is_own = |checkpoint: &&Checkpoint| {
             checkpoint.name.starts_with(&format!("{name}{AUTOMATIC}"))
                 && checkpoint.pipelines.iter().all(|stood| stood.id == pipeline.id)
         };
-        let own: Vec<&Checkpoint> = all.iter().filter(is_own).collect();
-        let times: Vec<i64> = own.iter().map(|checkpoint| checkpoint.time).collect();
-        for (checkpoint, stays) in own.iter().zip(stays(&times, now, &policy)) {
-            if !stays {
-                checkpoint::delete(log.root(), &checkpoint.name)?;
-            }
+        let times: Vec<i64> = all.iter().filter(is_own).map(|checkpoint| checkpoint.time).collect();
+        let own = all.iter().filter(is_own).zip(stays(&times, now, &policy));
+        let gone: Vec<String> =
+            own.filter(|(_, stays)| !stays).map(|(checkpoint, _)| checkpoint.name.clone()).collect();
+        for name in &gone {
+            checkpoint::delete(log.root(), name)?;
         }
-        let_go(log, &pipeline, |partition| self.states.running(pipeline.id, partition))
+        all.retain(|checkpoint| !gone.contains(&checkpoint.name));
+        let_go(log, &pipeline, &all, |partition| self.states.running(pipeline.id, partition))
     }
 }
 
 /// Lets go of the part of a pipeline's changelog that no state is made from any more: what lies before every checkpoint's snapshot and
 /// before what its stores have.
-fn let_go(log: &Log, pipeline: &PipelineInfo, running: impl Fn(u32) -> Option<SharedState>) -> Result<(), Error> {
+fn let_go(
+    log: &Log,
+    pipeline: &PipelineInfo,
+    checkpoints: &[Checkpoint],
+    running: impl Fn(u32) -> Option<SharedState>,
+) -> Result<(), Error> {
     let topic = log.topic(&changelog_topic(&pipeline.name))?;
-    let checkpoints = checkpoint::list(log.root())?;
     let mut before = Vec::new();
     for partition in 0..topic.partitions {
-        let stood = checkpoints.iter().flat_map(|checkpoint| &checkpoint.pipelines);
-        let parts = stood.filter(|stood| stood.id == pipeline.id).flat_map(|stood| &stood.partitions);
-        let kept = parts.filter(|part| part.partition == partition).filter_map(|part| part.state.as_ref());
-        let needed = kept.map(|kept| kept.snapshot.last().map_or(0, |(_, end)| *end)).min();
-        let flushed = running(partition).map(|state| state.lock().flushed_offset());
-        // The way back of a rewind may lead before all of them.
-        let back = running(partition)
-            .and_then(|state| state.lock().applied().before.clone())
-            .and_then(|(line, _)| line.last().map(|(start, _)| *start));
-        // Who has not taken in yet what is committed may be about to turn back.
+        let Some(shared) = running(partition) else { continue };
         let end = log.partition(&topic, partition)?.high_watermark();
-        let is_behind = running(partition).is_none_or(|state| state.lock().applied().offset < end);
-        if let (Some(needed), Some(flushed), false) = (needed, flushed, is_behind) {
-            let offset = needed.min(flushed).min(back.unwrap_or(u64::MAX));
-            before.push((TopicPartition { topic: topic.id, partition }, offset));
+        let state = shared.lock();
+        // Who has not taken in yet what is committed may be about to turn back.
+        if state.applied().offset < end {
+            continue;
         }
+        let kept = checkpoint::kept(checkpoints, pipeline.id, partition);
+        let Some(needed) = kept.map(|(_, kept)| kept.snapshot.last().map_or(0, |(_, end)| *end)).min() else {
+            continue;
+        };
+        // The way back of a rewind may lead before all of them.
+        let back = state.applied().before.as_ref().and_then(|(line, _)| line.last().map(|(start, _)| *start));
+        let offset = needed.min(state.flushed_offset()).min(back.unwrap_or(u64::MAX));
+        before.push((TopicPartition { topic: topic.id, partition }, offset));
     }
     log.commit(Commit::order(Order::LetGo(before)))?;
     Ok(())
@@ -257,7 +261,8 @@ mod tests {
         let shared = state::bring_up(&log, &pipeline, 0).unwrap();
         let flush = shared.lock().start_flush().unwrap();
         shared.run(&flush).unwrap();
-        let_go(&log, &pipeline, |_| Some(shared.clone())).unwrap();
+        let checkpoints = checkpoint::list(data.path()).unwrap();
+        let_go(&log, &pipeline, &checkpoints, |_| Some(shared.clone())).unwrap();
         drop((shared, flush));
         let changelog = log.partition(&log.topic("p.changelog").unwrap(), 0).unwrap();
         let low = changelog.low_mark();

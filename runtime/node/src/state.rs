@@ -13,20 +13,18 @@ use sluice_engine::{Flusher, StateConfig};
 use sluice_event::{Batch, NewEvent};
 use sluice_log::{Append, Error, Log, Partition, PipelineInfo, ReadBatch, TopicInfo, TopicPartition};
 use sluice_state::{
-    Applied, Change, Delta, Flush, Head, Line, LsmStore, PartitionState, Record, SharedState, StoreCache, Turn,
-    full_key, missing, prefix_of, stage_and_key,
+    Applied, Change, Delta, FLUSH_BYTES, Flush, Head, Line, LsmStore, PartitionState, Record, SharedState, StoreCache,
+    Turn, ended, full_key, missing, prefix_of, stage_and_key,
 };
 
 use crate::checkpoint;
 
-/// Memory that a changelog which is applied may come to before it goes to the store.
-const FLUSH_BYTES: usize = 16 << 20;
 /// Bytes of a changelog read at once.
 const READ_BYTES: usize = 1 << 20;
 
 /// The stores of a data directory: `state/PIPELINE-ID/PARTITION/live`.
 pub(crate) struct States {
-    folder: PathBuf,
+    data: PathBuf,
     cache: StoreCache,
     writer: Arc<Writer>,
     /// Those that lanes have, by the pipeline's id and the partition.
@@ -38,13 +36,13 @@ impl States {
     pub(crate) fn of(data: &Path) -> std::io::Result<Self> {
         checkpoint::sweep(data)?;
         let writer = Arc::new(Writer::start()?);
-        Ok(Self { folder: data.join("state"), cache: StoreCache::default(), writer, open: Mutex::default() })
+        Ok(Self { data: data.to_owned(), cache: StoreCache::default(), writer, open: Mutex::default() })
     }
 
     /// The state of a pipeline's partition for its lane, as far as the changelog goes.
     pub(crate) fn config(&self, log: &Arc<Log>, pipeline: (u32, &str), partition: u32) -> Result<StateConfig, Error> {
         let topic = log.topic(&changelog_topic(pipeline.1))?;
-        let place = Place::of(&self.folder, &self.cache, pipeline, partition);
+        let place = Place::of(&self.data, &self.cache, pipeline, partition);
         let shared = SharedState::new(place.open(log)?);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.insert((pipeline.0, partition), shared.clone());
@@ -73,44 +71,39 @@ impl States {
 
     /// Looks into a pipeline's state.
     pub(crate) fn look(&self, log: &Log, pipeline: &str, query: &Query) -> Result<Found, Error> {
-        look(log, &self.folder, |pipeline, partition| self.running(pipeline, partition), pipeline, query)
+        look(log, |pipeline, partition| self.shared(log, pipeline, partition), pipeline, query)
     }
 
     /// Forgets what a pipeline kept.
     pub(crate) fn forget(&self, pipeline: u32) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| *of != pipeline);
-        forget(&self.folder, pipeline);
+        forget_in(&self.data, pipeline);
     }
 }
 
-/// Removes the stores of a pipeline that is gone, in a data directory.
+/// Removes the stores of a pipeline that is gone, and its checkpoints, in a data directory.
 pub fn forget_in(data: &Path, pipeline: u32) {
-    forget(&data.join("state"), pipeline);
-}
-
-fn forget(folder: &Path, pipeline: u32) {
-    let forgotten = folder.parent().map_or(Ok(()), |data| checkpoint::forget(data, pipeline));
-    if let Err(error) = forgotten {
-        tracing::warn!(%error, "checkpoints of a pipeline that is gone could not be deleted");
-    }
-    let folder = folder.join(pipeline.to_string());
-    if let Err(error) = std::fs::remove_dir_all(&folder)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(%error, folder = %folder.display(), "state that nobody needs any more could not be removed");
+    let folder = pipeline_folder(data, pipeline);
+    for forgotten in [checkpoint::forget(data, pipeline), checkpoint::remove(&folder)] {
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, pipeline, "state that nobody needs any more could not be removed");
+        }
     }
 }
 
 /// Brings up the state of a partition in a data directory on which no lane has it.
 pub(crate) fn bring_up(log: &Log, pipeline: &PipelineInfo, partition: u32) -> Result<SharedState, Error> {
-    let folder = log.root().join("state");
-    let place = Place::of(&folder, &StoreCache::default(), (pipeline.id, &pipeline.name), partition);
+    let place = Place::of(log.root(), &StoreCache::default(), (pipeline.id, &pipeline.name), partition);
     Ok(SharedState::new(place.open(log)?))
+}
+
+fn pipeline_folder(data: &Path, pipeline: u32) -> PathBuf {
+    data.join("state").join(pipeline.to_string())
 }
 
 /// Where a checkpoint keeps the snapshot of a partition's store.
 pub(crate) fn snapshot_folder(data: &Path, pipeline: u32, partition: u32, name: &str) -> PathBuf {
-    data.join("state").join(pipeline.to_string()).join(partition.to_string()).join(format!("at-{name}"))
+    pipeline_folder(data, pipeline).join(partition.to_string()).join(format!("at-{name}"))
 }
 
 /// Makes a snapshot of a state's store, with all that is committed by now: what made it, its size and keys.
@@ -142,8 +135,8 @@ struct Place {
 }
 
 impl Place {
-    fn of(folder: &Path, cache: &StoreCache, (id, name): (u32, &str), partition: u32) -> Self {
-        let live = folder.join(id.to_string()).join(partition.to_string()).join("live");
+    fn of(data: &Path, cache: &StoreCache, (id, name): (u32, &str), partition: u32) -> Self {
+        let live = pipeline_folder(data, id).join(partition.to_string()).join("live");
         Self { live, id, cache: cache.clone(), pipeline: name.to_owned(), partition }
     }
 
@@ -154,19 +147,19 @@ impl Place {
         let end = changelog.partition.high_watermark();
         let low = changelog.partition.low_mark();
         let (mut state, lost) = match self.open_store() {
-            Ok(state) if (low..=end).contains(&state.applied().offset) => (state, None),
-            Ok(state) if state.applied().offset < low => (state, Some(())),
+            Ok(state) if (low..=end).contains(&state.applied().offset) => (state, false),
+            Ok(state) if state.applied().offset < low => (state, true),
             // Under a durability other than fsync a power cut may take events that the store has seen.
-            Ok(_) => (self.made_anew("it is ahead of its changelog")?, Some(())),
-            Err(error) => (self.made_anew(&error.to_string())?, Some(())),
+            Ok(_) => (self.made_anew("it is ahead of its changelog")?, true),
+            Err(error) => (self.made_anew(&error.to_string())?, true),
         };
-        let mut from = if lost.is_some() { low } else { state.applied().offset };
+        let mut from = if lost { low } else { state.applied().offset };
         let turn = changelog.last_turn(from, end)?;
         let wanted = match (&turn, lost) {
             (Some((_, turn)), _) => Some(turn.line.clone()),
             // Without its store nothing says what made the state: what the newest snapshot has, and all that came since.
-            (None, Some(())) => Some(self.newest_line(log.root(), end)?),
-            (None, None) => None,
+            (None, true) => Some(self.newest_line(log.root(), end)?),
+            (None, false) => None,
         };
         if let Some(line) = wanted {
             let missing = match state.applied().missing(&line) {
@@ -201,10 +194,10 @@ impl Place {
     /// A state that is on its way to a line: that of the snapshot which is nearest, or nothing.
     fn made_from_snapshot(&self, data: &Path, line: &Line, low: u64) -> Result<PartitionState, Error> {
         let covers = |snapshot: &Line| snapshot.iter().map(|(from, to)| to - from).sum::<u64>();
-        let on_the_way = snapshots(data, self.id, self.partition)?
-            .into_iter()
-            .filter(|(snapshot, _)| missing(snapshot, line).is_some())
-            .map(|(snapshot, name)| (covers(&snapshot), snapshot_folder(data, self.id, self.partition, &name)));
+        let checkpoints = checkpoint::list(data)?;
+        let on_the_way = checkpoint::kept(&checkpoints, self.id, self.partition)
+            .filter(|(_, kept)| missing(&kept.snapshot, line).is_some())
+            .map(|(name, kept)| (covers(&kept.snapshot), snapshot_folder(data, self.id, self.partition, name)));
         let nearest = on_the_way.filter(|(_, folder)| folder.exists()).max_by_key(|(covered, _)| *covered);
         let Some((_, folder)) = nearest else {
             if line.first().is_some_and(|(from, _)| *from < low) {
@@ -215,7 +208,7 @@ impl Place {
             return self.made_anew("the pipeline was rewound");
         };
         tracing::info!(store = %self.live.display(), snapshot = %folder.display(), "a state is made from a snapshot");
-        self.remove()?;
+        checkpoint::remove(&self.live)?;
         LsmStore::copy(&folder, &self.live).map_err(|error| refused(&error))?;
         self.open_store().map_err(|error| refused(&error))
     }
@@ -223,24 +216,9 @@ impl Place {
     /// What made the state, by the newest checkpoint, if nothing was rewound since.
     fn newest_line(&self, data: &Path, end: u64) -> Result<Line, Error> {
         let checkpoints = checkpoint::list(data)?;
-        let stood = checkpoints.iter().flat_map(|checkpoint| &checkpoint.pipelines).filter(|stood| stood.id == self.id);
-        let parts = stood.flat_map(|stood| &stood.partitions).filter(|part| part.partition == self.partition);
-        let newest = parts.filter_map(|part| part.state.as_ref()).next_back();
-        let mut line = newest.map(|kept| kept.line.clone()).unwrap_or_default();
-        match line.last_mut() {
-            Some((_, to)) => *to = end,
-            None => line.extend((end > 0).then_some((0, end))),
-        }
-        Ok(line)
-    }
-
-    fn remove(&self) -> Result<(), Error> {
-        match std::fs::remove_dir_all(&self.live) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::Invalid(format!("cannot remove {}: {error}", self.live.display())))
-            }
-            _ => Ok(()),
-        }
+        let newest = checkpoint::kept(&checkpoints, self.id, self.partition).next_back();
+        let line = newest.map(|(_, kept)| kept.line.clone()).filter(|line| !line.is_empty());
+        Ok(ended(line.unwrap_or_else(|| vec![(0, 0)]), end))
     }
 
     fn open_store(&self) -> Result<PartitionState, sluice_state::Error> {
@@ -249,20 +227,9 @@ impl Place {
 
     fn made_anew(&self, reason: &str) -> Result<PartitionState, Error> {
         tracing::info!(store = %self.live.display(), reason, "a state is made anew from its changelog");
-        self.remove()?;
+        checkpoint::remove(&self.live)?;
         self.open_store().map_err(|error| refused(&error))
     }
-}
-
-/// The snapshots of a partition that checkpoints have: what made each, with the checkpoint's name.
-fn snapshots(data: &Path, pipeline: u32, partition: u32) -> Result<Vec<(Line, String)>, Error> {
-    let mut found = Vec::new();
-    for checkpoint in checkpoint::list(data)? {
-        let stood = checkpoint.pipelines.into_iter().filter(|stood| stood.id == pipeline);
-        let parts = stood.flat_map(|stood| stood.partitions).filter(|part| part.partition == partition);
-        found.extend(parts.filter_map(|part| part.state).map(|kept| (kept.snapshot, checkpoint.name.clone())));
-    }
-    Ok(found)
 }
 
 /// Is handed a record of a changelog, with its offset.
@@ -305,10 +272,9 @@ impl Changelog<'_> {
     fn last_turn(&self, from: u64, to: u64) -> Result<Option<(u64, Turn)>, Error> {
         let mut last = None;
         self.read(from, to, &mut |offset, bytes| {
-            if Record::is_turn(bytes) {
-                let Record::Turn(turn) = Record::decode(bytes).map_err(|error| malformed(offset, &error))? else {
-                    return Ok(());
-                };
+            if Record::is_turn(bytes)
+                && let Record::Turn(turn) = Record::decode(bytes).map_err(|error| malformed(offset, &error))?
+            {
                 last = Some((offset, turn));
             }
             Ok(())
@@ -402,11 +368,7 @@ impl<'a> Past<'a> {
             origin: applied.origin,
         };
         if let Some((at, turn)) = changelog.last_turn(applied.offset, end)? {
-            let mut before = turn.before;
-            if let Some((_, end)) = before.last_mut() {
-                *end = at;
-            }
-            before.retain(|(from, to)| from < to);
+            let before = ended(turn.before, at);
             stands.open = turn.line.into_iter().chain([(at + 1, 0)]).collect();
             (stands.quiet_until, stands.before) = (turn.quiet_until, Some((before, turn.quiet_before)));
         }
@@ -478,12 +440,12 @@ impl<'a> Past<'a> {
         if low == 0 || can(&Line::new()) {
             return Ok(());
         }
-        let snapshots = snapshots(self.log.root(), self.pipeline.id, partition)?;
-        if snapshots.iter().any(|(snapshot, _)| can(snapshot)) {
+        let checkpoints = checkpoint::list(self.log.root())?;
+        let mut kept = checkpoint::kept(&checkpoints, self.pipeline.id, partition).peekable();
+        let oldest = kept.peek().map_or_else(String::new, |(name, _)| format!(" the oldest is checkpoint:{name},"));
+        if kept.any(|(_, kept)| can(&kept.snapshot)) {
             return Ok(());
         }
-        let oldest =
-            snapshots.first().map_or_else(String::new, |(_, name)| format!(" the oldest is checkpoint:{name},"));
         Err(Error::Invalid(format!(
             "the state there cannot be made any more: go back to a checkpoint,{oldest} or begin with an empty state (--state reset)"
         )))
@@ -504,12 +466,7 @@ struct Stands {
 
 impl Stands {
     fn line(&self) -> Line {
-        let mut line = self.open.clone();
-        if let Some((start, end)) = line.last_mut() {
-            *end = self.end.max(*start);
-        }
-        line.retain(|(from, to)| from < to);
-        line
+        ended(self.open.clone(), self.end)
     }
 }
 
@@ -651,25 +608,20 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of keys and values that one answer holds, about.
 const MOST_BYTES: usize = 8 << 20;
 
-/// Looks into a pipeline's state; `running` knows those that lanes have.
-pub(crate) fn look(
+/// Looks into a pipeline's state; `shared` brings up states.
+fn look(
     log: &Log,
-    folder: &Path,
-    running: impl Fn(u32, u32) -> Option<SharedState>,
+    shared: impl Fn(&PipelineInfo, u32) -> Result<SharedState, Error>,
     pipeline: &str,
     query: &Query,
 ) -> Result<Found, Error> {
     let info = log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
     let keeps_none = |_| Error::Invalid(format!("pipeline {pipeline} keeps no state"));
     let topic = log.topic(&changelog_topic(pipeline)).map_err(keeps_none)?;
-    let cache = StoreCache::default();
     let (mut found, mut bytes) = (Found::default(), 0);
     for partition in 0..topic.partitions {
         let end = log.partition(&topic, partition)?.high_watermark();
-        let shared = match running(info.id, partition) {
-            Some(shared) => shared,
-            None => SharedState::new(Place::of(folder, &cache, (info.id, pipeline), partition).open(log)?),
-        };
+        let shared = shared(&info, partition)?;
         let state = shared.lock_at(end, PATIENCE);
         if state.applied().offset < end {
             let what = "its state is being brought up, or could not be (`sluice status`): ask again";
@@ -702,6 +654,6 @@ pub(crate) fn look(
 ///
 /// # Errors
 /// When there is no such pipeline, or it keeps no state, or that cannot be read.
-pub fn look_in(log: &Log, data: &Path, pipeline: &str, query: &Query) -> Result<Found, Error> {
-    look(log, &data.join("state"), |_, _| None, pipeline, query)
+pub fn look_in(log: &Log, pipeline: &str, query: &Query) -> Result<Found, Error> {
+    look(log, |pipeline, partition| bring_up(log, pipeline, partition), pipeline, query)
 }

@@ -53,6 +53,15 @@ pub struct Delta {
 /// Stretches of a changelog, half-open ranges of offsets: their deltas, one after the other, make a state. No two touch.
 pub type Line = Vec<(u64, u64)>;
 
+/// A line whose last stretch said only where it begins, now that it ends.
+pub fn ended(mut line: Line, end: u64) -> Line {
+    if let Some((start, last)) = line.last_mut() {
+        *last = end.max(*start);
+    }
+    line.retain(|(from, to)| from < to);
+    line
+}
+
 /// What is missing, when these stretches made a state, for the one that `line` makes; `None` when it is not on its way there.
 pub fn missing(mine: &[(u64, u64)], line: &[(u64, u64)]) -> Option<Line> {
     let Some((last, closed)) = mine.split_last() else { return Some(line.to_vec()) };

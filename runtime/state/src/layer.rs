@@ -44,14 +44,6 @@ impl Layer {
         self.sorted.take();
     }
 
-    /// Adds the changes of another, made after its own.
-    pub fn extend(&mut self, other: &Self) {
-        let moved = self.bytes.len();
-        self.bytes.extend_from_slice(&other.bytes);
-        self.items.extend(other.items.iter().map(|item| Item { start: item.start + moved, ..*item }));
-        self.sorted.take();
-    }
-
     /// Removes all changes and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -59,13 +51,8 @@ impl Layer {
         self.sorted.take();
     }
 
-    /// Whether it changes nothing.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
     /// How many changes there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.items.len()
     }
 

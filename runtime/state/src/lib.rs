@@ -17,11 +17,11 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use delta::{Delta, Head, Line, Malformed, Record, Turn, missing};
+pub use delta::{Delta, Head, Line, Malformed, Record, Turn, ended, missing};
 pub use key::{MAX_KEY_BYTES, MAX_STAGE_NAME, full_key, prefix_of, stage_and_key};
 pub use layer::{Change, Layer};
 pub use lsm::{LsmStore, StoreCache};
 pub use memory::MemoryStore;
-pub use partition::{Applied, Flush, PartitionState, Slot, Usage};
+pub use partition::{Applied, FLUSH_BYTES, Flush, PartitionState, Slot, Usage};
 pub use stage::{Entries, SharedState, StageState};
 pub use store::{Error, Store, Writes};

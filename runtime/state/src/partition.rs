@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::delta::{Delta, Head, Line, Turn, encode_delta, missing};
+use crate::delta::{Delta, Head, Line, Turn, encode_delta, ended, missing};
 use crate::key::{META, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
 use crate::layer::{Change, Layer};
 use crate::store::{Closed, Error, Store};
@@ -102,6 +102,9 @@ impl Applied {
         missing(&self.line(), line)
     }
 }
+
+/// What is committed goes to the store when it comes to so much.
+pub const FLUSH_BYTES: usize = 16 << 20;
 
 type Memory = BTreeMap<Box<[u8]>, Slot>;
 
@@ -210,13 +213,7 @@ impl PartitionState {
     /// # Errors
     /// When the store cannot be read.
     pub fn apply(&mut self, offset: u64, delta: &Delta) -> Result<(), Error> {
-        self.applied.offset = offset + 1;
-        self.applied.origin.get_or_insert(delta.head.from);
-        for change in delta.layer.changes() {
-            self.set(change)?;
-        }
-        self.applied.watermark = self.applied.watermark.max(delta.head.watermark);
-        self.expire()
+        self.take_in(offset, (delta.head.from, delta.head.watermark), [&delta.layer])
     }
 
     /// Goes on with the changelog at `offset`, wherever it has come to.
@@ -231,13 +228,8 @@ impl PartitionState {
     /// Goes on behind a turn, the changelog's event at `offset`; it is in the state that this wants.
     pub fn turn(&mut self, offset: u64, turn: Turn) {
         self.go_on_at(offset + 1);
-        let mut before = turn.before;
-        if let Some((_, end)) = before.last_mut() {
-            *end = offset;
-        }
-        before.retain(|(from, to)| from < to);
         self.applied.quiet_until = turn.quiet_until;
-        self.applied.before = Some((before, turn.quiet_before));
+        self.applied.before = Some((ended(turn.before, offset), turn.quiet_before));
     }
 
     /// The attempt of this number has made these changes.
@@ -251,23 +243,29 @@ impl PartitionState {
         encode_delta(head, layers().map(Layer::len).sum(), layers().flat_map(Layer::changes))
     }
 
-    /// The commit that holds the changes of attempts up to this number was made, its delta being at `offset` of the changelog; it began
-    /// with the source's event `from`.
+    /// The commit that holds the changes of attempts up to this number was made, its delta being at `offset` of the changelog; with
+    /// the first event dealt with, and the watermark behind the last.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn committed_through(
+    pub fn committed_through(&mut self, id: u64, offset: u64, dealt_with: (u64, Option<i64>)) -> Result<(), Error> {
+        let layers: Vec<_> = std::iter::from_fn(|| self.layers.pop_front_if(|(layer, _)| *layer <= id))
+            .map(|(_, layer)| layer)
+            .collect();
+        self.take_in(offset, dealt_with, &layers)
+    }
+
+    /// Takes in what a commit changed that began with the source's event `from`.
+    fn take_in<'a>(
         &mut self,
-        id: u64,
         offset: u64,
         (from, watermark): (u64, Option<i64>),
+        layers: impl IntoIterator<Item = &'a Layer>,
     ) -> Result<(), Error> {
         self.applied.offset = offset + 1;
         self.applied.origin.get_or_insert(from);
-        while let Some((_, layer)) = self.layers.pop_front_if(|(layer, _)| *layer <= id) {
-            for change in layer.changes() {
-                self.set(change)?;
-            }
+        for change in layers.into_iter().flat_map(Layer::changes) {
+            self.set(change)?;
         }
         self.applied.watermark = self.applied.watermark.max(watermark);
         self.expire()
