@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 
 use anyhow::{Result, anyhow, ensure};
-use sluice_event::{Batch, Outcome, View};
+use sluice_event::{Batch, Items, Outcome, View};
 use sluice_sdk::{Config, Consumer, Runner, consumer_runner, runner};
 
 use crate::events::Job;
@@ -41,11 +41,12 @@ pub(crate) fn run(job: Job, mut source: &File) -> Result<()> {
             topic_name: "in",
             chained: false,
             watermarks: &[],
+            due: (&[], 0),
         };
         header.clear();
         view.write(&mut header);
         let outcome = consumer.run(&header, &events, &|_| {})?;
-        let outcome = Outcome::parse(&outcome, count)?;
+        let outcome = Outcome::parse(&outcome, Items { inputs: count, timers: &[] })?;
         out.clear();
         for output in outcome.outputs() {
             let event = output?.event;

@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::{Event, Failure, Outputs, Result, Wanted};
+use crate::{Event, Failure, Outputs, Result, Timer, Wanted};
 
 /// A consumer that is configured, or remembers something between events.
 ///
@@ -45,6 +45,15 @@ pub trait Consumer: 'static {
     /// # Errors
     /// A failure of this event: its outputs are undone.
     fn process(&mut self, event: &Event, out: &mut Outputs) -> Result;
+
+    /// Deals with a timer that is due: see [`Timers`](crate::Timers).
+    ///
+    /// # Errors
+    /// A failure of this timer: its outputs are undone, and it is tried again or dead-lettered like an event.
+    fn fire(&mut self, timer: &Timer, out: &mut Outputs) -> Result {
+        let _ = out;
+        Err(Failure::permanent(format!("the timer {:?} fired, and the consumer has no `fire`", timer.name())))
+    }
 
     /// Names the keys of the state that an event will want, so that when one value has to be fetched, those for the rest of the batch come
     /// with it: the event's own key, where nothing else is said. What is not named is fetched when it is used.

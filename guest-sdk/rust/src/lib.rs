@@ -24,6 +24,7 @@ mod outputs;
 mod runner;
 mod state;
 pub mod testing;
+mod timer;
 
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
@@ -37,6 +38,7 @@ pub use outputs::{Json, Key, Output, Outputs, Value, json};
 #[doc(hidden)]
 pub use runner::{Runner, consumer_runner, runner};
 pub use state::{State, Wanted};
+pub use timer::{Timer, Timers};
 
 /// Exports a consumer: a function `fn(&Event, &mut Outputs) -> Result`, or a type that implements [`Consumer`].
 ///

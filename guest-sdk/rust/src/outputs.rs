@@ -5,28 +5,28 @@ use sluice_event::{NewEvent, OutcomeWriter, Source, append};
 
 use crate::Result;
 
-/// Takes the outputs of the event in hand.
+/// Takes the outputs of the event or timer in hand.
 #[derive(Debug)]
 pub struct Outputs<'a> {
     pub(crate) writer: &'a mut OutcomeWriter,
-    pub(crate) input: u32,
+    pub(crate) of: (Source, u32),
     pub(crate) timestamp: i64,
 }
 
 impl Outputs<'_> {
-    /// Sends an event to the pipeline's first sink, with the timestamp of the event in hand.
+    /// Sends an event to the pipeline's first sink, with the timestamp of the event in hand, or the time of the timer.
     ///
     /// # Errors
     /// When the value cannot be written.
     pub fn send<'k>(&mut self, key: impl Key<'k>, value: impl Value) -> Result {
         let event = NewEvent { timestamp: self.timestamp, key: key.bytes(), ..NewEvent::default() };
-        self.writer.output((Source::Input, self.input), 0, event, |out| value.write(out))
+        self.writer.output(self.of, 0, event, |out| value.write(out))
     }
 
     /// Begins an event with more to say than key and value.
     pub fn output(&mut self) -> Output<'_> {
         let timestamp = self.timestamp;
-        Output { writer: self.writer, input: self.input, timestamp, sink: None, key: None, headers: Vec::new() }
+        Output { writer: self.writer, of: self.of, timestamp, sink: None, key: None, headers: Vec::new() }
     }
 }
 
@@ -35,7 +35,7 @@ impl Outputs<'_> {
 #[must_use = "call `send` to complete it"]
 pub struct Output<'o> {
     writer: &'o mut OutcomeWriter,
-    input: u32,
+    of: (Source, u32),
     timestamp: i64,
     sink: Option<&'o str>,
     key: Option<&'o [u8]>,
@@ -75,7 +75,7 @@ impl<'o> Output<'o> {
         let sink = self.writer.sink(self.sink);
         let event =
             NewEvent { timestamp: self.timestamp, key: self.key, headers: &self.headers, ..NewEvent::default() };
-        self.writer.output((Source::Input, self.input), sink, event, |out| value.write(out))
+        self.writer.output(self.of, sink, event, |out| value.write(out))
     }
 }
 

@@ -2,23 +2,29 @@
 
 use std::rc::Rc;
 
-use sluice_event::{Malformed, OutcomeWriter, Region, Source, View};
+use sluice_event::{DueTimer, Events, Malformed, OutcomeWriter, Region, Source, View};
 
 use crate::state::{AnyShelf, Batch, Now, Wants, set_batch, set_now, take_shelves};
-use crate::{Consumer, Event, Outputs, Result};
+use crate::{Consumer, Event, Failure, Outputs, Result, Timer, timer};
+
+/// Set in what the host is told of the one in hand when that is a timer.
+const TIMER_IN_HAND: u32 = 1 << 31;
 
 /// A consumer that is ready to run.
 pub trait Runner {
-    /// Deals with a batch and returns the outcome in its flat format. `progress` is told the index of each event first.
+    /// Deals with a batch and returns the outcome in its flat format. `progress` is told the index of each event first, and of each timer with the
+    /// highest bit set.
     ///
     /// # Errors
     /// When the batch is not what it should be.
     fn run(&mut self, header: &[u8], events: &[u8], progress: &dyn Fn(u32)) -> std::result::Result<Vec<u8>, Malformed>;
 }
 
-/// What deals with an event.
+/// What deals with an event, or a timer.
 trait Handle {
     fn handle(&mut self, event: &Event, out: &mut Outputs) -> Result;
+
+    fn fire(&mut self, timer: &Timer, out: &mut Outputs) -> Result;
 }
 
 struct Function<F>(F);
@@ -26,6 +32,10 @@ struct Function<F>(F);
 impl<F: FnMut(&Event, &mut Outputs) -> Result> Handle for Function<F> {
     fn handle(&mut self, event: &Event, out: &mut Outputs) -> Result {
         (self.0)(event, out)
+    }
+
+    fn fire(&mut self, _: &Timer, _: &mut Outputs) -> Result {
+        Err(Failure::permanent("a function sets no timers"))
     }
 }
 
@@ -35,17 +45,22 @@ impl<C: Consumer> Handle for Whole<C> {
     fn handle(&mut self, event: &Event, out: &mut Outputs) -> Result {
         self.0.process(event, out)
     }
+
+    fn fire(&mut self, timer: &Timer, out: &mut Outputs) -> Result {
+        self.0.fire(timer, out)
+    }
 }
 
 struct Handler<H> {
     handle: H,
     shelves: Rc<[Rc<dyn AnyShelf>]>,
     wants: Wants,
+    has_timers: bool,
 }
 
 /// Makes a function ready to run.
 pub fn runner(handler: impl FnMut(&Event, &mut Outputs) -> Result + 'static) -> Box<dyn Runner> {
-    Box::new(Handler { handle: Function(handler), shelves: Rc::new([]), wants: |_, _| {} })
+    Box::new(Handler { handle: Function(handler), shelves: Rc::new([]), wants: |_, _| {}, has_timers: false })
 }
 
 /// Makes a consumer ready to run.
@@ -54,43 +69,125 @@ pub fn runner(handler: impl FnMut(&Event, &mut Outputs) -> Result + 'static) -> 
 /// What making it says.
 pub fn consumer_runner<C: Consumer>(make: impl FnOnce() -> Result<C>) -> Result<Box<dyn Runner>> {
     take_shelves();
+    timer::take_used();
     let handle = Whole(make()?);
-    Ok(Box::new(Handler { handle, shelves: take_shelves().into(), wants: C::wants }))
+    let (shelves, has_timers) = (take_shelves().into(), timer::take_used());
+    Ok(Box::new(Handler { handle, shelves, wants: C::wants, has_timers }))
+}
+
+/// An event or a timer, and where it stands.
+enum Item<'a> {
+    Event(sluice_event::Event<'a>),
+    Timer(DueTimer<'a>),
+}
+
+/// What is left of a batch: timers and events, in the order in which they are dealt with.
+struct Items<'a> {
+    view: View<'a>,
+    events: Events<'a>,
+    due: Vec<DueTimer<'a>>,
+    /// So many were dealt with.
+    processed: u32,
+    fired: u32,
+    /// Where the event before comes from, in a chain.
+    source: Option<u64>,
+    has_timers: bool,
+}
+
+impl<'a> Items<'a> {
+    /// The next one; none at the end, or where a timer that was set meanwhile fires first: the host gives that, and what is left, in the next call.
+    /// So it does not matter how events are batched.
+    fn next(&mut self) -> std::result::Result<Option<Item<'a>>, Malformed> {
+        while let Some(due) = self.due.get(self.fired as usize).filter(|due| due.before <= self.processed) {
+            if due.clock == sluice_event::Clock::EventTime && timer::comes_first(Ok(due.order())) {
+                return Ok(None);
+            }
+            if !timer::is_changed(due) {
+                return Ok(Some(Item::Timer(*due)));
+            }
+            // Cleared, or set anew: it is as good as fired.
+            self.fired += 1;
+        }
+        let Some(event) = self.events.next() else { return Ok(None) };
+        let event = event?;
+        if !self.has_timers {
+            return Ok(Some(Item::Event(event)));
+        }
+        // In a chain, timers fire between the events that were read, and several may come of one of these.
+        let source = event.origin().filter(|_| self.view.chained).map(|origin| origin.offset);
+        let is_new = source.is_none() || source != self.source;
+        self.source = source;
+        if is_new && timer::comes_first(Err(self.view.watermark_before(self.processed))) {
+            return Ok(None);
+        }
+        Ok(Some(Item::Event(event)))
+    }
+}
+
+impl<H: Handle> Handler<H> {
+    /// Deals with one, whose number it is told.
+    fn deal_with(&mut self, items: &Items<'_>, item: &Item<'_>, out: &mut Outputs) -> Result {
+        match item {
+            Item::Event(flat) => self.handle.handle(&Event::of(&items.view, items.processed, *flat), out),
+            Item::Timer(due) => self.handle.fire(&Timer { due: *due }, out),
+        }
+    }
 }
 
 impl<H: Handle> Runner for Handler<H> {
     fn run(&mut self, header: &[u8], events: &[u8], progress: &dyn Fn(u32)) -> std::result::Result<Vec<u8>, Malformed> {
         let view = View::parse(header)?;
+        let keeps = !self.shelves.is_empty() || self.has_timers;
         if !self.shelves.is_empty() {
             let (header, events) = (header.into(), events.into());
             set_batch(Some(Batch { header, events, shelves: self.shelves.clone(), wants: self.wants }));
         }
         // Outputs are rarely larger than inputs; a larger outcome grows as vectors do.
         let mut writer = OutcomeWriter::with_capacity(events.len() + 24 * view.count as usize + 256);
-        let mut processed = view.count;
-        for (input, flat) in (0..).zip(Region::new(events, view.count).events()) {
-            let flat = flat?;
-            progress(input);
-            let event = Event::of(&view, input, flat);
-            if !self.shelves.is_empty() {
-                set_now(Now { input, timestamp: flat.timestamp(), watermark: view.watermark_before(input) });
+        let due = view.due_timers().collect::<std::result::Result<_, _>>()?;
+        let events = Region::new(events, view.count).events();
+        let mut items = Items { view, events, due, processed: 0, fired: 0, source: None, has_timers: self.has_timers };
+        while let Some(item) = items.next()? {
+            let (of, timestamp) = match &item {
+                Item::Event(event) => ((Source::Input, items.processed), event.timestamp()),
+                Item::Timer(due) => ((Source::Timer, items.fired), due.time),
+            };
+            progress(if of.0 == Source::Timer { of.1 | TIMER_IN_HAND } else { of.1 });
+            if keeps {
+                let (event, watermark) = (items.processed, view.watermark_before(items.processed));
+                set_now(Now { of, event, timestamp, watermark });
             }
             let mark = writer.mark();
-            let mut out = Outputs { writer: &mut writer, input, timestamp: flat.timestamp() };
-            let Err(failure) = self.handle.handle(&event, &mut out) else {
-                self.shelves.iter().for_each(|shelf| shelf.keep());
-                continue;
-            };
-            writer.undo(mark);
-            self.shelves.iter().for_each(|shelf| shelf.undo());
-            writer.fail((Source::Input, input), failure.kind, &failure.reason);
-            if failure.is_transient() {
-                processed = input;
-                break;
+            let result = self.deal_with(&items, &item, &mut Outputs { writer: &mut writer, of, timestamp });
+            match result {
+                Ok(()) => {
+                    self.shelves.iter().for_each(|shelf| shelf.keep());
+                    if self.has_timers {
+                        timer::keep();
+                    }
+                }
+                Err(failure) => {
+                    writer.undo(mark);
+                    self.shelves.iter().for_each(|shelf| shelf.undo());
+                    if self.has_timers {
+                        timer::undo();
+                    }
+                    writer.fail(of, failure.kind, &failure.reason);
+                    if failure.is_transient() {
+                        break;
+                    }
+                }
+            }
+            match item {
+                Item::Event(_) => items.processed += 1,
+                Item::Timer(_) => items.fired += 1,
             }
         }
         self.shelves.iter().for_each(|shelf| shelf.write(&mut writer));
+        if self.has_timers {
+            timer::write(&mut writer);
+        }
         set_batch(None);
-        Ok(writer.finish(processed))
+        Ok(writer.finish(items.processed, items.fired))
     }
 }

@@ -45,8 +45,14 @@ use crate::{Event, Failure, Key, Result};
 /// [`Consumer::wants`](crate::Consumer::wants) for consumers that use other keys than their events'.
 pub struct State<T>(Rc<Shelf<T>>);
 
+/// Checks a name that a consumer gives to something it keeps.
+pub(crate) fn check_name(what: &str, name: &str) {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    assert!((1..=100).contains(&name.len()) && name.chars().all(good), "not a name for {what}: {name:?}");
+}
+
 /// The bytes of what must be a key.
-fn bytes_of<'k>(key: impl Key<'k>) -> Result<&'k [u8]> {
+pub(crate) fn bytes_of<'k>(key: impl Key<'k>) -> Result<&'k [u8]> {
     key.bytes().ok_or_else(|| Failure::permanent("the event has no key, and its state is kept by key"))
 }
 
@@ -56,8 +62,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     /// # Panics
     /// When the name is not 1 to 100 letters, digits, `-`, `_` and `.`.
     pub fn named(name: &str) -> Self {
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        assert!((1..=100).contains(&name.len()) && name.chars().all(good), "not a name for state: {name:?}");
+        check_name("state", name);
         let prefix = format!("{name}/").into_bytes();
         let shelf = Rc::new(Shelf { prefix, inner: RefCell::default() });
         SHELVES.with_borrow_mut(|shelves| shelves.push(shelf.clone()));
@@ -81,7 +86,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
         Ok(())
     }
 
-    /// Sets the value of a key until so long after the time of the event in hand. The partition's watermark tells when that has come.
+    /// Sets the value of a key until so long after the time of the event or timer in hand. The partition's watermark tells when that has come.
     ///
     /// # Errors
     /// When the event in hand has no key.
@@ -112,22 +117,30 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     }
 }
 
-/// When the event in hand stands.
-#[derive(Debug, Clone, Copy, Default)]
+/// Where the event or timer in hand stands.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
-    pub(crate) input: u32,
+    /// By its index.
+    pub(crate) of: (Source, u32),
+    /// The event in hand, or the one before which the timer fires.
+    pub(crate) event: u32,
     pub(crate) timestamp: i64,
     pub(crate) watermark: Option<i64>,
 }
 
 thread_local! {
-    static NOW: Cell<Now> = const { Cell::new(Now { input: 0, timestamp: 0, watermark: None }) };
+    static NOW: Cell<Now> = const { Cell::new(Now { of: (Source::Input, 0), event: 0, timestamp: 0, watermark: None }) };
     static SHELVES: RefCell<Vec<Rc<dyn AnyShelf>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The event in hand is another one.
+/// The event or timer in hand is another one.
 pub(crate) fn set_now(now: Now) {
     NOW.set(now);
+}
+
+/// Where the event or timer in hand stands.
+pub(crate) fn now() -> Now {
+    NOW.get()
 }
 
 /// The shelves that a consumer has made, which go with it. A consumer without state has none, and its plugin imports nothing for it.
@@ -155,16 +168,18 @@ pub(crate) fn set_batch(batch: Option<Batch>) {
     BATCH.set(batch);
 }
 
-/// Fetches the values that events from the one in hand on want, once for a batch.
+/// Fetches the values that events and timers from the one in hand on want, once for a batch.
 fn fetch_wanted() {
     let Some(batch) = BATCH.take() else { return };
     let Ok(view) = View::parse(&batch.header) else { return };
     let mut wanted = Wanted { shelves: &batch.shelves, keys: Vec::new(), of: Vec::new() };
     let events = (0..).zip(Region::new(&batch.events, view.count).events());
-    for (input, flat) in events.skip(NOW.get().input as usize) {
+    for (input, flat) in events.skip(NOW.get().event as usize) {
         let Ok(flat) = flat else { return };
         (batch.wants)(&Event::of(&view, input, flat), &mut wanted);
     }
+    let due = view.due_timers().flatten().skip_while(|timer| timer.before < NOW.get().event);
+    due.for_each(|timer| wanted.key(timer.key));
     wanted.fetch();
 }
 
@@ -226,8 +241,8 @@ enum Value<T> {
 struct Held<T> {
     value: Value<T>,
     expires: Option<i64>,
-    /// The event that changed it last, in this call.
-    changed_by: Option<u32>,
+    /// The event or timer that changed it last, in this call.
+    changed_by: Option<(Source, u32)>,
 }
 
 impl<T: DeserializeOwned + Clone> Held<T> {
@@ -345,7 +360,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
         if held.changed_by.is_none() {
             inner.changed.push(number as u32);
         }
-        let new = Held { value, expires, changed_by: Some(NOW.get().input) };
+        let new = Held { value, expires, changed_by: Some(NOW.get().of) };
         inner.journal.push((number as u32, std::mem::replace(held, new)));
     }
 
@@ -413,7 +428,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
         let mut key = self.prefix.clone();
         for number in inner.changed.drain(..).map(|number| number as usize) {
             let held = &mut inner.held[number];
-            let Some(input) = held.changed_by.take() else { continue };
+            let Some(of) = held.changed_by.take() else { continue };
             key.truncate(self.prefix.len());
             append(&mut key, &inner.keys[number]);
             json.clear();
@@ -424,7 +439,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
                 Value::None | Value::Awaited => Ok(None),
             };
             let value = value.unwrap_or_else(|failure| panic!("a value of the state is no JSON: {}", failure.reason()));
-            writer.state((Source::Input, input), &key, value, held.expires);
+            writer.state(of, &key, value, held.expires);
         }
         if inner.held.len() > MOST_HELD {
             *inner = Inner::default();

@@ -16,17 +16,21 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use sluice_event::{Batch, FailureKind, NewEvent, View, has_expired};
+use sluice_event::{Batch, Clock, DueTimer, FailureKind, Items, NewEvent, Outcome, Source, View, has_expired};
 
 use crate::{Config, Consumer, Event, Outputs, Result, Runner, consumer_runner, runner};
 
-/// A consumer under test. Its state is kept from one batch to the next.
+/// A consumer under test. Its state and its timers are kept from one batch to the next; timers fire as in the host.
 pub struct Tester {
     runner: Box<dyn Runner>,
     next_offset: u64,
     state: Kept,
+    /// When each timer fires, by its key and tag.
+    timers: BTreeMap<(Vec<u8>, Vec<u8>), (Clock, i64)>,
     /// The newest timestamp so far, which is the watermark.
     watermark: Option<i64>,
+    /// The time of day.
+    now: i64,
 }
 
 /// What a consumer under test keeps: values with their expiries.
@@ -83,8 +87,10 @@ pub struct Given {
 /// An event that a consumer sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {
-    /// Index of the event it was sent for.
+    /// Index of the event it was sent for; for a timer, of the one before which it fired.
     pub input: u32,
+    /// The name of the timer it was sent for, if it was one.
+    pub timer: Option<String>,
     /// The sink named, if any.
     pub sink: Option<String>,
     /// The key, if any.
@@ -95,19 +101,21 @@ pub struct Sent {
     pub timestamp: i64,
 }
 
-/// An event that a consumer could not deal with.
+/// An event or timer that a consumer could not deal with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
-    /// Index of the event.
+    /// Index of the event; for a timer, of the one before which it fired.
     pub input: u32,
+    /// The name of the timer, if it was one.
+    pub timer: Option<String>,
     /// Whether trying again may help.
     pub transient: bool,
     /// What the consumer said.
     pub reason: String,
 }
 
-/// What became of the events given.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What became of the events given, and of the timers that were due.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tested {
     /// How many events were dealt with.
     pub processed: u32,
@@ -153,7 +161,8 @@ impl Tester {
     }
 
     fn of(runner: Box<dyn Runner>) -> Self {
-        Self { runner, next_offset: 0, state: Kept::new(), watermark: None }
+        let (state, timers) = (Kept::new(), BTreeMap::new());
+        Self { runner, next_offset: 0, state, timers, watermark: None, now: 0 }
     }
 
     /// The consumer's state: the value under a key of a [`State`](crate::State) of this name, as JSON.
@@ -167,16 +176,49 @@ impl Tester {
         Self::of(runner(handler))
     }
 
-    /// Gives events as one batch.
+    /// Gives events as one batch, and fires the timers that are due then.
     ///
     /// # Panics
-    /// When the SDK breaks its own format.
+    /// When the SDK breaks its own format, or the consumer sets timers that are due at once without end.
     pub fn process(&mut self, events: &[Given]) -> Tested {
+        let mut tested = Tested::default();
+        for _ in 0..=MOST_CALLS {
+            let at = tested.processed as usize;
+            if !self.call(&events[at..], &mut tested) {
+                return tested;
+            }
+        }
+        panic!("more than {MOST_CALLS} calls: does a timer set itself again for a time that has come?");
+    }
+
+    /// Fires what is set for a time of events, up to the last of them: no more events are to come.
+    ///
+    /// # Panics
+    /// As [`process`](Self::process).
+    pub fn close(&mut self) -> Tested {
+        let last = self.timers.values().filter(|(clock, _)| *clock == Clock::EventTime).map(|(_, time)| *time).max();
+        let watermark = self.watermark;
+        self.watermark = watermark.max(last);
+        let tested = self.process(&[]);
+        self.watermark = watermark;
+        tested
+    }
+
+    /// It is this time of day now, in milliseconds since the epoch: fires what is due by that.
+    ///
+    /// # Panics
+    /// As [`process`](Self::process).
+    pub fn wall_clock(&mut self, now: i64) -> Tested {
+        self.now = now;
+        self.process(&[])
+    }
+
+    /// Makes one call with what is left. Whether there may be more to do.
+    fn call(&mut self, events: &[Given], tested: &mut Tested) -> bool {
         let mut batch = Batch::default();
-        let mut watermarks = Vec::new();
+        let mut marks = vec![self.watermark];
         for given in events {
-            watermarks.extend_from_slice(&self.watermark.unwrap_or(i64::MIN).to_le_bytes());
-            self.watermark = self.watermark.max(Some(given.timestamp));
+            marks.push(marks[marks.len() - 1].max(Some(given.timestamp)));
             let event = NewEvent {
                 timestamp: given.timestamp,
                 key: given.key.as_deref(),
@@ -185,24 +227,67 @@ impl Tester {
             };
             batch.push(&event).expect("an event fits its format");
         }
+        let place = |clock, time| match clock {
+            Clock::WallClock => (time <= self.now).then_some(0),
+            Clock::EventTime => marks.iter().position(|mark| mark.is_some_and(|mark| mark >= time)),
+        };
+        let timers = self.timers.clone();
+        let due = timers.iter().filter_map(|((key, tag), (clock, time))| {
+            Some(DueTimer { before: place(*clock, *time)? as u32, time: *time, clock: *clock, key, tag })
+        });
+        let mut due: Vec<_> = due.collect();
+        due.sort_by_key(|timer| (timer.before, timer.clock == Clock::EventTime, timer.order()));
+        if events.is_empty() && due.is_empty() {
+            return false;
+        }
+        let (mut due_bytes, mut header) = (Vec::new(), Vec::new());
+        due.iter().for_each(|timer| timer.write(&mut due_bytes));
+        let before: Vec<u32> = due.iter().map(|timer| timer.before).collect();
+        let watermarks: Vec<u8> =
+            marks.iter().flat_map(|mark| mark.unwrap_or(i64::MIN).to_le_bytes()).collect();
         let view = View {
             count: batch.count(),
             base_offset: self.next_offset,
-            watermark: None,
+            watermark: self.watermark,
             seed: 0,
             topic: 1,
             partition: 0,
             topic_name: "test",
             chained: false,
             watermarks: &watermarks,
+            due: (&due_bytes, due.len() as u32),
         };
-        let mut header = Vec::new();
         view.write(&mut header);
         STATE.set(std::mem::take(&mut self.state));
         let bytes = self.runner.run(&header, batch.bytes(), &|_| {}).expect("the batch is well formed");
         self.state = STATE.take();
-        let outcome = sluice_event::Outcome::parse(&bytes, batch.count()).expect("the outcome is well formed");
-        self.next_offset += u64::from(outcome.processed());
+        let items = Items { inputs: batch.count(), timers: &before };
+        let outcome = Outcome::parse(&bytes, items).expect("the outcome is well formed");
+        self.take_in(&outcome, &due, tested);
+        let processed = outcome.processed();
+        self.next_offset += u64::from(processed);
+        self.watermark = marks[processed as usize];
+        let watermark = self.watermark;
+        self.state.retain(|_, (_, expires)| !has_expired(*expires, watermark));
+        tested.processed += processed;
+        let stopped = tested.failures.last().is_some_and(|failed| failed.transient);
+        assert!(stopped || processed + outcome.fired() > 0, "the consumer dealt with nothing");
+        !stopped
+    }
+
+    /// Takes in what a call came to.
+    fn take_in(&mut self, outcome: &Outcome<'_>, due: &[DueTimer<'_>], tested: &mut Tested) {
+        for fired in &due[..outcome.fired() as usize] {
+            self.timers.remove(&(fired.key.to_vec(), fired.tag.to_vec()));
+        }
+        for change in outcome.timer_changes() {
+            let change = change.expect("a timer change is well formed");
+            let id = (change.key.to_vec(), change.tag.to_vec());
+            match change.time {
+                Some(time) => self.timers.insert(id, (change.clock, time)),
+                None => self.timers.remove(&id),
+            };
+        }
         for write in outcome.state_writes() {
             let write = write.expect("a state write is well formed");
             match write.value {
@@ -210,23 +295,76 @@ impl Tester {
                 None => self.state.remove(write.key),
             };
         }
-        self.state.retain(|_, (_, expires)| !has_expired(*expires, self.watermark));
-        let sent = |output: sluice_event::Output<'_>| Sent {
-            input: output.input,
-            sink: outcome.sink(output.sink).expect("the sink is in the table").map(str::to_owned),
-            key: output.event.key().map(<[u8]>::to_vec),
-            value: output.event.value().to_vec(),
-            timestamp: output.event.timestamp(),
+        let first = tested.processed;
+        let place = |(source, index): (Source, u32)| match source {
+            Source::Input => (first + index, None),
+            Source::Timer => {
+                let due = due[index as usize];
+                (first + due.before, Some(crate::Timer { due }.name().to_owned()))
+            }
         };
-        let failed = |failure: sluice_event::Failure<'_>| Failed {
-            input: failure.input,
-            transient: failure.kind == FailureKind::Transient,
-            reason: failure.reason.to_owned(),
-        };
-        Tested {
-            processed: outcome.processed(),
-            sent: outcome.outputs().map(|output| sent(output.expect("an output is well formed"))).collect(),
-            failures: outcome.failures().map(|failure| failed(failure.expect("a failure is well formed"))).collect(),
+        for output in outcome.outputs() {
+            let output = output.expect("an output is well formed");
+            let (input, timer) = place(output.of);
+            tested.sent.push(Sent {
+                input,
+                timer,
+                sink: outcome.sink(output.sink).expect("the sink is in the table").map(str::to_owned),
+                key: output.event.key().map(<[u8]>::to_vec),
+                value: output.event.value().to_vec(),
+                timestamp: output.event.timestamp(),
+            });
+        }
+        for failure in outcome.failures() {
+            let failure = failure.expect("a failure is well formed");
+            let (input, timer) = place(failure.of);
+            let transient = failure.kind == FailureKind::Transient;
+            tested.failures.push(Failed { input, timer, transient, reason: failure.reason.to_owned() });
         }
     }
 }
+
+/// Checks that a consumer does the same however events are batched: all at once, one by one, and cut at random. What it did.
+///
+/// # Panics
+/// When it does not.
+pub fn assert_same_however_batched(make: impl Fn() -> Tester, events: &[Given]) -> Tested {
+    let run = |cuts: &mut dyn FnMut() -> usize| {
+        let (mut tester, mut all) = (make(), Tested::default());
+        let mut left = events;
+        while !left.is_empty() {
+            let (batch, rest) = left.split_at(cuts().clamp(1, left.len()));
+            let mut tested = tester.process(batch);
+            let first = all.processed;
+            tested.sent.iter_mut().for_each(|sent| sent.input += first);
+            tested.failures.iter_mut().for_each(|failed| failed.input += first);
+            all.processed += tested.processed;
+            all.sent.extend(tested.sent);
+            all.failures.extend(tested.failures);
+            left = rest;
+        }
+        let mut closed = tester.close();
+        closed.sent.iter_mut().for_each(|sent| sent.input += all.processed);
+        closed.failures.iter_mut().for_each(|failed| failed.input += all.processed);
+        all.sent.extend(closed.sent);
+        all.failures.extend(closed.failures);
+        (all, tester.state)
+    };
+    let whole = run(&mut || usize::MAX);
+    assert_eq!(run(&mut || 1), whole, "one by one is not what it is all at once");
+    for seed in 1..=20_u64 {
+        let mut random = seed;
+        let cut = run(&mut || {
+            // Xorshift; good enough to cut batches.
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random % 7) as usize + 1
+        });
+        assert_eq!(cut, whole, "cut at random with seed {seed} is not what it is all at once");
+    }
+    whole.0
+}
+
+/// Calls for one batch, at most.
+const MOST_CALLS: usize = 10_000;

@@ -85,7 +85,7 @@ impl Checker<'_> {
         }
         let errors = self.errors(definition.errors, &name);
         let checkpoints = self.checkpoints(definition.checkpoint);
-        if sources.len() > 1 && stages.iter().any(|stage| stage.state) {
+        if sources.len() > 1 && stages.iter().any(Stage::keeps) {
             let (_, span) =
                 self.places.iter().find(|(place, _)| *place == At::Source(1)).cloned().unwrap_or((At::Name, 0..0));
             self.not_yet(span, "state in a pipeline that reads several topics", "read one topic");
@@ -261,8 +261,8 @@ impl Checker<'_> {
         for (at, stage) in stages.into_iter().enumerate() {
             let (span, keys) = (stage.span(), stage.into_inner());
             let name_span = keys.name.as_ref().map_or_else(|| keys.plugin.span(), Spanned::span);
-            let state = self.capabilities(keys.capabilities.as_ref(), &checked);
-            let stage = Stage { state, ..self.stage(at, keys) };
+            let (state, timers) = self.capabilities(keys.capabilities.as_ref(), &checked);
+            let stage = Stage { state, timers, ..self.stage(at, keys) };
             if checked.iter().any(|other| other.name == stage.name) {
                 let help = "give each its own `name`: it is the identity of a stage's state".to_owned();
                 let span = if name_span.is_empty() { span } else { name_span };
@@ -273,25 +273,27 @@ impl Checker<'_> {
         Some(checked)
     }
 
-    /// Whether state is among what a stage may use.
-    fn capabilities(&mut self, capabilities: Option<&Spanned<Vec<Spanned<String>>>>, before: &[Stage]) -> bool {
-        let Some(capabilities) = capabilities else { return false };
-        let state = capabilities.get_ref().iter().any(|capability| capability.get_ref() == "state");
-        if let Some(rekeys) = before.iter().find(|stage| state && !stage.keys_unchanged) {
-            let what = format!("state on a later stage, but stage {:?} may change keys", rekeys.name);
+    /// Whether state and timers are among what a stage may use.
+    fn capabilities(&mut self, capabilities: Option<&Spanned<Vec<Spanned<String>>>>, before: &[Stage]) -> (bool, bool) {
+        let Some(capabilities) = capabilities else { return (false, false) };
+        let has = |wanted: &str| capabilities.get_ref().iter().any(|capability| capability.get_ref() == wanted);
+        let (state, timers) = (has("state"), has("timers"));
+        if let Some(rekeys) = before.iter().find(|stage| (state || timers) && !stage.keys_unchanged) {
+            let keeps = if state { "state" } else { "timers" };
+            let what = format!("{keeps} on a later stage, but stage {:?} may change keys", rekeys.name);
             let help = "write `keys = \"unchanged\"` in every earlier stage; or re-key through a topic: a sink with partition-by = \"key\", and a second pipeline";
             self.report(capabilities.span(), what, Some(help.to_owned()));
         }
         for capability in capabilities.get_ref() {
             let name = capability.get_ref();
-            if name == "timers" || name.starts_with("env:") {
+            if name.starts_with("env:") {
                 self.not_yet(capability.span(), &format!("the capability {name:?}"), "leave it out");
-            } else if name != "state" {
+            } else if !["state", "timers"].contains(&name.as_str()) {
                 let help = "there are \"state\", \"timers\" and \"env:NAME\"".to_owned();
                 self.report(capability.span(), format!("unknown capability: {name:?}"), Some(help));
             }
         }
-        state
+        (state, timers)
     }
 
     fn stage(&mut self, at: usize, keys: StageKeys) -> Stage {
@@ -319,7 +321,7 @@ impl Checker<'_> {
         let stem = plugin.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let name = keys.name.map_or(stem, |name| self.name("stage", &name));
         let limits = keys.limits.map(|limits| self.limits(&limits)).unwrap_or_default();
-        Stage { name, plugin, config, limits, keys_unchanged, state: false }
+        Stage { name, plugin, config, limits, keys_unchanged, state: false, timers: false }
     }
 
     fn limits(&mut self, limits: &LimitsKeys) -> Limits {

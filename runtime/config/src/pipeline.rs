@@ -93,6 +93,15 @@ pub struct Stage {
     pub keys_unchanged: bool,
     /// Whether it may keep state.
     pub state: bool,
+    /// Whether it may set timers.
+    pub timers: bool,
+}
+
+impl Stage {
+    /// Whether it keeps anything from one event to another.
+    pub fn keeps(&self) -> bool {
+        self.state || self.timers
+    }
 }
 
 /// Checkpoints that a pipeline with state makes by itself.
@@ -252,9 +261,9 @@ pub enum At {
 }
 
 impl Pipeline {
-    /// Whether a stage of it keeps state.
+    /// Whether a stage of it keeps state, or sets timers.
     pub fn has_state(&self) -> bool {
-        self.stages.iter().any(|stage| stage.state)
+        self.stages.iter().any(Stage::keeps)
     }
 
     /// Reads a definition. Paths in it are relative to `file`.

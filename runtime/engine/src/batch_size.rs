@@ -34,6 +34,11 @@ impl BatchSize {
         self.events = fitting.clamp((self.events / 2).max(1), most).min(self.max_events);
     }
 
+    /// Learns that a consumer stopped behind so many events, for a timer that it set fires there; it may well stop as soon again.
+    pub fn stopped(&mut self, events: u32) {
+        self.events = self.events.min(events.saturating_mul(2).max(16));
+    }
+
     /// Learns that a call was too much: it did not return in time, or broke a limit.
     pub fn shrink(&mut self) {
         self.events = (self.events / 8).max(1);

@@ -3,14 +3,15 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use sluice_event::{Outcome, View};
+use sluice_event::{Outcome, Source, View};
 use sluice_log::{Append, ReadBatch, TopicPartition};
 use sluice_state::{Layer, SharedState, prefix_of};
 
 use crate::errors::Failed;
-use crate::keyed::{self, StateGrant};
+use crate::keyed::{self, Marks, StateGrant};
 use crate::port::{CallError, CallErrorKind, Consumer, Plugin, UnderWay, Witness};
 use crate::router::{Given, Link, Router, Sink, Told};
+use crate::timers::{self, Cut, Due};
 
 /// One stage, as a lane is given it.
 #[derive(Clone)]
@@ -29,9 +30,28 @@ pub struct StageConfig {
     pub state: Option<StateGrant>,
 }
 
-/// What a batch came to. Indices are those of the events in the batch.
+impl StageConfig {
+    /// Whether it has anything in the partition's state.
+    fn keeps(&self) -> bool {
+        self.state.is_some()
+    }
+
+    fn sets_timers(&self) -> bool {
+        self.state.is_some_and(|grant| grant.timers)
+    }
+}
+
+/// What a batch came to. Indices are those of the events in the batch or, where that has none, of the timers.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Called {
+    /// Timers dealt with, from the first on.
+    pub(crate) fired: u32,
+    /// The first timer that failed, where there are events too: nothing of the call can be used.
+    pub(crate) failed_timer: Option<u32>,
+    /// Nothing of the call can be used: it must be made with less.
+    pub(crate) cut: Option<Cut>,
+    /// Outputs so far of timers that fired before the next event.
+    pub(crate) fired_outputs: u32,
     /// Events dealt with, from the first on.
     pub(crate) processed: u32,
     /// Of these, events with outputs.
@@ -80,6 +100,7 @@ pub(crate) struct Chain {
     /// What the call in hand changes of it.
     changes: Layer,
     header: Vec<u8>,
+    due_bytes: Vec<u8>,
     /// What the stage in hand is given, and what it hands on.
     given: Link,
     handed_on: Link,
@@ -107,6 +128,7 @@ impl Chain {
             state,
             changes: Layer::default(),
             header: Vec::new(),
+            due_bytes: Vec::new(),
             given: Link::default(),
             handed_on: Link::default(),
         }
@@ -118,6 +140,26 @@ impl Chain {
         self.topic_name.clear();
         self.topic_name.push_str(topic_name);
         self.router.point_at(source);
+    }
+
+    /// Whether a stage may set timers.
+    pub(crate) fn has_timers(&self) -> bool {
+        self.state.is_some() && self.stages.iter().any(|stage| stage.config.sets_timers())
+    }
+
+    /// Whether timers can be given between events.
+    pub(crate) fn takes_timers_between(&self) -> bool {
+        self.stages.len() == 1 && self.stages[0].config.plugin.takes_timers_between()
+    }
+
+    /// Whether a later stage than this one may set timers, which may be due before the next timer of this one.
+    pub(crate) fn sets_timers_behind(&self, stage: usize) -> bool {
+        self.stages[stage + 1..].iter().any(|stage| stage.config.sets_timers())
+    }
+
+    /// The position of a stage.
+    pub(crate) fn position(&self, stage: &str) -> Option<usize> {
+        self.stages.iter().position(|found| found.config.name == stage)
     }
 
     /// Whether it holds instances.
@@ -143,11 +185,11 @@ impl Chain {
     ///
     /// Should the host itself panic over what a guest returned, that is a failed call like any other: it must not take the thread along.
     ///
-    /// `watermarks` are those before each event, for chains with state.
-    pub(crate) fn call(&mut self, batch: &ReadBatch, watermarks: &[u8]) -> Result<Called, StageError> {
+    /// `marks` are the watermarks before each event, for chains with state. Without events, all begins with the timers that are `due`, at their stage.
+    pub(crate) fn call(&mut self, batch: &ReadBatch, marks: Marks<'_>, due: &Due) -> Result<Called, StageError> {
         let (pipeline, source) = (self.pipeline, self.source);
         self.witness.enter(&UnderWay { pipeline, source, from: batch.base_offset, events: batch.count });
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.call_stages(batch, watermarks)));
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.call_stages(batch, marks, due)));
         self.witness.leave();
         result.unwrap_or_else(|_| {
             self.drop_instances();
@@ -159,36 +201,54 @@ impl Chain {
         })
     }
 
-    fn call_stages(&mut self, batch: &ReadBatch, watermarks: &[u8]) -> Result<Called, StageError> {
+    fn call_stages(&mut self, batch: &ReadBatch, marks: Marks<'_>, due: &Due) -> Result<Called, StageError> {
         let count = self.stages.len();
-        self.router.begin(batch.count);
+        self.router.begin(batch.count, due.fired_outputs);
         self.changes.clear();
-        let mut called = Called { processed: batch.count, ..Called::default() };
+        let mut called = Called { processed: batch.count, fired: due.len() as u32, ..Called::default() };
         let mut keep_instances = true;
-        for at in 0..count {
-            if at > 0 {
+        let nothing = Due::default();
+        for at in due.stage..count {
+            if at > due.stage {
                 std::mem::swap(&mut self.given, &mut self.handed_on);
                 if self.given.events.is_empty() {
                     break;
                 }
             }
             self.handed_on.clear();
-            let told = self.call_stage(at, batch, watermarks).map_err(|error| {
+            let own = if at == due.stage { due } else { &nothing };
+            let told = self.call_stage(at, batch, marks, own).map_err(|error| {
                 self.router.clear();
                 self.changes.clear();
                 StageError { stage: at, name: self.stages[at].config.name.clone(), error: self.at_source(at, error) }
             })?;
+            let (told, cut) = told;
+            if count == 1 {
+                called.processed = told.processed;
+            }
+            if !own.is_empty() {
+                (called.fired, called.failed_timer) = (told.fired, told.failed_timer);
+            }
+            called.cut = called.cut.into_iter().chain(cut).min_by_key(|cut| (cut.events, cut.timers));
             let failed = told.failed.into_iter();
             called.failed.extend(failed.map(|(i, reason)| Failed::told(i, at, CallErrorKind::Permanent, reason)));
             if let Some((source, reason)) = told.stopped {
-                called.processed = source;
+                called.processed = source.min(batch.count);
                 called.stopped = Some(Failed::told(source, at, CallErrorKind::Transient, reason));
                 // Earlier stages have seen events that will come again.
                 keep_instances &= at == 0;
             }
         }
+        let some_failed = called.stopped.is_some() || !called.failed.is_empty();
+        if called.failed_timer.is_some() || called.cut.is_some() || (batch.count == 0 && some_failed) {
+            self.drop_instances();
+            self.changes.clear();
+            self.router.clear();
+            return Ok(called);
+        }
         called.failed.retain(|failed| failed.index < called.processed);
         called.failed.sort_by_key(|failed| failed.index);
+        called.fired_outputs = self.router.fired_outputs(called.processed);
         if let Some(first) = self.entangled(&called) {
             self.drop_instances();
             self.changes.clear();
@@ -216,8 +276,8 @@ impl Chain {
             let undone = own.consumer.as_ref().is_none_or(|consumer| consumer.undoes_failures());
             let before = &self.stages[..failed.stage];
             // Behind the first stage several of its events may come of one source event, of which only one failed.
-            before.iter().any(|stage| stage.config.state.is_some())
-                || (own.config.state.is_some() && (!undone || failed.stage > 0))
+            before.iter().any(|stage| stage.config.keeps())
+                || (own.config.keeps() && (!undone || failed.stage > 0))
         };
         called.failed.iter().chain(&called.stopped).filter(leaves).map(|failed| failed.index).min()
     }
@@ -242,62 +302,107 @@ impl Chain {
         CallError { in_hand: error.in_hand.and_then(source), ..error }
     }
 
-    fn call_stage(&mut self, at: usize, batch: &ReadBatch, watermarks: &[u8]) -> Result<Told, CallError> {
-        let has_next = at + 1 < self.stages.len();
+    fn call_stage(
+        &mut self,
+        at: usize,
+        batch: &ReadBatch,
+        marks: Marks<'_>,
+        due: &Due,
+    ) -> Result<(Told, Option<Cut>), CallError> {
+        let stage_count = self.stages.len();
+        let has_next = at + 1 < stage_count;
         let stage = &mut self.stages[at];
         let mut consumer = match stage.consumer.take() {
             Some(consumer) => consumer,
             None => {
-                let state = self.state.as_ref().filter(|_| stage.config.state.is_some());
+                let state = self.state.as_ref().filter(|_| stage.config.keeps());
                 stage.config.plugin.instantiate(state.map(|state| state.stage(&stage.config.name)))?
             }
         };
-        let (events, sources) = match at {
-            0 => (batch.region(), None),
-            _ => (self.given.events.region(), Some(&self.given.sources[..])),
+        let is_first = at == 0 || !due.is_empty();
+        let (events, sources) = match is_first {
+            true => (batch.region(), None),
+            false => (self.given.events.region(), Some(&self.given.sources[..])),
         };
-        let first = sources.and_then(|sources| sources.first().copied()).unwrap_or(0);
-        let first_mark = watermarks.get(first as usize * 8..).and_then(<[u8]>::first_chunk);
-        let watermark = first_mark.map(|mark| i64::from_le_bytes(*mark)).filter(|mark| *mark != i64::MIN);
+        let of_timers = batch.count == 0 && !marks.before.is_empty();
+        // Where all comes of timers, there is one place for all.
+        let place = |input: u32| match sources {
+            _ if of_timers => 0,
+            Some(sources) => sources[input as usize],
+            None => input,
+        };
+        let first = if sources.is_some_and(|sources| !sources.is_empty()) { place(0) } else { 0 };
         let mut of_inputs = Vec::new();
         let watermarks = match sources {
-            _ if stage.config.state.is_none() => &[],
-            None => watermarks,
-            Some(sources) => {
-                let (marks, _) = watermarks.as_chunks::<8>();
-                of_inputs.extend(sources.iter().flat_map(|source| marks[*source as usize]));
+            _ if !stage.config.keeps() || marks.before.is_empty() => &[],
+            None => marks.bytes,
+            Some(_) => {
+                let bytes = |mark: Option<i64>| mark.unwrap_or(i64::MIN).to_le_bytes();
+                let mark = |input| bytes(marks.before[place(input) as usize]);
+                of_inputs.extend((0..events.count()).flat_map(mark));
+                of_inputs.extend(bytes(marks.before.last().copied().flatten()));
                 &of_inputs[..]
             }
         };
+        self.due_bytes.clear();
+        due.timers.iter().zip(&due.before).for_each(|(timer, before)| timer.due(*before).write(&mut self.due_bytes));
         let view = View {
             count: events.count(),
             base_offset: batch.base_offset + u64::from(first),
-            watermark,
+            watermark: marks.before.get(first as usize).copied().flatten(),
             seed: (u64::from(self.source.topic) << 32) | u64::from(self.source.partition),
             topic: self.source.topic,
             partition: self.source.partition,
             topic_name: &self.topic_name,
-            chained: at > 0,
+            chained: !is_first,
             watermarks,
+            due: (&self.due_bytes, due.len() as u32),
         };
         self.header.clear();
         view.write(&mut self.header);
         let StageConfig { keys_unchanged, max_outputs_per_event, .. } = stage.config;
         let state = self.state.as_ref();
-        let has_state = stage.config.state.is_some() && state.is_some();
-        let given = Given { events, sources, keys_unchanged, max_outputs_per_event, has_state };
+        let grant = stage.config.state.filter(|_| state.is_some());
+        let has_state = grant.is_some_and(|grant| grant.values);
+        let has_timers = grant.is_some_and(|grant| grant.timers);
+        let given = Given {
+            events,
+            sources,
+            keys_unchanged,
+            max_outputs_per_event,
+            has_state,
+            has_timers,
+            due,
+            of_timers,
+        };
         let (router, handed_on, changes) = (&mut self.router, &mut self.handed_on, &mut self.changes);
         let mut told = None;
         consumer.call(&self.header, events.bytes(), &mut |outcome| {
             let routed = router.route(outcome, &given, batch.base_offset, has_next.then_some(&mut *handed_on));
             told = Some(routed.and_then(|told| {
-                if let (Some(state), Some(grant)) = (state, &stage.config.state) {
-                    let outcome = Outcome::parse(outcome, events.count())?;
-                    let has_failed = |input| sources.is_none() && told.has_failed(input);
-                    keyed::changes(&outcome, has_failed, &stage.prefix, changes)?;
-                    keyed::check_size(state, &stage.config.name, *grant, changes)?;
+                let mut cut = None;
+                if stage_count > 1 && told.processed < events.count() && told.stopped.is_none() {
+                    // Earlier stages have dealt with all of them.
+                    let events = place(told.processed);
+                    if events == 0 {
+                        let message = "it stopped within one event of an earlier stage";
+                        return Err(CallError::new(CallErrorKind::BadOutcome, message));
+                    }
+                    cut = Some(Cut { events, timers: 0 });
                 }
-                Ok(told)
+                let fired = &due.timers[..told.fired as usize];
+                // First of all: what it says of the same timers comes after.
+                fired.iter().for_each(|timer| timer.remove(changes));
+                if let (Some(state), Some(grant)) = (state, grant) {
+                    let outcome = Outcome::parse(outcome, given.items())?;
+                    let has_failed =
+                        |(of, index)| sources.is_none() && of == Source::Input && !of_timers && told.has_failed(index);
+                    keyed::changes(&outcome, has_failed, &stage.prefix, changes)?;
+                    let own = timers::changes(&outcome, &stage.config.name, due, place, marks.before, changes)?;
+                    cut = cut.into_iter().chain(own).min_by_key(|cut| (cut.events, cut.timers));
+                    keyed::check_size(state, &stage.config.name, grant, changes)?;
+                }
+                Ok((told, cut))
             }));
         })?;
         let nothing = || CallError::new(CallErrorKind::BadOutcome, "it returned nothing");

@@ -32,9 +32,22 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// When it was given up, ms since the epoch.
     pub time: i64,
+    /// The timer that failed, where it was one: its key is the event's key, its tag the value; it fired before the event at `offset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer: Option<DeadTimer>,
     /// The dead letter that was sent through again and came to this, where it was one: `PARTITION:OFFSET`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<String>,
+}
+
+/// What is known of a timer that failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DeadTimer {
+    /// `event-time` or `wall-clock`.
+    pub clock: String,
+    /// When it was to fire, ms since the epoch.
+    pub time: i64,
 }
 
 /// Names and values, in order.
@@ -62,7 +75,7 @@ impl DeadLetter {
                 partition: source.partition,
                 offset: self.offset,
                 ordinal: 0,
-                source: Source::Input,
+                source: if self.timer.is_some() { Source::Timer } else { Source::Input },
             }),
         };
         let pushed = batch.push(&letter);
@@ -119,6 +132,7 @@ mod tests {
             backtrace: vec!["f".into()],
             attempts: 2,
             time: 5,
+            timer: None,
             again: None,
         };
         let (mut dead, source) = (Batch::default(), TopicPartition { topic: 9, partition: 3 });

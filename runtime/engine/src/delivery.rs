@@ -72,6 +72,8 @@ pub(crate) struct Delivered {
     pub(crate) bytes: usize,
     /// Dead letters: they are committed with the cursor that passes their events.
     pub(crate) dead: Vec<Batch>,
+    /// Timers were dealt with, which is to be committed even where the cursor stays.
+    pub(crate) fired: bool,
 }
 
 impl Delivered {
@@ -81,6 +83,7 @@ impl Delivered {
         self.counts.add(&next.counts);
         self.calls.extend(next.calls);
         self.bytes += next.bytes;
+        self.fired |= next.fired;
         for batch in next.dead {
             match self.dead.last_mut() {
                 // The log takes batches up to some size, and a commit any number of them.
@@ -88,6 +91,11 @@ impl Delivered {
                 _ => self.dead.push(batch),
             }
         }
+    }
+
+    /// Whether there is anything that is not committed with the cursor where it is.
+    fn is_behind(&self, cursor: u64) -> bool {
+        self.to > cursor || self.fired
     }
 
     fn dead_bytes(&self) -> usize {
@@ -132,11 +140,11 @@ impl Follower {
             || now >= self.moved_at + every
             || self.delivered.bytes + self.delivered.dead_bytes() >= MOST_BYTES
             || self.delivered.calls.len() >= MOST_CALLS;
-        if !due || self.stuck || self.moving.is_some() || self.delivered.to <= cursor {
+        if !due || self.stuck || self.moving.is_some() || !self.delivered.is_behind(cursor) {
             return None;
         }
         let delivered = std::mem::take(&mut self.delivered);
-        let (to, calls) = (delivered.to, delivered.calls.clone());
+        let (to, calls) = (delivered.to.max(cursor), delivered.calls.clone());
         let mut input = Input { step: Step::Done, from: cursor, to, calls, ..Input::default() };
         delivered.counts.tell(&mut input);
         let (dead, through) = (delivered.dead.clone(), delivered.through);
@@ -149,7 +157,7 @@ impl Follower {
     pub(crate) fn answered(&mut self, id: u64, ok: bool, cursor: &mut u64) -> bool {
         let Some((_, mut delivered)) = self.moving.take_if(|(moving, _)| *moving == id) else { return false };
         if ok {
-            *cursor = delivered.to;
+            *cursor = delivered.to.max(*cursor);
             return true;
         }
         delivered.add(std::mem::take(&mut self.delivered));
@@ -169,7 +177,7 @@ impl Follower {
 
     /// Whether the cursor is where it should be, as far as it can be.
     pub(crate) fn is_settled(&self, cursor: u64) -> bool {
-        self.moving.is_none() && (self.stuck || self.delivered.to <= cursor)
+        self.moving.is_none() && (self.stuck || !self.delivered.is_behind(cursor))
     }
 
     /// Whether a commit that moves the cursor is under way.
@@ -179,7 +187,7 @@ impl Follower {
 
     /// When the cursor is to move next, if it is to move at all.
     pub(crate) fn next_at(&self, cursor: u64, every: Duration) -> Option<Duration> {
-        (self.moving.is_none() && !self.stuck && self.delivered.to > cursor).then_some(self.moved_at + every)
+        (self.moving.is_none() && !self.stuck && self.delivered.is_behind(cursor)).then_some(self.moved_at + every)
     }
 }
 

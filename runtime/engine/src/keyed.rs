@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sluice_event::{Batch, NewEvent, Outcome, Region};
+use sluice_event::{Batch, Clock, NewEvent, Outcome, Region, Source as EventSource};
 use sluice_log::{Append, Committed, Error, TopicPartition};
-use sluice_state::{FLUSH_BYTES, Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, SharedState};
+use sluice_state::{Applied, FLUSH_BYTES, Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, SharedState, Timer};
 
 use crate::port::{CallError, CallErrorKind};
+use crate::timers::Due;
 
 /// A lane waits for the store when so much is not there yet.
 const MOST_UNFLUSHED_BYTES: usize = 64 << 20;
@@ -47,22 +48,27 @@ pub type Reopen = Arc<dyn Fn() -> Result<PartitionState, Error> + Send + Sync>;
 /// What a stage may keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StateGrant {
-    /// Bytes of keys and values in each partition.
+    /// Bytes of keys, values and timers in each partition.
     pub max_bytes: u64,
+    /// It may keep values under keys.
+    pub values: bool,
+    /// It may set timers.
+    pub timers: bool,
 }
 
-/// Reads what an outcome changes of a stage's state; `has_failed` says which of its inputs may change nothing.
+/// Reads what an outcome changes of a stage's values; `has_failed` says which of its inputs and timers may change nothing.
 pub(crate) fn changes(
     outcome: &Outcome<'_>,
-    has_failed: impl Fn(u32) -> bool,
+    has_failed: impl Fn((EventSource, u32)) -> bool,
     prefix: &[u8],
     changes: &mut Layer,
 ) -> Result<(), CallError> {
     for write in outcome.state_writes() {
         let write = write?;
-        if has_failed(write.input) {
+        let at = |error: CallError| if write.of.0 == EventSource::Input { error.at(write.of.1) } else { error };
+        if has_failed(write.of) {
             let message = "a state write comes of an event that failed";
-            return Err(CallError::new(CallErrorKind::BadOutcome, message).at(write.input));
+            return Err(at(CallError::new(CallErrorKind::BadOutcome, message)));
         }
         let too_large = if write.key.len() > MAX_KEY_BYTES {
             Some(format!("a key of {} bytes for the state; it has at most {MAX_KEY_BYTES}", write.key.len()))
@@ -73,7 +79,7 @@ pub(crate) fn changes(
         };
         if let Some(message) = too_large {
             let message = format!("{message}, which cannot be changed");
-            return Err(CallError::new(CallErrorKind::Limit, message).at(write.input));
+            return Err(at(CallError::new(CallErrorKind::Limit, message)));
         }
         changes.push(prefix, write.key, write.value, write.expires);
     }
@@ -102,18 +108,28 @@ pub(crate) fn check_size(
 #[derive(Debug, Clone, Copy)]
 struct Attempt {
     id: u64,
-    /// The watermark behind its events.
-    watermark: Option<i64>,
+    stands: Stands,
 }
+
+/// How a lane stands between two attempts.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stands {
+    /// Behind all events that were given to the consumer.
+    watermark: Option<i64>,
+    /// Outputs so far of timers that fired before the next event.
+    fired_outputs: u32,
+}
+
+/// Timers that come with one call, at most.
+const MOST_DUE: usize = 1024;
 
 /// A commit with changes that is not answered.
 #[derive(Debug, Clone, Copy)]
 struct Submitted {
     id: u64,
     /// The last attempt whose changes it holds.
-    through: Attempt,
-    /// The first event that it deals with.
-    from: u64,
+    through: u64,
+    head: Head,
 }
 
 /// The state of a lane, and what is in flight of it.
@@ -121,67 +137,157 @@ pub(crate) struct Keyed {
     config: StateConfig,
     attempts: VecDeque<Attempt>,
     submitted: VecDeque<Submitted>,
-    /// Behind all events that were given to the consumer.
-    watermark: Option<i64>,
+    stands: Stands,
+    /// All timers up to this time fire, wherever the watermark is.
+    closing: Option<i64>,
     /// Before each event of the batch in hand, and behind the last.
     marks: Vec<Option<i64>>,
-    /// The same but the last, as the guest gets them.
+    /// The same, as the guest gets them.
     bytes: Vec<u8>,
     /// Why the state cannot be relied on any more.
     failure: Option<sluice_state::Error>,
+}
+
+impl Stands {
+    /// By what is committed.
+    fn of(shared: &SharedState) -> Self {
+        let state = shared.lock();
+        let Applied { watermark, fired_outputs, .. } = *state.applied();
+        Self { watermark, fired_outputs }
+    }
+}
+
+/// Watermarks before each event of a batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Marks<'a> {
+    /// As the guest gets them.
+    pub(crate) bytes: &'a [u8],
+    /// With the one behind the last event; empty for chains without state.
+    pub(crate) before: &'a [Option<i64>],
 }
 
 impl Keyed {
     /// The state of a lane that is woken with `wake`.
     pub(crate) fn new(config: StateConfig, wake: &Arc<dyn Fn() + Send + Sync>) -> Self {
         config.shared.wake_with(wake.clone());
-        let watermark = config.shared.lock().applied().watermark;
+        let stands = Stands::of(&config.shared);
         Self {
             config,
             attempts: VecDeque::new(),
             submitted: VecDeque::new(),
-            watermark,
+            stands,
+            closing: None,
             marks: Vec::new(),
             bytes: Vec::new(),
             failure: None,
         }
     }
 
-    /// Notes the watermark before each event of a batch, as the guest gets it.
-    pub(crate) fn begin(&mut self, events: Region<'_>) -> &[u8] {
+    /// Notes the watermark before each event of a batch.
+    pub(crate) fn begin(&mut self, events: Region<'_>) {
+        if events.count() > 0 {
+            // What was closed is open again.
+            self.closing = None;
+        }
         self.marks.clear();
         self.bytes.clear();
-        let mut watermark = self.watermark;
+        let mut watermark = self.watermark();
         self.marks.push(watermark);
         for event in events.events().flatten() {
-            self.bytes.extend_from_slice(&watermark.unwrap_or(i64::MIN).to_le_bytes());
             watermark = watermark.max(Some(event.timestamp()));
             self.marks.push(watermark);
         }
-        &self.bytes
+        self.bytes.extend(self.marks.iter().flat_map(|mark| mark.unwrap_or(i64::MIN).to_le_bytes()));
     }
 
-    /// An attempt over the first events of the batch in hand has made these changes.
-    pub(crate) fn attempted(&mut self, id: u64, processed: usize, layer: Layer) {
-        if processed > 0 {
-            self.watermark = self.marks.get(processed).copied().flatten().or(self.watermark);
+    /// The watermarks before each of the first events of the batch in hand: as the guest gets them, and with the one behind the last.
+    pub(crate) fn marks(&self, events: u32) -> Marks<'_> {
+        let events = events as usize;
+        Marks { bytes: &self.bytes[..8 * (events + 1)], before: &self.marks[..=events] }
+    }
+
+    /// The watermark that timers fire by.
+    fn watermark(&self) -> Option<i64> {
+        self.stands.watermark.max(self.closing)
+    }
+
+    /// Timers that are due before the next event, by the time of day and by the watermark.
+    pub(crate) fn due_now(&mut self, now: i64) -> Result<Vec<Timer>, sluice_state::Error> {
+        let watermark = self.watermark();
+        let mut state = self.config.shared.lock();
+        let mut due = state.due_timers(Clock::WallClock, now, MOST_DUE)?;
+        if let Some(watermark) = watermark.filter(|_| due.len() < MOST_DUE) {
+            due.extend(state.due_timers(Clock::EventTime, watermark, MOST_DUE - due.len())?);
         }
-        self.attempts.push_back(Attempt { id, watermark: self.watermark });
-        self.config.shared.lock().push(id, layer);
+        Ok(due)
+    }
+
+    /// When the next timer fires that goes by the time of day.
+    pub(crate) fn next_by_wall_clock(&mut self) -> Result<Option<i64>, sluice_state::Error> {
+        let next = self.config.shared.lock().next_timer(Clock::WallClock)?;
+        Ok((next < i64::MAX).then_some(next))
+    }
+
+    /// Has the timers fire that are set by now for any time. Whether there are any.
+    pub(crate) fn close(&mut self) -> Result<bool, sluice_state::Error> {
+        let last = self.config.shared.lock().last_timer(Clock::EventTime)?;
+        self.closing = self.closing.max(last);
+        Ok(last.is_some())
+    }
+
+    /// Timers that are due before one of the batch's events or behind the last, and how many of the events may be given with them. Where they are to
+    /// be called apart, none, and the events before the first.
+    pub(crate) fn due_between(&self, now: &[Timer], apart: bool) -> Result<(Due, u32), sluice_state::Error> {
+        let events = (self.marks.len() - 1) as u32;
+        let mut due = Due { fired_outputs: self.stands.fired_outputs, ..Due::default() };
+        let Some(last) = self.marks.last().copied().flatten() else { return Ok((due, events)) };
+        let timers = self.config.shared.lock().due_timers(Clock::EventTime, last, MOST_DUE + 1)?;
+        let place = |timer: &Timer| self.marks.partition_point(|mark| mark.is_none_or(|mark| mark < timer.time)) as u32;
+        if apart {
+            return Ok((due, timers.first().map_or(events, place)));
+        }
+        // What does not come along any more fires in the next call.
+        let most = timers.get(MOST_DUE).map_or(events, place);
+        let by_wall_clock = now.iter().filter(|timer| timer.clock == Clock::WallClock).cloned();
+        for timer in by_wall_clock.chain(timers.into_iter().take(MOST_DUE)) {
+            due.before.push(if timer.clock == Clock::WallClock { 0 } else { place(&timer) });
+            due.timers.push(timer);
+        }
+        Ok((due, most))
+    }
+
+    /// Outputs so far of timers that fired before the next event.
+    pub(crate) fn fired_outputs(&self) -> u32 {
+        self.stands.fired_outputs
+    }
+
+    /// An attempt over the first events of the batch in hand has made these changes; with how many outputs of timers that fired before the
+    /// next event.
+    pub(crate) fn attempted(&mut self, id: u64, processed: usize, fired_outputs: u32, layer: Layer) {
+        if processed > 0 {
+            let mark = self.marks.get(processed).copied().flatten();
+            self.stands.watermark = self.stands.watermark.max(mark);
+        }
+        self.stands.fired_outputs = fired_outputs;
+        self.attempts.push_back(Attempt { id, stands: self.stands });
+        if let Err(error) = self.config.shared.lock().push(id, layer) {
+            self.failure.get_or_insert(error);
+        }
     }
 
     /// What is to be appended in the commit of this number, which holds the changes of all attempts up to `through`, so that the state goes
     /// where the cursor goes.
     pub(crate) fn append(&mut self, id: u64, through: u64, head: Head) -> Append {
         let last = self.attempts.iter().rev().find(|attempt| attempt.id <= through).copied();
-        let through = last.unwrap_or(Attempt { id: through, watermark: self.watermark });
+        let Attempt { id: through, stands } = last.unwrap_or(Attempt { id: through, stands: self.stands });
+        let head = Head { watermark: stands.watermark, fired_outputs: stands.fired_outputs, ..head };
         let state = self.config.shared.lock();
         let at = state.applied().offset + self.submitted.len() as u64;
-        let bytes = state.delta_through(through.id, Head { watermark: through.watermark, ..head });
+        let bytes = state.delta_through(through, head);
         drop(state);
-        self.submitted.push_back(Submitted { id, through, from: head.from });
+        self.submitted.push_back(Submitted { id, through, head });
         let mut batch = Batch::default();
-        let timestamp = through.watermark.unwrap_or(0);
+        let timestamp = stands.watermark.unwrap_or(0);
         let pushed = batch.push(&NewEvent { timestamp, value: &bytes, ..NewEvent::default() });
         debug_assert!(pushed.is_ok(), "a call's changes are far smaller than what an event can hold");
         Append::new(self.config.changelog, batch).at(at)
@@ -190,12 +296,12 @@ impl Keyed {
     /// A commit was made.
     pub(crate) fn committed(&mut self, id: u64, committed: &Committed) {
         let Some(at) = self.submitted.iter().position(|submitted| submitted.id == id) else { return };
-        let Some(Submitted { through, from, .. }) = self.submitted.remove(at) else { return };
-        while self.attempts.pop_front_if(|attempt| attempt.id <= through.id).is_some() {}
+        let Some(Submitted { through, head, .. }) = self.submitted.remove(at) else { return };
+        while self.attempts.pop_front_if(|attempt| attempt.id <= through).is_some() {}
         let mut state = self.config.shared.lock();
         let appended = committed.appended.iter().find(|appended| appended.to == self.config.changelog);
         let offset = appended.map_or(state.applied().offset, |appended| appended.base_offset);
-        if let Err(error) = state.committed_through(through.id, offset, (from, through.watermark)) {
+        if let Err(error) = state.committed_through(through, offset, &head) {
             self.failure.get_or_insert(error);
         }
         self.config.shared.moved();
@@ -215,10 +321,10 @@ impl Keyed {
     /// The attempt of this number, and all after it, never happened.
     pub(crate) fn discard_from(&mut self, id: u64) {
         self.attempts.retain(|attempt| attempt.id < id);
-        self.submitted.retain(|submitted| submitted.through.id < id);
-        let mut state = self.config.shared.lock();
-        state.discard_from(id);
-        self.watermark = self.attempts.back().map_or(state.applied().watermark, |attempt| attempt.watermark);
+        self.submitted.retain(|submitted| submitted.through < id);
+        self.config.shared.lock().discard_from(id);
+        let last = self.attempts.back().map(|attempt| attempt.stands);
+        self.stands = last.unwrap_or_else(|| Stands::of(&self.config.shared));
     }
 
     /// Takes the state that is committed in place of what it has; not while its store is in use.
@@ -228,9 +334,8 @@ impl Keyed {
         if !self.config.shared.close() {
             return Ok(false);
         }
-        let state = (self.config.reopen)()?;
-        self.watermark = state.applied().watermark;
-        self.config.shared.replace(state);
+        self.config.shared.replace((self.config.reopen)()?);
+        (self.stands, self.closing) = (Stands::of(&self.config.shared), None);
         self.config.shared.moved();
         Ok(true)
     }

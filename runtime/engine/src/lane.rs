@@ -43,7 +43,7 @@ impl Halt {
 pub enum Next {
     /// Read from this offset, at most so many events where there is a bound, and call the consumer.
     Call {
-        /// Where to read.
+        /// Where to read; there may be nothing there, where timers are due.
         from: u64,
         /// A bound while a culprit is looked for.
         at_most: Option<u32>,
@@ -67,6 +67,8 @@ struct InFlight {
     to: u64,
     /// It was planned on one that failed; its answer is awaited, but it cannot succeed.
     discarded: bool,
+    /// What is planned on it would not be fenced, should it fail: nothing is, before it is answered.
+    last: bool,
 }
 
 /// Decides, and does nothing itself.
@@ -131,9 +133,10 @@ impl Lane {
         self.in_flight.is_empty()
     }
 
-    /// What to do now, with the source readable up to `high_watermark`.
-    pub fn next(&self, high_watermark: u64) -> Next {
-        if self.in_flight.iter().any(|attempt| attempt.discarded) || self.in_flight.len() >= self.max_in_flight {
+    /// What to do now, with the source readable up to `high_watermark`; `timers_due` says whether timers wait to fire.
+    pub fn next(&self, high_watermark: u64, timers_due: bool) -> Next {
+        let waits = |attempt: &InFlight| attempt.discarded || attempt.last;
+        if self.in_flight.iter().any(waits) || self.in_flight.len() >= self.max_in_flight {
             return Next::AwaitCommits;
         }
         if self.resync {
@@ -145,7 +148,7 @@ impl Lane {
         if self.backoff {
             return Next::Backoff;
         }
-        if self.planned >= high_watermark {
+        if self.planned >= high_watermark && !timers_due {
             return if self.is_settled() { Next::Idle } else { Next::AwaitCommits };
         }
         let at_most = self.suspect.map(|suspect| match suspect {
@@ -161,7 +164,7 @@ impl Lane {
         let id = self.next_id;
         self.next_id += 1;
         self.planned = to;
-        self.in_flight.push_back(InFlight { id, to, discarded: false });
+        self.in_flight.push_back(InFlight { id, to, discarded: false, last: false });
         // A suspect that went through alone was innocent.
         self.suspect = self.suspect.and_then(|suspect| match suspect {
             Suspect::Named { culprit } => (to <= culprit).then_some(suspect),
@@ -173,6 +176,11 @@ impl Lane {
             self.failed_calls = 0;
         }
         id
+    }
+
+    /// Has nothing planned before the last attempt is answered.
+    pub fn wait(&mut self) {
+        self.in_flight.back_mut().into_iter().for_each(|attempt| attempt.last = true);
     }
 
     /// A call with the events `from..to` did not return, or returned nonsense. What was in hand is tried alone, or the
@@ -189,7 +197,7 @@ impl Lane {
         None
     }
 
-    /// Has an event called alone, after those before it: what it does cannot be told from what others do.
+    /// Has an event called alone, after those before it: what it does cannot be told from what others do, or timers fire before it.
     pub fn single_out(&mut self, culprit: u64) {
         self.suspect = Some(Suspect::Named { culprit });
     }

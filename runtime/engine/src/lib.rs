@@ -18,13 +18,16 @@ mod port;
 mod redrive;
 mod router;
 mod runner;
+mod timers;
 
 #[cfg(test)]
 mod sim_tests;
+#[cfg(test)]
+mod timer_sim_tests;
 
 pub use batch_size::BatchSize;
 pub use chain::{StageConfig, StageError};
-pub use dead_letter::DeadLetter;
+pub use dead_letter::{DeadLetter, DeadTimer};
 pub use delivery::Delivery;
 pub use errors::{Breaker, ErrorPolicy, Failed, OnError, Retry};
 pub use keyed::{Flusher, Reopen, StateConfig, StateGrant};

@@ -25,6 +25,11 @@ pub trait Plugin: Send + Sync {
     /// # Errors
     /// When it cannot be made, or refuses its configuration.
     fn instantiate(&self, state: Option<StageState>) -> Result<Box<dyn Consumer>, CallError>;
+
+    /// Whether consumers may be given events with timers between them, and stop where a timer that they set is due before the next event.
+    fn takes_timers_between(&self) -> bool {
+        true
+    }
 }
 
 /// Why a call did not return, or what it returned cannot be used.
@@ -35,7 +40,7 @@ pub struct CallError {
     pub kind: CallErrorKind,
     /// In full, with the guest's own words where it left some.
     pub message: String,
-    /// Index of the event in hand, where the guest says.
+    /// Index of the event in hand, where the guest says; of a timer, with the highest bit set.
     pub in_hand: Option<u32>,
     /// The guest's functions on the stack, innermost first, by name where the plugin has names.
     pub backtrace: Vec<String>,

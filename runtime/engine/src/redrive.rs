@@ -9,8 +9,10 @@ use sluice_log::{Append, ReadBatch, TopicPartition};
 use crate::chain::{Chain, StageConfig};
 use crate::dead_letter::DeadLetter;
 use crate::errors::{ErrorPolicy, Failed};
+use crate::keyed::Marks;
 use crate::port::{CallErrorKind, Witness};
 use crate::router::Sink;
+use crate::timers::Due;
 
 /// What a redriver needs to know of its pipeline.
 #[derive(Clone)]
@@ -86,7 +88,7 @@ impl Redriver {
         }
         let read = ReadBatch { base_offset: letter.offset, count: 1, bytes: batch.bytes().to_vec(), append_time: 0 };
         self.chain.point_at(source, &letter.topic);
-        let mut failed = match self.chain.call(&read, &[]) {
+        let mut failed = match self.chain.call(&read, Marks::default(), &Due::default()) {
             Ok(mut called) => match (called.failed.pop(), called.stopped) {
                 (None, None) => return Ok(Sent::Through(self.chain.take_appends())),
                 (Some(failed), _) => failed,

@@ -1,12 +1,13 @@
 //! From a guest's outcome to batches for the sinks: checks, routes and copies each output once.
 
-use sluice_event::{Batch, FailureKind, Origin, Outcome, Region, Source};
+use sluice_event::{Batch, FailureKind, Items, Origin, Outcome, Region, Source};
 use sluice_log::{Append, MAX_EVENT_BYTES, TopicPartition};
 
 use crate::errors::Failed;
 use crate::legible::legible;
 use crate::partitioner::PartitionBy;
 use crate::port::{CallError, CallErrorKind};
+use crate::timers::{Due, TIMER_IN_HAND};
 
 /// Where a pipeline's outputs can go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,9 +22,15 @@ pub struct Sink {
     pub partition_by: PartitionBy,
 }
 
-/// What a stage says of the events it was given, each named by the index of its source event.
+/// What a stage says of the events it was given, each named by the index of its source event; where no events were read, by that of the timer
+/// it comes from.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
+    /// So many events and timers were dealt with.
+    pub(crate) processed: u32,
+    pub(crate) fired: u32,
+    /// The first timer that failed, where there were events too.
+    pub(crate) failed_timer: Option<u32>,
     /// Events that failed and always will, with the reason; in order.
     pub(crate) failed: Vec<(u32, String)>,
     /// The event at which it stopped, for trying again may help.
@@ -63,8 +70,13 @@ pub(crate) struct Given<'a> {
     pub(crate) keys_unchanged: bool,
     /// How many outputs one of them may have.
     pub(crate) max_outputs_per_event: u32,
-    /// Whether the stage may change its state.
+    /// Whether the stage may change its state, and set timers.
     pub(crate) has_state: bool,
+    pub(crate) has_timers: bool,
+    /// Timers that it was given too.
+    pub(crate) due: &'a Due,
+    /// No events were read: all comes of timers.
+    pub(crate) of_timers: bool,
 }
 
 impl Given<'_> {
@@ -74,19 +86,36 @@ impl Given<'_> {
         self.sources.map_or(input, |sources| sources[input as usize])
     }
 
+    /// What it was given, as its outcome names it.
+    pub(crate) fn items(&self) -> Items<'_> {
+        Items { inputs: self.events.count(), timers: &self.due.before }
+    }
+
+    /// The source event of an input, or the timer that all comes of; `None` for a timer among events.
+    #[inline]
+    fn item(&self, of: (Source, u32)) -> Option<u32> {
+        match of {
+            (Source::Input, input) => Some(self.source(input)),
+            (Source::Timer, timer) => self.of_timers.then_some(timer),
+        }
+    }
+
     /// What the outcome says of the events, by their source events.
     fn told(&self, outcome: &Outcome<'_>) -> Result<Told, CallError> {
-        let mut told = Told::default();
+        let mut told = Told { processed: outcome.processed(), fired: outcome.fired(), ..Told::default() };
         for failure in outcome.failures() {
             let failure = failure?;
-            let failed = (failure.input, legible(failure.reason));
+            let Some(item) = self.item(failure.of) else {
+                let timer = told.failed_timer.unwrap_or(u32::MAX);
+                told.failed_timer = Some(timer.min(failure.of.1));
+                continue;
+            };
+            let failed = (item, legible(failure.reason));
             match failure.kind {
                 FailureKind::Transient => told.stopped = told.stopped.or(Some(failed)),
                 FailureKind::Permanent => told.failed.push(failed),
             }
         }
-        let sources = told.failed.iter_mut().chain(&mut told.stopped);
-        sources.for_each(|(input, _)| *input = self.source(*input));
         // What is behind the event at which it stopped, or comes of the same source event, is tried again with that.
         let stopped = told.stopped.as_ref().map_or(u32::MAX, |(source, _)| *source);
         told.failed.retain(|(source, _)| *source < stopped);
@@ -107,13 +136,15 @@ pub struct Router {
     touched: Vec<(usize, u32)>,
     /// The outputs of each source event so far, all stages together.
     ordinals: Vec<u32>,
+    /// The same of the timers that fire before the source event of this index.
+    of_timers: (u32, u32),
 }
 
 impl Router {
     /// Routes to these sinks, the first being the default. Without sinks, outputs go nowhere.
     pub fn new(sinks: Vec<Sink>, source: TopicPartition) -> Self {
         let batches = vec![Vec::new(); sinks.len()];
-        Self { sinks, source, batches, touched: Vec::new(), ordinals: Vec::new() }
+        Self { sinks, source, batches, touched: Vec::new(), ordinals: Vec::new(), of_timers: (0, 0) }
     }
 
     /// Routes what comes of another partition from now on.
@@ -121,9 +152,10 @@ impl Router {
         self.source = source;
     }
 
-    /// Begins with a batch of `count` events.
-    pub(crate) fn begin(&mut self, count: u32) {
+    /// Begins with a batch of `count` events, and so many outputs of timers that fired before the first.
+    pub(crate) fn begin(&mut self, count: u32, fired_outputs: u32) {
         self.clear();
+        self.of_timers = (0, fired_outputs);
         self.ordinals.clear();
         self.ordinals.resize(count as usize, 0);
     }
@@ -153,30 +185,32 @@ impl Router {
         base_offset: u64,
         mut next: Option<&mut Link>,
     ) -> Result<Told, CallError> {
-        let count = given.events.count();
-        let outcome = Outcome::parse(bytes, count)?;
-        if outcome.uses_timers() || (outcome.uses_state() && !given.has_state) {
+        let outcome = Outcome::parse(bytes, given.items())?;
+        if (outcome.uses_timers() && !given.has_timers) || (outcome.uses_state() && !given.has_state) {
             let message = "the consumer writes state or timers, which the pipeline does not grant";
             return Err(CallError::new(CallErrorKind::Limit, message));
         }
         let told = given.told(&outcome)?;
-        let processed = outcome.processed();
-        if told.stopped.is_none() && processed < count {
-            let message = format!("it dealt with {processed} of {count} events and names no failure");
+        let (count, timers) = (given.events.count(), given.due.len() as u32);
+        let some_left = told.processed < count || told.fired < timers;
+        // It may stop where a timer that it has set is due before the next event; but not before it has dealt with anything.
+        let may_stop = given.has_timers && told.processed + told.fired > 0;
+        if told.stopped.is_none() && told.failed_timer.is_none() && some_left && !may_stop {
+            let message = format!("it dealt with {} of {count} events and names no failure", told.processed);
             return Err(CallError::new(CallErrorKind::BadOutcome, message));
         }
         // Of a chain, several events may come of one source event: it stands or falls as a whole.
         let stopped = told.stopped.as_ref().map_or(u32::MAX, |(source, _)| *source);
-        let mut keys = given.keys_unchanged.then(|| Keys { events: given.events.events(), at: None });
+        let mut keys = given.keys_unchanged.then(|| Keys { events: given.events.events(), at: None, due: given.due });
         let mut sinks = SinkTable::new(&outcome, &self.sinks, next.is_some())?;
         for output in outcome.outputs() {
             let output = output?;
-            let source = given.source(output.input);
-            if source >= stopped {
-                // Outputs are in the order of their inputs: all that follow belong to events that are tried again.
+            let item = given.item(output.of);
+            // Outputs are in the order of their inputs: all that follow belong to events that are tried again.
+            if item.is_some_and(|item| item >= stopped) {
                 break;
             }
-            if !told.failed.is_empty() && told.has_failed(source) {
+            if !told.failed.is_empty() && item.is_some_and(|item| told.has_failed(item)) {
                 continue;
             }
             if output.ordinal >= given.max_outputs_per_event || output.event.bytes().len() > MAX_EVENT_BYTES {
@@ -185,39 +219,56 @@ impl Router {
             if let Some(keys) = &mut keys {
                 keys.check(&output)?;
             }
-            let offset = base_offset + u64::from(source);
+            // Where it stands, and what of: an event, or the timers before one.
+            let (index, source) = match item.filter(|_| !given.of_timers) {
+                Some(item) => (item, Source::Input),
+                None if given.of_timers => (0, Source::Timer),
+                None => (given.due.before[output.of.1 as usize], Source::Timer),
+            };
+            let offset = base_offset + u64::from(index);
             let mut origin = Origin {
                 topic: self.source.topic,
                 partition: self.source.partition,
                 offset,
                 ordinal: output.ordinal,
-                source: Source::Input,
+                source,
             };
             let to = sinks.resolve(&output)?;
             if let (To::NextStage, Some(link)) = (to, next.as_deref_mut()) {
                 link.events.push_output(&output.event, origin);
-                link.sources.push(source);
+                link.sources.push(item.unwrap_or(0));
                 continue;
             }
-            if let Some(ordinal) = self.ordinals.get_mut(source as usize) {
+            if source == Source::Timer {
+                if self.of_timers.0 != index {
+                    self.of_timers = (index, 0);
+                }
+                origin.ordinal = self.of_timers.1;
+                self.of_timers.1 += 1;
+            } else if let Some(ordinal) = self.ordinals.get_mut(index as usize) {
                 origin.ordinal = *ordinal;
                 *ordinal += 1;
             }
-            let To::Sink(index) = to else { continue };
-            let sink = &self.sinks[index];
+            let To::Sink(to_sink) = to else { continue };
+            let sink = &self.sinks[to_sink];
             let (key, from) = (output.event.key(), self.source.partition);
             let partition = sink.partition_by.partition(key, from, offset, origin.ordinal, sink.partitions);
-            let row = &mut self.batches[index];
+            let row = &mut self.batches[to_sink];
             if row.len() <= partition as usize {
                 row.resize(partition as usize + 1, Batch::default());
             }
             let batch = &mut row[partition as usize];
             if batch.is_empty() {
-                self.touched.push((index, partition));
+                self.touched.push((to_sink, partition));
             }
             batch.push_output(&output.event, origin);
         }
         Ok(told)
+    }
+
+    /// Outputs so far of timers that fired before the source event of this index, the first that was not dealt with.
+    pub(crate) fn fired_outputs(&self, next: u32) -> u32 {
+        if self.of_timers.0 == next { self.of_timers.1 } else { 0 }
     }
 
     /// How many of the first source events have outputs, but for those that failed.
@@ -267,11 +318,20 @@ fn over_limit(output: &sluice_event::Output<'_>, most: u32) -> CallError {
     } else {
         format!("an output of {size} bytes; an event has at most {MAX_EVENT_BYTES}, which cannot be changed")
     };
-    CallError::new(CallErrorKind::Limit, message).at(output.input)
+    at(output, CallError::new(CallErrorKind::Limit, message))
 }
 
-/// Compares the keys of outputs with those of their inputs.
+/// An error of the event that an output was made from.
+fn at(output: &sluice_event::Output<'_>, error: CallError) -> CallError {
+    match output.of {
+        (Source::Input, input) => error.at(input),
+        (Source::Timer, timer) => error.at(timer | TIMER_IN_HAND),
+    }
+}
+
+/// Compares the keys of outputs with those of their inputs and timers.
 struct Keys<'a> {
+    due: &'a Due,
     events: sluice_event::Events<'a>,
     /// The input last looked at, with its index.
     at: Option<(u32, sluice_event::Event<'a>)>,
@@ -279,17 +339,23 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn check(&mut self, output: &sluice_event::Output<'_>) -> Result<(), CallError> {
-        while self.at.is_none_or(|(index, _)| index < output.input) {
-            let index = self.at.map_or(0, |(index, _)| index + 1);
-            let Some(event) = self.events.next() else { return Ok(()) };
-            self.at = Some((index, event?));
-        }
-        if self.at.is_none_or(|(_, input)| input.key() == output.event.key()) {
+        let key = match output.of {
+            (Source::Timer, timer) => Some(&self.due.timers[timer as usize].key[..]),
+            (Source::Input, input) => {
+                while self.at.is_none_or(|(index, _)| index < input) {
+                    let index = self.at.map_or(0, |(index, _)| index + 1);
+                    let Some(event) = self.events.next() else { return Ok(()) };
+                    self.at = Some((index, event?));
+                }
+                self.at.and_then(|(_, input)| input.key())
+            }
+        };
+        if key == output.event.key() {
             return Ok(());
         }
         let message =
             "an output has another key than its event, but the stage promises `keys = \"unchanged\"`".to_owned();
-        Err(CallError::new(CallErrorKind::BadOutcome, message).at(output.input))
+        Err(at(output, CallError::new(CallErrorKind::BadOutcome, message)))
     }
 }
 
@@ -346,7 +412,7 @@ impl<'a> SinkTable<'a> {
         found.map(To::Sink).ok_or_else(|| {
             let names: Vec<_> = self.sinks.iter().map(|sink| sink.name.as_str()).collect();
             let message = format!("an output names the sink `{}`; the pipeline has {names:?}", legible(name));
-            CallError::new(CallErrorKind::BadOutcome, message).at(output.input)
+            at(output, CallError::new(CallErrorKind::BadOutcome, message))
         })
     }
 }

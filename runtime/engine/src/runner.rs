@@ -1,5 +1,7 @@
 //! Performs a lane's decisions.
 
+mod firing;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -7,18 +9,20 @@ use serde::{Deserialize, Serialize};
 use sluice_env::Clock;
 use sluice_event::Batch;
 use sluice_log::{Advice, Commit, Committed, Error, Input, ReadBatch, Step as InputStep, TopicPartition, Tried};
-use sluice_state::Head;
+use sluice_state::{Head, Layer};
 
 use crate::batch_size::BatchSize;
 use crate::chain::{Called, Chain, StageConfig, StageError};
 use crate::dead_letter::DeadLetter;
 use crate::delivery::{Claims, Counts, Delivered, Delivery, Follower};
 use crate::errors::{ErrorPolicy, Failed, OnError};
-use crate::keyed::{Keyed, StateConfig};
+use crate::keyed::{Keyed, Marks, StateConfig};
 use crate::lane::{Halt, HaltKind, Lane, Next};
 use crate::legible::brief;
 use crate::port::{CallErrorKind, Source, Storage, Witness};
 use crate::router::Sink;
+use crate::timers::Due;
+use firing::Firing;
 
 /// How often in a row the cursor may turn out to be elsewhere before a lane gives up.
 const MOST_RESYNCS: u32 = 8;
@@ -160,6 +164,7 @@ pub struct LaneRunner {
     /// After a failed call: until when others have their turn.
     rests_until: Duration,
     resyncs: u32,
+    firing: Firing,
     state: LaneState,
     fatal: Option<Error>,
 }
@@ -206,6 +211,7 @@ impl LaneRunner {
             lingering: None,
             rests_until: Duration::ZERO,
             resyncs: 0,
+            firing: Firing::default(),
             fatal: None,
         }
     }
@@ -243,7 +249,10 @@ impl LaneRunner {
         (self.state.retrying, self.counted) = (None, 0);
         self.follower.retry();
         let Some(halt) = self.lane.resume() else { return };
-        if skip && halt.kind == HaltKind::Event {
+        let timer = self.firing.halted.take();
+        if let Some(timer) = timer.as_ref().filter(|_| skip) {
+            self.pass_over_timer(halt.offset, timer, Batch::default());
+        } else if skip && halt.kind == HaltKind::Event {
             self.tried = None;
             let counts = Counts { skipped: 1, ..Counts::default() };
             self.commit_range(halt.offset, halt.offset + 1, counts, Batch::default());
@@ -282,7 +291,8 @@ impl LaneRunner {
     }
 
     fn decide(&mut self, draining: bool) -> Step {
-        let next = self.lane.next(self.readable());
+        let timers_due = self.timers_due();
+        let next = self.lane.next(self.readable(), timers_due);
         if let Next::Call { from, .. } = next {
             if let Some(reason) = self.keyed.as_ref().and_then(Keyed::failure) {
                 self.lane.halt_at(from, HaltKind::Other, format!("{reason}; start the node again"));
@@ -306,9 +316,11 @@ impl LaneRunner {
             Next::Call { from, at_most } if from < self.claims.claimed() => self.attempt(from, at_most, draining),
             Next::Call { .. } if draining && self.is_settled() => Step::Idle,
             Next::Call { .. } if draining => Step::Waiting,
+            Next::Call { from, at_most } if timers_due => self.attempt(from, at_most, false),
             Next::Call { from, at_most } => self.linger(from).unwrap_or_else(|| self.attempt(from, at_most, false)),
             Next::AwaitCommits => Step::Waiting,
-            Next::Idle => Step::Idle,
+            Next::Idle if draining || self.bound.is_some() => Step::Idle,
+            Next::Idle => self.next_timer().map_or(Step::Idle, Step::WaitingUntil),
             Next::Backoff => Step::Backoff(self.state.waits_for.clone().unwrap_or_default()),
             Next::Halted => self.lane.halt().cloned().map_or(Step::Waiting, Step::Halted),
             Next::Resync => self.find_cursor(),
@@ -465,6 +477,7 @@ impl LaneRunner {
                 self.lane.go_on_from(cursor);
                 (self.follower, self.claims, self.committed) = (Follower::default(), Claims::new(cursor), cursor);
                 (self.tried, self.state.retrying, self.counted) = (None, None, cursor);
+                self.firing = Firing::default();
                 return Step::Worked;
             }
             Some(_) => "somebody else keeps moving the cursor",
@@ -489,6 +502,10 @@ impl LaneRunner {
 
     /// Reads, calls, routes, and hands the commit over without waiting for it.
     fn attempt(&mut self, from: u64, at_most: Option<u32>, draining: bool) -> Step {
+        let due_now = match self.fire_apart(from, at_most, self.readable()) {
+            Ok(due_now) => due_now,
+            Err(step) => return step,
+        };
         let mut max_events = at_most.unwrap_or(u32::MAX).min(self.batch_size.events());
         if self.config.delivery == Delivery::AtMostOnce {
             let Some(claimed) = self.claim(from, draining) else { return Step::Waiting };
@@ -510,23 +527,37 @@ impl LaneRunner {
         if self.batch.count == 0 {
             return Step::Idle;
         }
+        self.keyed.iter_mut().for_each(|keyed| keyed.begin(self.batch.region()));
+        match self.due_between(from, at_most, &due_now) {
+            Ok(due) => self.call(from, &due, draining),
+            Err(error) => self.lane.halt_at(from, HaltKind::Other, error.to_string()),
+        }
+        Step::Worked
+    }
+
+    /// Calls with the events that were read and the timers that are due, and commits what that comes to.
+    fn call(&mut self, from: u64, due: &Due, draining: bool) {
         let before = self.clock.elapsed();
-        let watermarks = self.keyed.as_mut().map_or(&[][..], |keyed| keyed.begin(self.batch.region()));
-        match self.chain.call(&self.batch, watermarks) {
+        let marks = self.keyed.as_ref().map_or(Marks::default(), |keyed| keyed.marks(self.batch.count));
+        match self.chain.call(&self.batch, marks, due) {
             Ok(Called { entangled: Some(first), .. }) => self.lane.single_out(from + u64::from(first)),
             Ok(called) => {
-                self.batch_size.learn(self.batch.count, self.clock.elapsed().saturating_sub(before));
-                self.commit(from, called, draining);
+                let Some(called) = self.called_with_timers(from, due, called) else { return };
+                match called.stopped.is_none() && called.processed < self.batch.count {
+                    true => self.batch_size.stopped(called.processed),
+                    false if self.batch.count == 0 => {}
+                    false => self.batch_size.learn(self.batch.count, self.clock.elapsed().saturating_sub(before)),
+                }
+                self.commit(from, called, !due.is_empty(), draining);
             }
             Err(error) => {
-                self.call_failed(error);
+                self.call_failed(error, due);
                 // Dropping an instance and making another costs also those who run on other cores, which share the address space
                 // and the log: it must not be more than a fair share, however short the calls are.
                 let now = self.clock.elapsed();
                 self.rests_until = now + now.saturating_sub(before);
             }
         }
-        Step::Worked
     }
 
     /// Events before the batch that was read are gone: they are passed over in a commit of their own.
@@ -541,7 +572,7 @@ impl LaneRunner {
     }
 
     /// Commits what a call came to, and decides what becomes of events that failed.
-    fn commit(&mut self, from: u64, mut called: Called, draining: bool) {
+    fn commit(&mut self, from: u64, mut called: Called, with_timers: bool, draining: bool) {
         let tried = |index: u32| self.tried.filter(|(offset, _)| *offset == from + u64::from(index)).map_or(0, |t| t.1);
         called.failed.iter_mut().for_each(|failed| failed.attempts += tried(failed.index));
         self.state.failed_calls += called.failed.len() as u64 + u64::from(called.stopped.is_some());
@@ -553,22 +584,23 @@ impl LaneRunner {
         });
         let retry = match stopped {
             Some(failed) if no_time || failed.attempts >= self.config.errors.retry.attempts => {
-                called.processed += 1;
+                (called.processed, called.fired_outputs) = (called.processed + 1, 0);
                 called.failed.push(failed);
                 None
             }
             stopped => stopped,
         };
         let (counts, dead, halt) = self.settle_failures(from, &mut called);
-        if halt.is_some() && self.keyed.is_some() && self.batch.count > 1 {
+        if halt.is_some() && self.keyed.is_some() && (self.batch.count > 1 || with_timers) {
             // What the events before it did to the state cannot be told from what it and those behind it did.
             self.chain.drop_instances();
             return self.lane.single_out(from + u64::from(called.processed));
         }
         let to = from + u64::from(called.processed);
-        if to > from {
+        if to > from || called.fired > 0 {
             self.state.retrying = self.state.retrying.take().filter(|retrying| retrying.offset >= to);
-            self.commit_range(from, to, counts, dead);
+            let changes = self.chain.take_changes();
+            self.commit_changes((from, to), counts, dead, (changes, called.fired_outputs, called.fired > 0));
         }
         match (halt, retry) {
             (Some((kind, reason)), _) => self.lane.halt_at(to, kind, reason),
@@ -590,7 +622,7 @@ impl LaneRunner {
                 let failed =
                     called.failed.iter().filter(|failed| failed.index >= known).map(|failed| failed.index - known);
                 let breaker = &self.config.errors.breaker;
-                if breaker.allows(called.processed - known, failed) {
+                if breaker.allows(called.processed - known + called.fired, failed) {
                     (counts.dead, dead) = (called.failed.len() as u64, self.bury(from, &called.failed));
                 } else {
                     let failed = called.failed.first().map(|failed| self.explain(failed)).unwrap_or_default();
@@ -614,15 +646,20 @@ impl LaneRunner {
         format!("stage {stage}: {}{times}{}", failed.error, in_functions.collect::<String>())
     }
 
-    /// The dead letters of events of the batch that was read.
-    fn bury(&self, from: u64, failed: &[Failed]) -> Batch {
-        let position = |index: u32| DeadLetter {
+    /// Where an event stands that fails, or before which a timer does.
+    fn position(&self, offset: u64) -> DeadLetter {
+        DeadLetter {
             pipeline: self.config.pipeline_name.clone(),
             topic: self.config.topic_name.clone(),
             partition: self.config.source.partition,
-            offset: from + u64::from(index),
+            offset,
             ..DeadLetter::default()
-        };
+        }
+    }
+
+    /// The dead letters of events of the batch that was read.
+    fn bury(&self, from: u64, failed: &[Failed]) -> Batch {
+        let position = |index: u32| self.position(from + u64::from(index));
         let mut dead = Batch::default();
         if failed.is_empty() {
             return dead;
@@ -657,25 +694,42 @@ impl LaneRunner {
 
     fn head(&self, from: u64, to: u64) -> Head {
         let TopicPartition { topic, partition } = self.config.source;
-        Head { topic, partition, from, to, epoch: self.config.epoch, watermark: None }
+        Head { topic, partition, from, to, epoch: self.config.epoch, ..Head::default() }
     }
 
-    fn commit_range(&mut self, from: u64, to: u64, mut counts: Counts, mut dead: Batch) {
+    /// Commits that events are passed over, without a call.
+    fn commit_range(&mut self, from: u64, to: u64, counts: Counts, dead: Batch) {
+        self.commit_changes((from, to), counts, dead, (Layer::default(), 0, false));
+    }
+
+    /// Commits what became of events, and with them what they and timers changed: with how many outputs there are of timers that fired before
+    /// the next event, and whether any were dealt with.
+    fn commit_changes(
+        &mut self,
+        (from, to): (u64, u64),
+        mut counts: Counts,
+        mut dead: Batch,
+        (changes, fired_outputs, fired): (Layer, u32, bool),
+    ) {
         let mut appends = self.chain.take_appends();
-        if self.keyed.as_ref().is_some_and(|keyed| from < keyed.quiet_until()) {
+        // Timers that fire before the event there fired before it the first time.
+        let is_quiet = |keyed: &Keyed| from < keyed.quiet_until() || (to == from && from == keyed.quiet_until());
+        if self.keyed.as_ref().is_some_and(is_quiet) {
             // Only what they do to the state is wanted: all else came of them the first time.
             appends.clear();
             (counts, dead) = (Counts { skipped: to - from, ..Counts::default() }, Batch::default());
         }
         let id = self.lane.submitted(to);
+        if from == to && matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
+            // Outputs ahead of the cursor are fenced by where those before them end, and these end where they begin.
+            self.lane.wait();
+        }
         let head = self.head(from, to);
-        let mut changed_bytes = 0;
+        let changed_bytes = changes.bytes();
         if let Some(keyed) = &mut self.keyed {
             let read = self.batch.base_offset..self.batch.base_offset + u64::from(self.batch.count);
             let processed = if read.contains(&from) { to - self.batch.base_offset } else { 0 };
-            let changes = self.chain.take_changes();
-            changed_bytes = changes.bytes();
-            keyed.attempted(id, processed as usize, changes);
+            keyed.attempted(id, processed as usize, fired_outputs, changes);
             if !matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
                 appends.push(keyed.append(id, id, head));
             }
@@ -688,8 +742,8 @@ impl LaneRunner {
         if matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
             // They count, and dead letters are written, when the cursor moves.
             let bytes = changed_bytes + appends.iter().map(|append| append.batch.bytes().len()).sum::<usize>();
-            let calls = vec![u32::try_from(to - from).unwrap_or(u32::MAX)];
-            self.follower.submitted(id, Delivered { through: id, to, counts, calls, bytes, dead: vec![dead] });
+            let calls = (to > from).then(|| u32::try_from(to - from).unwrap_or(u32::MAX)).into_iter().collect();
+            self.follower.submitted(id, Delivered { through: id, to, counts, calls, bytes, dead: vec![dead], fired });
         } else {
             counts.tell(&mut input);
             appends.extend(self.config.errors.on_error.appends(self.config.source, dead));
@@ -739,7 +793,7 @@ impl LaneRunner {
         self.told_at = Some(now);
     }
 
-    fn call_failed(&mut self, error: StageError) {
+    fn call_failed(&mut self, error: StageError, due: &Due) {
         self.chain.drop_instances();
         let (from, to) = (self.batch.base_offset, self.batch.base_offset + u64::from(self.batch.count));
         self.tell_of_failure(from, to, &error);
@@ -749,6 +803,9 @@ impl LaneRunner {
             // No event is to blame.
             return self.lane.halt_at(from, HaltKind::Other, error.to_string());
         }
+        if self.call_with_timers_failed(from, due, error.stage, &error.error) {
+            return;
+        }
         if matches!(kind, CallErrorKind::Timeout | CallErrorKind::Limit) {
             self.batch_size.shrink();
         }
@@ -756,7 +813,7 @@ impl LaneRunner {
             None => self.state.failed_calls += 1,
             Some(attempts) => {
                 let failed = Failed { index: 0, stage: error.stage, error: error.error, attempts };
-                self.commit(from, Called { processed: 1, failed: vec![failed], ..Called::default() }, false);
+                self.commit(from, Called { processed: 1, failed: vec![failed], ..Called::default() }, false, false);
             }
         }
     }

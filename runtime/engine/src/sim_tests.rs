@@ -270,7 +270,7 @@ impl Consumer for Echo {
                     let kind = if transient { FailureKind::Transient } else { FailureKind::Permanent };
                     writer.fail((From_::Input, input), kind, "bad");
                     if transient {
-                        receive(&writer.finish(input));
+                        receive(&writer.finish(input, 0));
                         return Ok(());
                     }
                     continue;
@@ -294,7 +294,7 @@ impl Consumer for Echo {
                 writer.output((From_::Input, input), aside, NewEvent::default(), write).unwrap();
             }
         }
-        receive(&writer.finish(view.count));
+        receive(&writer.finish(view.count, 0));
         Ok(())
     }
 }
@@ -360,7 +360,7 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
             rng: rng_of_guest,
         };
         let (name, plugin) = (format!("echo-{index}"), Arc::new(plugin));
-        let state = plan.keeps.then_some(StateGrant { max_bytes: 1 << 20 });
+        let state = plan.keeps.then_some(StateGrant { max_bytes: 1 << 20, values: true, timers: false });
         StageConfig { name, plugin, keys_unchanged: index == 0, digest: "d".into(), max_outputs_per_event: 10, state }
     };
     let errors = if plan.failing {

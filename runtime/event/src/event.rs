@@ -19,6 +19,17 @@ pub enum Source {
     Timer = 1,
 }
 
+impl Source {
+    /// The source of this number.
+    pub(crate) fn of(number: u32) -> Result<Self, Malformed> {
+        match number {
+            0 => Ok(Self::Input),
+            1 => Ok(Self::Timer),
+            _ => Err(Malformed("an origin names an unknown source")),
+        }
+    }
+}
+
 /// Where an event that a pipeline wrote came from. Lineage, `diff` and audit rest on it.
 ///
 /// Inside a guest's outcome the same bytes mean: `topic` the index in the outcome's table of sinks, `offset` the index of
@@ -29,9 +40,9 @@ pub struct Origin {
     pub topic: u32,
     /// Partition of the source topic.
     pub partition: u32,
-    /// Offset of the source event.
+    /// Offset of the source event; for a timer, of the event before which it fired.
     pub offset: u64,
-    /// Counts the outputs of one source event, from 0.
+    /// Counts the outputs of one source event, or of all timers that fired before one, from 0.
     pub ordinal: u32,
     /// Whether an event or a timer made it.
     pub source: Source,
@@ -55,11 +66,7 @@ impl Origin {
             partition: u32_at(bytes, 4)?,
             offset: u64_at(bytes, 8)?,
             ordinal: u32_at(bytes, 16)?,
-            source: match u32_at(bytes, 20)? {
-                0 => Source::Input,
-                1 => Source::Timer,
-                _ => return Err(Malformed("an origin names an unknown source")),
-            },
+            source: Source::of(u32_at(bytes, 20)?)?,
         })
     }
 }

@@ -19,7 +19,9 @@ mod event;
 mod new_event;
 mod outcome;
 mod outcome_writer;
+mod records;
 mod region;
+mod timer;
 mod view;
 
 #[cfg(test)]
@@ -29,9 +31,10 @@ pub use batch::Batch;
 pub use bytes::{Malformed, append};
 pub use event::{Event, Headers, Origin, Source};
 pub use new_event::{NewEvent, TooLarge};
-pub use outcome::{Failure, Failures, Outcome, Output, Outputs, StateWrite, StateWrites};
+pub use outcome::{Failure, Failures, Items, Outcome, Output, Outputs, Rank, StateWrite, StateWrites, TimerChanges};
 pub use outcome_writer::{FailureKind, Mark, OutcomeWriter};
 pub use region::{Events, Region};
+pub use timer::{Clock, DueTimer, DueTimers, FiringOrder, TimerChange};
 pub use view::{View, has_expired};
 
 /// Every event, and so every region, is a multiple of this many bytes long.

@@ -3,7 +3,49 @@
 use crate::bytes::{Malformed, i64_at, len_at, padded, take, u16_at, u32_at};
 use crate::event::{Event, Source};
 use crate::outcome_writer::{FAILURE, FIXED, FailureKind, MAGIC, STATE_WRITE, VERSION};
+use crate::records::Records;
 use crate::region::{Events, Region};
+use crate::timer::{self, TimerChange};
+
+/// What a call was given, as far as its outcome can be wrong about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Items<'a> {
+    /// How many events.
+    pub inputs: u32,
+    /// For each due timer, the index of the event before which it fires; in order.
+    pub timers: &'a [u32],
+}
+
+/// Where an input or timer stands among all of a call: a timer before the input that it names.
+pub type Rank = (u32, bool, u32);
+
+impl Items<'_> {
+    /// Where an input or timer stands among all.
+    #[inline]
+    pub fn rank(&self, (source, index): (Source, u32)) -> Rank {
+        match source {
+            Source::Input => (index, true, index),
+            Source::Timer => (self.timers.get(index as usize).copied().unwrap_or(u32::MAX), false, index),
+        }
+    }
+}
+
+/// How far a guest came: the first inputs and the first timers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct DealtWith {
+    processed: u32,
+    fired: u32,
+}
+
+impl DealtWith {
+    #[inline]
+    fn has(self, (source, index): (Source, u32)) -> bool {
+        match source {
+            Source::Input => index < self.processed,
+            Source::Timer => index < self.fired,
+        }
+    }
+}
 
 /// A guest's answer to one call. The guest may be hostile: nothing in it is believed before it is checked.
 ///
@@ -20,8 +62,8 @@ use crate::region::{Events, Region};
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome<'a> {
-    inputs: u32,
-    processed: u32,
+    items: Items<'a>,
+    dealt_with: DealtWith,
     outputs: Region<'a>,
     sinks: &'a [u8],
     sink_count: u32,
@@ -29,7 +71,8 @@ pub struct Outcome<'a> {
     failure_count: u32,
     state: &'a [u8],
     state_count: u32,
-    uses_timers: bool,
+    timers: &'a [u8],
+    timer_count: u32,
 }
 
 impl<'a> Outcome<'a> {
@@ -37,13 +80,21 @@ impl<'a> Outcome<'a> {
     ///
     /// # Errors
     /// When it is of another version, or its lengths do not fill the bytes exactly.
-    pub fn parse(bytes: &'a [u8], inputs: u32) -> Result<Self, Malformed> {
+    pub fn parse(bytes: &'a [u8], items: Items<'a>) -> Result<Self, Malformed> {
         if u32_at(bytes, 0)? != MAGIC || u16_at(bytes, 4)? != VERSION || usize::from(u16_at(bytes, 6)?) != FIXED {
             return Err(Malformed("the outcome is not of version 1"));
         }
         let processed = u32_at(bytes, 8)?;
-        if processed > inputs {
+        if processed > items.inputs {
             return Err(Malformed("the outcome deals with more inputs than there were"));
+        }
+        let fired = u32_at(bytes, 12)?;
+        let (done, left) = items
+            .timers
+            .split_at_checked(fired as usize)
+            .ok_or(Malformed("the outcome deals with more timers than were due"))?;
+        if done.last().is_some_and(|before| *before > processed) || left.first().is_some_and(|next| *next < processed) {
+            return Err(Malformed("the outcome deals with events and timers out of their order"));
         }
         let mut rest = bytes.get(FIXED..).ok_or(Malformed("the outcome is cut short"))?;
         let outputs = take(&mut rest, len_at(bytes, 20)?)?;
@@ -57,8 +108,8 @@ impl<'a> Outcome<'a> {
             return Err(Malformed("the outcome has bytes behind its last section"));
         }
         Ok(Self {
-            inputs,
-            processed,
+            items,
+            dealt_with: DealtWith { processed, fired },
             outputs: Region::new(outputs, u32_at(bytes, 16)?),
             sinks,
             sink_count: u32_at(bytes, 24)?,
@@ -66,13 +117,20 @@ impl<'a> Outcome<'a> {
             failure_count: u32_at(bytes, 32)?,
             state,
             state_count: u32_at(bytes, 40)?,
-            uses_timers: !timers.is_empty() || u32_at(bytes, 12)? != 0,
+            timers,
+            timer_count: u32_at(bytes, 48)?,
         })
     }
 
-    /// The first inputs of the batch were dealt with, this many; fewer than all after a transient failure.
+    /// The first inputs of the batch were dealt with, this many; fewer than all after a transient failure, or where a timer that was set in
+    /// the call is to fire first.
     pub fn processed(&self) -> u32 {
-        self.processed
+        self.dealt_with.processed
+    }
+
+    /// Likewise for the due timers.
+    pub fn fired(&self) -> u32 {
+        self.dealt_with.fired
     }
 
     /// How many outputs it says it has.
@@ -85,10 +143,10 @@ impl<'a> Outcome<'a> {
         Outputs {
             events: self.outputs.events(),
             sinks: self.sink_count,
-            processed: self.processed,
-            last: 0,
+            items: self.items,
+            dealt_with: self.dealt_with,
+            last: None,
             ordinal: 0,
-            any: false,
         }
     }
 
@@ -101,7 +159,7 @@ impl<'a> Outcome<'a> {
             size: "a failure's size is too small or not a multiple of 8",
             behind: "the outcome has bytes behind its last failure",
         };
-        Failures { records, inputs: self.inputs, processed: self.processed }
+        Failures { records, items: self.items, dealt_with: self.dealt_with }
     }
 
     /// The name of a sink by its index in an output; `None` for the default sink.
@@ -142,12 +200,18 @@ impl<'a> Outcome<'a> {
             size: "a state write's size is too small or not a multiple of 8",
             behind: "the outcome has bytes behind its last state write",
         };
-        StateWrites { records, processed: self.processed }
+        StateWrites { records, dealt_with: self.dealt_with }
     }
 
-    /// Whether it sets, clears or fires timers.
+    /// Whether it sets or clears timers.
     pub fn uses_timers(&self) -> bool {
-        self.uses_timers
+        !self.timers.is_empty()
+    }
+
+    /// The timers that it sets and clears, in order, each checked as it is read.
+    pub fn timer_changes(&self) -> TimerChanges<'a> {
+        let records = timer::changes(self.timers, self.timer_count);
+        TimerChanges { records, dealt_with: self.dealt_with }
     }
 }
 
@@ -158,44 +222,41 @@ pub struct Output<'a> {
     pub event: Event<'a>,
     /// Index in the outcome's table of sinks.
     pub sink: u32,
-    /// The input it was made from, as an index in the batch.
-    pub input: u32,
-    /// Counts the outputs of one input, from 0.
+    /// The input or timer it was made from, by its index.
+    pub of: (Source, u32),
+    /// Counts the outputs of one input or timer, from 0.
     pub ordinal: u32,
 }
 
-/// Iterates over the outputs and checks that they come in the order of their inputs.
+/// Iterates over the outputs and checks that they come in the order of their inputs and timers.
 #[derive(Debug, Clone)]
 pub struct Outputs<'a> {
     events: Events<'a>,
     sinks: u32,
-    processed: u32,
-    last: u32,
+    items: Items<'a>,
+    dealt_with: DealtWith,
+    last: Option<Rank>,
     ordinal: u32,
-    any: bool,
 }
 
 impl<'a> Outputs<'a> {
     #[inline]
     fn output(&mut self, event: Event<'a>) -> Result<Output<'a>, Malformed> {
         let origin = event.origin().ok_or(Malformed("an output has no origin"))?;
-        if origin.source != Source::Input {
-            return Err(Malformed("an output names a timer, but none was due"));
-        }
-        if origin.offset >= u64::from(self.processed) {
-            return Err(Malformed("an output names an input that was not dealt with"));
+        let of = (origin.source, u32::try_from(origin.offset).unwrap_or(u32::MAX));
+        if !self.dealt_with.has(of) {
+            return Err(Malformed("an output names an input or timer that was not dealt with"));
         }
         if origin.topic > self.sinks {
             return Err(Malformed("an output names a sink that is not in the table"));
         }
-        #[expect(clippy::cast_possible_truncation, reason = "below `processed`, a u32")]
-        let input = origin.offset as u32;
-        if self.any && input < self.last {
+        let rank = self.items.rank(of);
+        if self.last.is_some_and(|last| rank < last) {
             return Err(Malformed("outputs are not in the order of their inputs"));
         }
-        self.ordinal = if self.any && input == self.last { self.ordinal + 1 } else { 0 };
-        (self.last, self.any) = (input, true);
-        Ok(Output { event, sink: origin.topic, input, ordinal: self.ordinal })
+        self.ordinal = if self.last == Some(rank) { self.ordinal + 1 } else { 0 };
+        self.last = Some(rank);
+        Ok(Output { event, sink: origin.topic, of, ordinal: self.ordinal })
     }
 }
 
@@ -212,53 +273,11 @@ impl<'a> Iterator for Outputs<'a> {
     }
 }
 
-/// Iterates over records that begin with their size, and ends after the first that is wrong.
-#[derive(Debug, Clone)]
-struct Records<'a> {
-    bytes: &'a [u8],
-    left: u32,
-    /// The least size of one.
-    least: usize,
-    /// What to say of a wrong size, and of bytes behind the last one.
-    size: &'static str,
-    behind: &'static str,
-}
-
-impl<'a> Records<'a> {
-    fn record(&mut self) -> Result<&'a [u8], Malformed> {
-        let size = len_at(self.bytes, 0)?;
-        if size < self.least || size % crate::ALIGN != 0 {
-            return Err(Malformed(self.size));
-        }
-        take(&mut self.bytes, size)
-    }
-
-    /// Nothing comes any more.
-    fn end(&mut self) {
-        (self.bytes, self.left) = (&[], 0);
-    }
-}
-
-impl<'a> Iterator for Records<'a> {
-    type Item = Result<&'a [u8], Malformed>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.left == 0 {
-            let behind = !self.bytes.is_empty();
-            self.end();
-            return behind.then_some(Err(Malformed(self.behind)));
-        }
-        self.left -= 1;
-        Some(self.record().inspect_err(|_| self.end()))
-    }
-}
-
-/// One event that a guest could not deal with.
+/// One event or timer that a guest could not deal with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure<'a> {
-    /// Index of the input in the batch.
-    pub input: u32,
+    /// The input or timer, by its index.
+    pub of: (Source, u32),
     /// Whether trying again may help.
     pub kind: FailureKind,
     /// What the consumer said.
@@ -269,50 +288,47 @@ pub struct Failure<'a> {
 #[derive(Debug, Clone)]
 pub struct Failures<'a> {
     records: Records<'a>,
-    inputs: u32,
-    processed: u32,
-}
-
-impl<'a> Failures<'a> {
-    fn failure(&self, record: &'a [u8]) -> Result<Failure<'a>, Malformed> {
-        if record[4] != Source::Input as u8 {
-            return Err(Malformed("a failure names a timer, but none was due"));
-        }
-        let kind = match record[5] {
-            0 => FailureKind::Transient,
-            1 => FailureKind::Permanent,
-            _ => return Err(Malformed("a failure is of an unknown kind")),
-        };
-        let input = u32_at(record, 8)?;
-        if input >= self.inputs {
-            return Err(Malformed("a failure names an input that was not given"));
-        }
-        // A permanent failure is dealt with; a transient one is where the guest stopped.
-        if (kind == FailureKind::Permanent && input >= self.processed)
-            || (kind == FailureKind::Transient && input != self.processed)
-        {
-            return Err(Malformed("a failure names an input at which the guest did not stop"));
-        }
-        let reason = take(&mut &record[FAILURE..], len_at(record, 12)?)?;
-        let reason = core::str::from_utf8(reason).map_err(|_| Malformed("a failure's reason is not UTF-8"))?;
-        Ok(Failure { input, kind, reason })
-    }
+    items: Items<'a>,
+    dealt_with: DealtWith,
 }
 
 impl<'a> Iterator for Failures<'a> {
     type Item = Result<Failure<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let record = self.records.next()?;
-        Some(record.and_then(|record| self.failure(record)).inspect_err(|_| self.records.end()))
+        let Self { items, dealt_with, .. } = *self;
+        self.records.read(|record| {
+            let source = Source::of(u32::from(record[4]))?;
+            let kind = match record[5] {
+                0 => FailureKind::Transient,
+                1 => FailureKind::Permanent,
+                _ => return Err(Malformed("a failure is of an unknown kind")),
+            };
+            let of = (source, u32_at(record, 8)?);
+            let (given, next) = match source {
+                Source::Input => (items.inputs, dealt_with.processed),
+                Source::Timer => (items.timers.len() as u32, dealt_with.fired),
+            };
+            if of.1 >= given {
+                return Err(Malformed("a failure names an input or timer that was not given"));
+            }
+            // A permanent failure is dealt with; a transient one is where the guest stopped.
+            if (kind == FailureKind::Permanent && !dealt_with.has(of)) || (kind == FailureKind::Transient && of.1 != next)
+            {
+                return Err(Malformed("a failure names an input or timer at which the guest did not stop"));
+            }
+            let reason = take(&mut &record[FAILURE..], len_at(record, 12)?)?;
+            let reason = core::str::from_utf8(reason).map_err(|_| Malformed("a failure's reason is not UTF-8"))?;
+            Ok(Failure { of, kind, reason })
+        })
     }
 }
 
 /// One value of the state that a guest sets or deletes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StateWrite<'a> {
-    /// Index of the input in the batch that it comes from.
-    pub input: u32,
+    /// The input or timer that it comes from, by its index.
+    pub of: (Source, u32),
     /// The key.
     pub key: &'a [u8],
     /// The value; `None` deletes it.
@@ -325,39 +341,52 @@ pub struct StateWrite<'a> {
 #[derive(Debug, Clone)]
 pub struct StateWrites<'a> {
     records: Records<'a>,
-    processed: u32,
-}
-
-impl<'a> StateWrites<'a> {
-    fn write(&self, record: &'a [u8]) -> Result<StateWrite<'a>, Malformed> {
-        if record[5] != Source::Input as u8 {
-            return Err(Malformed("a state write names a timer, but none was due"));
-        }
-        let input = u32_at(record, 8)?;
-        if input >= self.processed {
-            return Err(Malformed("a state write names an input that was not dealt with"));
-        }
-        let mut rest = &record[STATE_WRITE..];
-        let key = take(&mut rest, len_at(record, 12)?)?;
-        let value = take(&mut rest, len_at(record, 16)?)?;
-        if rest.len() >= crate::ALIGN {
-            return Err(Malformed("a state write's size does not fit its parts"));
-        }
-        let value = match record[4] {
-            0 if value.is_empty() => None,
-            1 => Some(value),
-            _ => return Err(Malformed("a state write is of an unknown operation")),
-        };
-        let expires = i64_at(record, 24)?;
-        Ok(StateWrite { input, key, value, expires: (expires != 0).then_some(expires) })
-    }
+    dealt_with: DealtWith,
 }
 
 impl<'a> Iterator for StateWrites<'a> {
     type Item = Result<StateWrite<'a>, Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let record = self.records.next()?;
-        Some(record.and_then(|record| self.write(record)).inspect_err(|_| self.records.end()))
+        let dealt_with = self.dealt_with;
+        self.records.read(|record| {
+            let of = (Source::of(u32::from(record[5]))?, u32_at(record, 8)?);
+            if !dealt_with.has(of) {
+                return Err(Malformed("a state write names an input or timer that was not dealt with"));
+            }
+            let mut rest = &record[STATE_WRITE..];
+            let key = take(&mut rest, len_at(record, 12)?)?;
+            let value = take(&mut rest, len_at(record, 16)?)?;
+            if rest.len() >= crate::ALIGN {
+                return Err(Malformed("a state write's size does not fit its parts"));
+            }
+            let value = match record[4] {
+                0 if value.is_empty() => None,
+                1 => Some(value),
+                _ => return Err(Malformed("a state write is of an unknown operation")),
+            };
+            let expires = i64_at(record, 24)?;
+            Ok(StateWrite { of, key, value, expires: (expires != 0).then_some(expires) })
+        })
+    }
+}
+
+/// Iterates over the timer changes.
+#[derive(Debug, Clone)]
+pub struct TimerChanges<'a> {
+    records: Records<'a>,
+    dealt_with: DealtWith,
+}
+
+impl<'a> Iterator for TimerChanges<'a> {
+    type Item = Result<TimerChange<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let dealt_with = self.dealt_with;
+        self.records.read(|record| {
+            let change = TimerChange::parse(record)?;
+            let stands = dealt_with.has(change.of);
+            if stands { Ok(change) } else { Err(Malformed("a timer change names an input or timer that was not dealt with")) }
+        })
     }
 }

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use crate::bytes::{append, pad};
 use crate::event::{Origin, Source};
 use crate::new_event::{NewEvent, TooLarge};
+use crate::timer::TimerChange;
 
 pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"SLGO");
 pub(crate) const VERSION: u16 = 1;
@@ -37,6 +38,8 @@ pub struct OutcomeWriter {
     failure_count: u32,
     state: Vec<u8>,
     state_count: u32,
+    timers: Vec<u8>,
+    timer_count: u32,
 }
 
 /// A point to go back to: everything written behind it is undone.
@@ -59,6 +62,8 @@ impl Default for OutcomeWriter {
             failure_count: 0,
             state: Vec::new(),
             state_count: 0,
+            timers: Vec::new(),
+            timer_count: 0,
         };
         writer.outputs.resize(FIXED, 0);
         writer
@@ -164,14 +169,20 @@ impl OutcomeWriter {
         self.state_count += 1;
     }
 
-    /// Completes the outcome: the first `processed` inputs were dealt with, failures included.
-    pub fn finish(mut self, processed: u32) -> Vec<u8> {
+    /// Sets or clears a timer. Like [`state`](Self::state), it is not undone.
+    pub fn timer(&mut self, change: &TimerChange<'_>) {
+        change.write(&mut self.timers);
+        self.timer_count += 1;
+    }
+
+    /// Completes the outcome: the first `processed` inputs and the first `fired` timers were dealt with, failures included.
+    pub fn finish(mut self, processed: u32, fired: u32) -> Vec<u8> {
         let mut out = core::mem::take(&mut self.outputs);
         let outputs_len = out.len() - FIXED;
         let sinks_len = self.sinks.len();
         let words = [
             processed,
-            0,
+            fired,
             self.output_count,
             u32::try_from(outputs_len).unwrap_or(u32::MAX),
             self.sink_count,
@@ -180,6 +191,8 @@ impl OutcomeWriter {
             u32::try_from(self.failures.len()).unwrap_or(u32::MAX),
             self.state_count,
             u32::try_from(self.state.len()).unwrap_or(u32::MAX),
+            self.timer_count,
+            u32::try_from(self.timers.len()).unwrap_or(u32::MAX),
         ];
         out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         out[4..6].copy_from_slice(&VERSION.to_le_bytes());
@@ -191,6 +204,7 @@ impl OutcomeWriter {
         pad(&mut out);
         out.extend_from_slice(&self.failures);
         out.extend_from_slice(&self.state);
+        out.extend_from_slice(&self.timers);
         out
     }
 }

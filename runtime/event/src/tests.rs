@@ -107,19 +107,28 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        if let Ok(outcome) = Outcome::parse(&bytes, 3) {
+        if let Ok(outcome) = Outcome::parse(&bytes, GIVEN) {
             outcome.outputs().for_each(|output| { let _ = output.map(|output| outcome.sink(output.sink)); });
             outcome.failures().for_each(drop);
+            outcome.state_writes().for_each(drop);
+            outcome.timer_changes().for_each(drop);
         }
     }
 }
+
+/// Three events, with two timers before the second and the third, and one behind them.
+const GIVEN: Items<'_> = Items { inputs: 3, timers: &[1, 2, 3] };
+
+const SET: TimerChange<'_> =
+    TimerChange { of: (Source::Timer, 1), clock: Clock::EventTime, time: Some(-7), key: b"k", tag: b"close" };
 
 fn outcome() -> Vec<u8> {
     let mut writer = OutcomeWriter::default();
     let send = |writer: &mut OutcomeWriter, input, sink, value: &[u8]| {
         let sink = writer.sink(sink);
+        let of = if value == b"t" { Source::Timer } else { Source::Input };
         writer
-            .output((Source::Input, input), sink, NewEvent { timestamp: 7, ..NewEvent::default() }, |out| {
+            .output((of, input), sink, NewEvent { timestamp: 7, ..NewEvent::default() }, |out| {
                 out.extend_from_slice(value);
                 Ok::<_, TooLarge>(())
             })
@@ -131,29 +140,49 @@ fn outcome() -> Vec<u8> {
     send(&mut writer, 1, Some("other"), b"undone");
     writer.undo(mark);
     writer.fail((Source::Input, 1), FailureKind::Permanent, "no such airport");
+    send(&mut writer, 1, None, b"t");
     send(&mut writer, 2, Some("alerts"), b"c");
-    writer.finish(3)
+    writer.state((Source::Timer, 1), b"k", None, None);
+    writer.timer(&SET);
+    writer.timer(&TimerChange { of: (Source::Input, 2), time: None, ..SET });
+    writer.finish(3, 2)
 }
 
 #[test]
 fn an_outcome_tells_outputs_sinks_and_failures() {
     let bytes = outcome();
-    let outcome = Outcome::parse(&bytes, 3).unwrap();
+    let outcome = Outcome::parse(&bytes, GIVEN).unwrap();
     let outputs: Vec<_> = outcome
         .outputs()
         .map(|output| {
             let output = output.unwrap();
-            (output.input, output.ordinal, outcome.sink(output.sink).unwrap(), output.event.value())
+            (output.of, output.ordinal, outcome.sink(output.sink).unwrap(), output.event.value())
         })
         .collect();
-    assert_eq!(outputs, vec![(0, 0, None, &b"a"[..]), (0, 1, Some("alerts"), b"b"), (2, 0, Some("alerts"), b"c")]);
+    let (input, timer) = (|index| (Source::Input, index), |index| (Source::Timer, index));
+    assert_eq!(
+        outputs,
+        vec![
+            (input(0), 0, None, &b"a"[..]),
+            (input(0), 1, Some("alerts"), b"b"),
+            (timer(1), 0, None, b"t"),
+            (input(2), 0, Some("alerts"), b"c"),
+        ]
+    );
     let failures: Vec<_> = outcome.failures().collect::<Result<_, _>>().unwrap();
-    assert_eq!(failures, [Failure { input: 1, kind: FailureKind::Permanent, reason: "no such airport" }]);
+    assert_eq!(failures, [Failure { of: input(1), kind: FailureKind::Permanent, reason: "no such airport" }]);
+    let changes: Vec<_> = outcome.timer_changes().collect::<Result<_, _>>().unwrap();
+    assert_eq!(changes, [SET, TimerChange { of: input(2), time: None, ..SET }]);
+    assert_eq!((outcome.processed(), outcome.fired()), (3, 2));
 }
 
 #[test]
 fn an_outcome_that_deals_with_more_than_it_got_is_refused() {
-    assert!(Outcome::parse(&outcome(), 2).is_err());
+    for items in [Items { inputs: 2, ..GIVEN }, Items { timers: &[1], ..GIVEN }] {
+        assert!(Outcome::parse(&outcome(), items).is_err());
+    }
+    // The third timer fires before the third event, which was dealt with, and it was not.
+    assert!(Outcome::parse(&outcome(), Items { timers: &[1, 2, 2], ..GIVEN }).is_err());
 }
 
 #[test]
@@ -163,13 +192,16 @@ fn outputs_out_of_order_are_refused() {
         let nothing = |_: &mut Vec<u8>| Ok::<_, TooLarge>(());
         writer.output((Source::Input, input), 0, NewEvent::default(), nothing).unwrap();
     }
-    let bytes = writer.finish(2);
-    let last = Outcome::parse(&bytes, 2).unwrap().outputs().last();
+    let bytes = writer.finish(2, 0);
+    let last = Outcome::parse(&bytes, Items { inputs: 2, timers: &[] }).unwrap().outputs().last();
     assert_eq!(last.unwrap().unwrap_err(), Malformed("outputs are not in the order of their inputs"));
 }
 
 #[test]
 fn a_view_is_read_as_written() {
+    let timer = DueTimer { before: 1, time: -3, clock: Clock::WallClock, key: b"key", tag: b"" };
+    let mut due = Vec::new();
+    timer.write(&mut due);
     let view = View {
         count: 3,
         base_offset: 40,
@@ -180,9 +212,11 @@ fn a_view_is_read_as_written() {
         topic_name: "flights",
         chained: true,
         watermarks: &[],
+        due: (&due, 1),
     };
     let mut bytes = Vec::new();
     view.write(&mut bytes);
+    assert_eq!(view.due_timers().collect::<Result<Vec<_>, _>>(), Ok(vec![timer]));
     assert_eq!(View::parse(&bytes), Ok(view));
     assert!((0..bytes.len() - 8).all(|cut| View::parse(&bytes[..cut]).is_err()));
 }

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::bytes::{Malformed, i64_at, len_at, pad, padded, take, u16_at, u32_at, u64_at};
+use crate::timer::DueTimers;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SLGV");
 const VERSION: u16 = 1;
@@ -23,7 +24,7 @@ const WATERMARKS: u32 = 2;
 /// 20  u32  flags: 1 chained,        60  u32  0
 ///          2 has watermarks
 /// 64  the topic's name, zeros to a multiple of 8, then the due timers (see guest-sdk/wit), then, where flag 2 is set, per event
-///     i64  the watermark before it, i64::MIN while there is none
+///     i64  the watermark before it, i64::MIN while there is none, and that behind the last
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View<'a> {
@@ -45,8 +46,10 @@ pub struct View<'a> {
     /// The events are outputs of an earlier stage of a chain: the offset of each is that of the source event it comes from,
     /// which its origin tells, and not counted from `base_offset`.
     pub chained: bool,
-    /// The watermark before each event, 8 bytes each; empty for stages without state and timers.
+    /// The watermark before each event, and behind the last, 8 bytes each; empty for stages without state and timers.
     pub watermarks: &'a [u8],
+    /// The due timers, one behind the other as [`DueTimer::write`](crate::DueTimer::write) writes them, and how many.
+    pub due: (&'a [u8], u32),
 }
 
 /// Whether a value that expires at this time, if at all, has by this watermark.
@@ -63,7 +66,8 @@ impl<'a> View<'a> {
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&(FIXED as u16).to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
-        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&self.due.1.to_le_bytes());
+        out.extend_from_slice(&(self.due.0.len() as u32).to_le_bytes());
         let flags = u32::from(self.chained) | if self.watermarks.is_empty() { 0 } else { WATERMARKS };
         out.extend_from_slice(&flags.to_le_bytes());
         out.extend_from_slice(&self.base_offset.to_le_bytes());
@@ -75,6 +79,7 @@ impl<'a> View<'a> {
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(self.topic_name.as_bytes());
         pad(out);
+        out.extend_from_slice(self.due.0);
         out.extend_from_slice(self.watermarks);
     }
 
@@ -90,11 +95,11 @@ impl<'a> View<'a> {
         let name_len = len_at(bytes, 56)?;
         let name = take(&mut rest, name_len)?;
         take(&mut rest, padded(name_len) - name_len)?;
-        take(&mut rest, len_at(bytes, 16)?)?;
+        let due = (take(&mut rest, len_at(bytes, 16)?)?, u32_at(bytes, 12)?);
         let count = u32_at(bytes, 8)?;
         // A flag that is not known changes nothing of what is read here.
         let flags = u32_at(bytes, 20)?;
-        let watermarks = if flags & WATERMARKS == 0 { &[] } else { take(&mut rest, count as usize * 8)? };
+        let watermarks = if flags & WATERMARKS == 0 { &[] } else { take(&mut rest, (count as usize + 1) * 8)? };
         let watermark = i64_at(bytes, 32)?;
         Ok(Self {
             count,
@@ -105,11 +110,17 @@ impl<'a> View<'a> {
             partition: u32_at(bytes, 52)?,
             chained: flags & CHAINED != 0,
             watermarks,
+            due,
             topic_name: core::str::from_utf8(name).map_err(|_| Malformed("a topic's name is not UTF-8"))?,
         })
     }
 
-    /// The watermark before an event, by its index.
+    /// The due timers, in the order in which they fire.
+    pub fn due_timers(&self) -> DueTimers<'a> {
+        DueTimers::new(self.due.0, self.due.1)
+    }
+
+    /// The watermark before an event, by its index; that of the number of events is the one behind the last.
     pub fn watermark_before(&self, index: u32) -> Option<i64> {
         let watermark = i64_at(self.watermarks, index as usize * 8).ok().or(self.watermark)?;
         (watermark != i64::MIN).then_some(watermark)

@@ -85,12 +85,6 @@ pub enum Error {
         /// What would grant it.
         capability: &'static str,
     },
-    /// It imports what no version so far can grant.
-    #[error("imports {import}, which is not available yet in this version")]
-    NotYet {
-        /// The import.
-        import: String,
-    },
     /// The host's own fault.
     #[error("cannot {what}: {reason}")]
     Host {

@@ -71,11 +71,13 @@ impl Surface {
 
     /// Checks that what must be granted is.
     pub(crate) fn check_granted(&self, capabilities: &[&str]) -> Result<(), Error> {
-        let state = interface("state");
-        match self.imports.iter().find(|import| **import == state && !capabilities.contains(&"state")) {
-            Some(import) => Err(Error::Capability { import: import.clone(), capability: "state" }),
-            None => Ok(()),
+        for capability in ["state", "timers"].into_iter().filter(|capability| !capabilities.contains(capability)) {
+            let import = interface(capability);
+            if self.imports.contains(&import) {
+                return Err(Error::Capability { import, capability });
+            }
         }
+        Ok(())
     }
 
     fn check_import(import: &str) -> Result<(), Error> {
@@ -86,8 +88,7 @@ impl Surface {
             return Err(Error::Import { import: import.to_owned() });
         };
         match name.split('@').next().unwrap_or_default() {
-            "types" | "log" | "progress" | "state" => Ok(()),
-            "timers" => Err(Error::NotYet { import: import.to_owned() }),
+            "types" | "log" | "progress" | "state" | "timers" => Ok(()),
             _ => Err(Error::Import { import: import.to_owned() }),
         }
     }
@@ -114,12 +115,11 @@ mod tests {
     const BATCH: &str = "sluicegate:plugin/batch@1.0.0";
 
     #[test]
-    fn log_and_progress_are_granted_and_state_on_request() {
+    fn log_and_progress_are_granted_and_state_and_timers_on_request() {
         let granted = ["sluicegate:plugin/log@1.0.0", "sluicegate:plugin/progress@1.0.0"];
         assert_eq!(surface(&granted, &[BATCH]).check().unwrap(), World::BatchConsumer);
         for (import, says) in [
             ("wasi:sockets/tcp@0.2.0", "wasi:sockets/tcp@0.2.0"),
-            ("sluicegate:plugin/timers@1.0.0", "timers"),
             ("sluicegate:plugin/log@2.0.0", "version"),
             ("sluicegate:plugin/log@1.1.0", "version"),
             ("sluicegate:plugin/other@1.0.0", "other"),
@@ -127,10 +127,12 @@ mod tests {
             let error = surface(&[import], &[BATCH]).check().unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
         }
-        let keeps = surface(&["sluicegate:plugin/state@1.0.0"], &[BATCH]);
-        assert!(keeps.check().is_ok() && keeps.check_granted(&["state"]).is_ok());
-        let error = keeps.check_granted(&[]).unwrap_err().to_string();
-        assert!(error.contains("capabilities"), "{error}");
+        for (capability, other) in [("state", "timers"), ("timers", "state")] {
+            let keeps = surface(&[&format!("sluicegate:plugin/{capability}@1.0.0")], &[BATCH]);
+            assert!(keeps.check().is_ok() && keeps.check_granted(&[capability]).is_ok());
+            let error = keeps.check_granted(&[other]).unwrap_err().to_string();
+            assert!(error.contains("capabilities") && error.contains(capability), "{error}");
+        }
     }
 
     #[test]

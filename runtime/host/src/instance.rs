@@ -230,15 +230,15 @@ impl Instance {
             }
             Process::Typed(process) => {
                 let process = process.typed::<typed::Parameters<'_>, (typed::Outcome,)>(&self.store)?;
-                let records = match typed::events(header, events) {
-                    Ok(records) => records,
-                    Err(malformed) => return Ok(Err(malformed.to_string())),
+                let (records, timers) = match (typed::events(header, events), typed::timers(header)) {
+                    (Ok(records), Ok(timers)) => (records, timers),
+                    (Err(malformed), _) | (_, Err(malformed)) => return Ok(Err(malformed.to_string())),
                 };
                 if let Some(access) = &mut self.store.data_mut().access {
-                    access.begin(typed::timestamps(&records));
+                    access.begin(typed::timestamps(&records), typed::times(&timers));
                 }
-                let outcome = process.call(&mut self.store, (&records, &[]))?.0;
-                Ok(typed::flat(&outcome, &records, self.store.data_mut().access.as_mut()))
+                let outcome = process.call(&mut self.store, (&records, &timers))?.0;
+                Ok(typed::flat(&outcome, &records, &timers, self.store.data_mut().access.as_mut()))
             }
         }
     }

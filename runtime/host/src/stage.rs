@@ -7,6 +7,7 @@ use sluice_state::StageState;
 use wasmtime::component::InstancePre;
 
 use crate::code::{Code, Error};
+use crate::contract::World;
 use crate::host::Host;
 use crate::instance::{Data, Instance, LogBudget};
 use crate::limits::Limits;
@@ -19,6 +20,7 @@ pub struct Stage {
     log_budget: Arc<Mutex<LogBudget>>,
     limits: Limits,
     config: String,
+    world: World,
 }
 
 impl Stage {
@@ -35,15 +37,21 @@ impl Stage {
         capabilities: &[&str],
     ) -> Result<Self, Error> {
         code.surface.check_granted(capabilities)?;
+        let world = code.surface.check()?;
         let linked = host.linker.instantiate_pre(&code.component);
         let code = linked.map_err(|error| Error::Invalid(format!("{error:#}")))?;
-        Ok(Self { host: host.clone(), code, name: name.into(), log_budget: Arc::default(), limits, config })
+        Ok(Self { host: host.clone(), code, name: name.into(), log_budget: Arc::default(), limits, config, world })
     }
 }
 
 impl Plugin for Stage {
     fn instantiate(&self, state: Option<StageState>) -> Result<Box<dyn Consumer>, CallError> {
-        let Self { host, code, name, log_budget, limits, config } = self;
+        let Self { host, code, name, log_budget, limits, config, .. } = self;
         Ok(Box::new(Instance::new(host, code, name, log_budget, *limits, config, state)?))
+    }
+
+    fn takes_timers_between(&self) -> bool {
+        // Those of typed records know no way to stop early: they get one thing or the other.
+        self.world == World::BatchConsumer
     }
 }

@@ -1,16 +1,16 @@
-//! The guest's way to its state: the imports of `sluicegate:plugin/state`.
+//! The guest's way to its state and timers: the imports of `sluicegate:plugin/state` and `sluicegate:plugin/timers`.
 
 use std::collections::BTreeMap;
 
 use sluice_engine::CallErrorKind;
-use sluice_event::{OutcomeWriter, Source, has_expired};
+use sluice_event::{OutcomeWriter, Source, TimerChange, has_expired};
 use sluice_state::{MAX_KEY_BYTES, Slot, StageState};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
 
 use crate::contract::interface;
 use crate::instance::Data;
-use crate::typed::Origin;
+use crate::typed::{Clock, Origin};
 
 /// Entries that one scan returns, at most.
 const MOST_ENTRIES: u32 = 10_000;
@@ -39,40 +39,73 @@ impl Refused {
     }
 }
 
+/// A timer that a guest sets, or clears.
+struct Timer {
+    origin: Origin,
+    to: Option<(Clock, i64)>,
+    key: Vec<u8>,
+    tag: Vec<u8>,
+}
+
 /// What a guest reads, and what guests of typed records write.
 pub(crate) struct Access {
     state: StageState,
     /// Written in this call, through `set` and `delete`: what stands now, and by which origin.
     writes: BTreeMap<Vec<u8>, (Slot, Origin)>,
+    /// Timers set and cleared in this call, in order.
+    timers: Vec<Timer>,
     written_bytes: usize,
     watermark: Option<i64>,
-    /// The times of the call's events: values expire so long after them.
+    /// The times of the call's events, and of its timers: values expire so long after them.
     timestamps: Vec<i64>,
+    timer_times: Vec<i64>,
     /// Bytes that a call may be given.
     max_bytes: usize,
 }
 
 impl Access {
     pub(crate) fn new(state: StageState, max_bytes: usize) -> Self {
-        Self { state, writes: BTreeMap::new(), written_bytes: 0, watermark: None, timestamps: Vec::new(), max_bytes }
+        Self {
+            state,
+            writes: BTreeMap::new(),
+            timers: Vec::new(),
+            written_bytes: 0,
+            watermark: None,
+            timestamps: Vec::new(),
+            timer_times: Vec::new(),
+            max_bytes,
+        }
     }
 
-    /// A call with events of these times begins.
-    pub(crate) fn begin(&mut self, timestamps: impl Iterator<Item = i64>) {
+    /// A call with events and timers of these times begins.
+    pub(crate) fn begin(&mut self, events: impl Iterator<Item = i64>, timers: impl Iterator<Item = i64>) {
         self.writes.clear();
+        self.timers.clear();
         self.written_bytes = 0;
         self.timestamps.clear();
-        self.timestamps.extend(timestamps);
+        self.timestamps.extend(events);
+        self.timer_times.clear();
+        self.timer_times.extend(timers);
     }
 
     /// Hands over what the call has written, but for what comes of events that failed or were not dealt with: then the engine uses nothing of
     /// a call with more events than that one.
-    pub(crate) fn finish(&mut self, writer: &mut OutcomeWriter, processed: u32, failed: impl Fn(Origin) -> bool) {
+    pub(crate) fn finish(&mut self, writer: &mut OutcomeWriter, stands: impl Fn(Origin) -> bool) {
         for (key, (slot, origin)) in std::mem::take(&mut self.writes) {
-            if origin.flat().1 >= processed || failed(origin) {
-                continue;
+            if stands(origin) {
+                writer.state(origin.flat(), &key, slot.value.as_deref(), slot.expires);
             }
-            writer.state(origin.flat(), &key, slot.value.as_deref(), slot.expires);
+        }
+        for timer in self.timers.drain(..).filter(|timer| stands(timer.origin)) {
+            let clock = timer.to.map_or(Clock::EventTime, |(clock, _)| clock).into();
+            let (key, tag) = (&timer.key, &timer.tag);
+            writer.timer(&TimerChange {
+                of: timer.origin.flat(),
+                clock,
+                time: timer.to.map(|(_, time)| time),
+                key,
+                tag,
+            });
         }
     }
 
@@ -166,29 +199,43 @@ impl Access {
         value: Option<Vec<u8>>,
         time_to_live: Option<u64>,
     ) -> Result<(), Refused> {
-        let (Source::Input, index) = origin.flat() else {
-            return Err(Refused::Contract("a state write names a timer, but none was due".into()));
-        };
-        let Some(timestamp) = self.timestamps.get(index as usize) else {
-            return Err(Refused::Contract("a state write names an input that was not given".into()));
-        };
+        let timestamp = self.time_of("a state write", origin)?;
         if key.len() > MAX_KEY_BYTES {
             return Err(Refused::Contract(format!(
                 "a key of {} bytes for the state; it has at most {MAX_KEY_BYTES}",
                 key.len()
             )));
         }
-        /// What a write takes up besides its bytes, about.
-        const WRITE_BYTES: usize = 96;
-        self.written_bytes += WRITE_BYTES + key.len() + value.as_ref().map_or(0, Vec::len);
-        if self.written_bytes > self.max_bytes {
-            return Err(Refused::TooMuch(self.max_bytes));
-        }
+        self.takes_up(key.len() + value.as_ref().map_or(0, Vec::len))?;
         let expires = time_to_live.map(|millis| timestamp.saturating_add_unsigned(millis));
         // The very beginning of the epoch means never where it is kept.
         let expires = expires.map(|expires| if expires == 0 { 1 } else { expires });
         self.writes.insert(key, (Slot { value, expires }, origin));
         Ok(())
+    }
+
+    fn set_timer(&mut self, timer: Timer) -> Result<(), Refused> {
+        self.time_of("a timer change", timer.origin)?;
+        self.takes_up(timer.key.len() + timer.tag.len())?;
+        self.timers.push(timer);
+        Ok(())
+    }
+
+    /// The time of an event or timer of the call.
+    fn time_of(&self, what: &str, origin: Origin) -> Result<i64, Refused> {
+        let time = match origin.flat() {
+            (Source::Input, index) => self.timestamps.get(index as usize),
+            (Source::Timer, index) => self.timer_times.get(index as usize),
+        };
+        let not_given = || Refused::Contract(format!("{what} names an input or timer that was not given"));
+        time.copied().ok_or_else(not_given)
+    }
+
+    fn takes_up(&mut self, bytes: usize) -> Result<(), Refused> {
+        /// What a write takes up besides its bytes, about.
+        const WRITE_BYTES: usize = 96;
+        self.written_bytes += WRITE_BYTES + bytes;
+        if self.written_bytes > self.max_bytes { Err(Refused::TooMuch(self.max_bytes)) } else { Ok(()) }
     }
 }
 
@@ -221,6 +268,16 @@ pub(crate) fn link(linker: &mut Linker<Data>) -> wasmtime::Result<()> {
     state.func_wrap("delete", |mut store: StoreContextMut<'_, Data>, (origin, key): (Origin, Vec<u8>)| {
         Ok(store.data_mut().state_mut()?.write(origin, key, None, None)?)
     })?;
+    let mut timers = linker.instance(&interface("timers"))?;
+    type SetTimer = (Origin, Clock, i64, Vec<u8>, Vec<u8>);
+    timers.func_wrap("set", |mut store: StoreContextMut<'_, Data>, (origin, clock, time, key, tag): SetTimer| {
+        let timer = Timer { origin, to: Some((clock, time)), key, tag };
+        Ok(store.data_mut().state_mut()?.set_timer(timer)?)
+    })?;
+    type ClearTimer = (Origin, Vec<u8>, Vec<u8>);
+    timers.func_wrap("clear", |mut store: StoreContextMut<'_, Data>, (origin, key, tag): ClearTimer| {
+        Ok(store.data_mut().state_mut()?.set_timer(Timer { origin, to: None, key, tag })?)
+    })?;
     Ok(())
 }
 
@@ -235,5 +292,5 @@ impl Data {
 }
 
 fn not_granted() -> Refused {
-    Refused::Contract("there is no state here: it is granted to calls of a running pipeline only".into())
+    Refused::Contract("there are no state and no timers here: they are granted to calls of a running pipeline only".into())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_engine::{CallError, CallErrorKind, Plugin};
 use sluice_env::SystemClock;
-use sluice_event::{Batch, FailureKind, NewEvent, Outcome, View};
+use sluice_event::{Batch, FailureKind, Items, NewEvent, Outcome, View};
 
 use crate::{Code, Compiler, Error, Host, Limits, Stage, World};
 
@@ -176,6 +176,7 @@ fn call_typed(wasm: &[u8], events: &[NewEvent<'_>], with: impl FnOnce(&Outcome<'
         topic_name,
         chained: false,
         watermarks: &[],
+        due: (&[], 0),
     };
     let mut header = Vec::new();
     view.write(&mut header);
@@ -184,7 +185,7 @@ fn call_typed(wasm: &[u8], events: &[NewEvent<'_>], with: impl FnOnce(&Outcome<'
     for _ in 0..2 {
         instance.call(&header, batch.bytes(), &mut |outcome| returned = outcome.to_vec()).unwrap();
     }
-    with(&Outcome::parse(&returned, count).unwrap());
+    with(&Outcome::parse(&returned, Items { inputs: count, timers: &[] }).unwrap());
 }
 
 #[test]
@@ -198,7 +199,7 @@ fn a_typed_guest_in_wat_gets_every_field_and_hands_it_back() {
         assert_eq!((event.timestamp(), event.key(), event.value()), (7, Some(&b"key"[..]), &b"value"[..]));
         assert_eq!(event.headers().collect::<Vec<_>>(), headers);
         let event = outputs[1].event;
-        assert_eq!((event.timestamp(), event.key(), event.value().len(), outputs[1].input), (-1, None, 0, 1));
+        assert_eq!((event.timestamp(), event.key(), event.value().len(), outputs[1].of.1), (-1, None, 0, 1));
         assert_eq!((outputs.len(), outcome.processed()), (2, 2));
     });
 }
@@ -210,7 +211,7 @@ fn a_typed_guest_in_c_returns_outputs_and_failures() {
         let outputs: Vec<_> = outcome.outputs().map(|output| output.unwrap().event.value().to_vec()).collect();
         assert_eq!(outputs, [b"ONE", b"TWO"]);
         let failures: Vec<_> = outcome.failures().map(|failure| failure.unwrap()).collect();
-        assert_eq!((failures.len(), failures[0].input, failures[0].kind), (1, 1, FailureKind::Permanent));
+        assert_eq!((failures.len(), failures[0].of.1, failures[0].kind), (1, 1, FailureKind::Permanent));
         assert!(failures[0].reason.contains("exclamation mark"));
     });
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use sluice_event::{FailureKind, NewEvent, OutcomeWriter, Region, Source, TooLarge, View};
+use sluice_event::{DueTimer, FailureKind, NewEvent, OutcomeWriter, Region, Source, TooLarge, View};
 use wasmtime::component::{ComponentType, Lift, Lower};
 
 use crate::state::Access;
@@ -28,15 +28,23 @@ pub(crate) struct Event<'a> {
     headers: Vec<Header<'a>>,
 }
 
-#[derive(ComponentType, Lower, Debug, Clone, Copy)]
+#[derive(ComponentType, Lift, Lower, Debug, Clone, Copy, PartialEq, Eq)]
 #[component(enum)]
 #[repr(u8)]
-#[expect(dead_code, reason = "no timer is ever due in this version")]
 pub(crate) enum Clock {
     #[component(name = "event-time")]
     EventTime,
     #[component(name = "wall-clock")]
     WallClock,
+}
+
+impl From<Clock> for sluice_event::Clock {
+    fn from(clock: Clock) -> Self {
+        match clock {
+            Clock::EventTime => Self::EventTime,
+            Clock::WallClock => Self::WallClock,
+        }
+    }
 }
 
 #[derive(ComponentType, Lower, Debug, Clone, Copy)]
@@ -135,11 +143,28 @@ pub(crate) fn events<'a>(header: &'a [u8], events: &'a [u8]) -> Result<Vec<Event
     (0..).zip(Region::new(events, view.count).events()).map(record).collect()
 }
 
-/// What a guest returned, in the flat format.
-pub(crate) fn flat(outcome: &Outcome, events: &[Event<'_>], access: Option<&mut Access>) -> Result<Vec<u8>, String> {
-    if outcome.fired != 0 {
-        return Err("it says that timers fired, but none was due".to_owned());
+/// The due timers of a batch as records.
+pub(crate) fn timers(header: &[u8]) -> Result<Vec<Timer<'_>>, sluice_event::Malformed> {
+    View::parse(header)?.due_timers().map(|timer| timer.map(Timer::from)).collect()
+}
+
+impl<'a> From<DueTimer<'a>> for Timer<'a> {
+    fn from(DueTimer { before, time, clock, key, tag }: DueTimer<'a>) -> Self {
+        let clock = match clock {
+            sluice_event::Clock::EventTime => Clock::EventTime,
+            sluice_event::Clock::WallClock => Clock::WallClock,
+        };
+        Self { before, time, clock, key, tag }
     }
+}
+
+/// What a guest returned, in the flat format.
+pub(crate) fn flat(
+    outcome: &Outcome,
+    events: &[Event<'_>],
+    timers: &[Timer<'_>],
+    access: Option<&mut Access>,
+) -> Result<Vec<u8>, String> {
     // The table of sinks is searched for every output: it is bounded before that costs more than the call did.
     const MOST_SINKS: u32 = 1000;
     let bytes = outcome.outputs.iter().map(|output| output.value.len() + 64).sum();
@@ -147,7 +172,10 @@ pub(crate) fn flat(outcome: &Outcome, events: &[Event<'_>], access: Option<&mut 
     let mut sinks = HashMap::new();
     for output in &outcome.outputs {
         let (source, index) = output.origin.flat();
-        let own = || events.get(index as usize).map_or(0, |event| event.timestamp);
+        let own = || match source {
+            Source::Input => events.get(index as usize).map_or(0, |event| event.timestamp),
+            Source::Timer => timers.get(index as usize).map_or(0, |timer| timer.time),
+        };
         let headers: Vec<_> = output.headers.iter().map(|h| (h.name.as_str(), &h.value[..])).collect();
         let sink = match output.sink.as_deref() {
             None => 0,
@@ -178,12 +206,23 @@ pub(crate) fn flat(outcome: &Outcome, events: &[Event<'_>], access: Option<&mut 
     }
     if let Some(access) = access {
         let failed: BTreeSet<_> = outcome.failures.iter().map(|failure| failure.origin.flat()).collect();
-        access.finish(&mut writer, outcome.processed, |origin| failed.contains(&origin.flat()));
+        access.finish(&mut writer, |origin| {
+            let dealt_with = match origin {
+                Origin::Input(index) => index < outcome.processed,
+                Origin::Timer(index) => index < outcome.fired,
+            };
+            dealt_with && !failed.contains(&origin.flat())
+        });
     }
-    Ok(writer.finish(outcome.processed))
+    Ok(writer.finish(outcome.processed, outcome.fired))
 }
 
 /// When each event happened.
 pub(crate) fn timestamps(events: &[Event<'_>]) -> impl Iterator<Item = i64> {
     events.iter().map(|event| event.timestamp)
+}
+
+/// When each timer was to fire.
+pub(crate) fn times(timers: &[Timer<'_>]) -> impl Iterator<Item = i64> {
+    timers.iter().map(|timer| timer.time)
 }

@@ -149,8 +149,9 @@ pub fn link(
     let stage = &pipeline.stages[at];
     let limits = limits(stage);
     let name = format!("{}/{}", pipeline.name, stage.name);
-    let capabilities: &[&str] = if stage.state { &["state"] } else { &[] };
-    let linked = Stage::new(host, code, &name, limits, stage.config.clone(), capabilities);
+    let capabilities: Vec<_> =
+        [("state", stage.state), ("timers", stage.timers)].into_iter().filter_map(|(name, has)| has.then_some(name)).collect();
+    let linked = Stage::new(host, code, &name, limits, stage.config.clone(), &capabilities);
     let linked = linked.map_err(|error| pipeline.diagnose(At::Plugin(at), error.to_string(), None))?;
     if let Trial::By(witness, call) = trial {
         witness.enter(call);
@@ -181,7 +182,8 @@ pub fn load_stages(
                 let digest = code.digest.to_string().into();
                 let max_outputs_per_event = stage.limits.outputs_per_event.unwrap_or(MAX_OUTPUTS_PER_EVENT);
                 let max_bytes = stage.limits.state.unwrap_or(MAX_STATE_BYTES);
-                let state = stage.state.then_some(StateGrant { max_bytes });
+                let grant = StateGrant { max_bytes, values: stage.state, timers: stage.timers };
+                let state = stage.keeps().then_some(grant);
                 let stage = StageConfig { name, plugin, keys_unchanged, max_outputs_per_event, digest, state };
                 stages.push((code, stage));
             }

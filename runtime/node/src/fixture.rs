@@ -108,7 +108,7 @@ fn tested(file: &Path, fixture: &Fixture) -> Result<Pipeline, Vec<Diagnostic>> {
             text.insert("name".into(), "test".into());
             text.insert("source".into(), table(vec![("topics", vec!["in"].into())]));
             let mut stage = vec![("plugin", plugin.clone().into()), ("name", "plugin".into())];
-            stage.push(("capabilities", vec!["state"].into()));
+            stage.push(("capabilities", vec!["state", "timers"].into()));
             stage.extend(fixture.config.clone().map(|config| ("config", toml::Value::Table(config))));
             text.insert("stage".into(), vec![table(stage)].into());
             // The default sink, and those that the cases name.

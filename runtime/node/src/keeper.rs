@@ -231,7 +231,7 @@ mod tests {
             let key = full_key(&prefix_of("stage"), &[number as u8 % 7]);
             layer.push(&[], &key, Some(&number.to_le_bytes()), None);
             let TopicPartition { topic, partition } = tp("in");
-            let head = Head { topic, partition, from: number, to: number + 1, epoch: 1, watermark: None };
+            let head = Head { topic, partition, from: number, to: number + 1, epoch: 1, ..Head::default() };
             let bytes = Delta { head, layer }.encode();
             let mut batch = sluice_event::Batch::default();
             batch.push(&sluice_event::NewEvent { value: &bytes, ..sluice_event::NewEvent::default() }).unwrap();

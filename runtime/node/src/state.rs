@@ -422,7 +422,7 @@ impl<'a> Past<'a> {
     ) -> Result<Back, Error> {
         self.check(tp.partition, &line)?;
         let TopicPartition { topic, partition } = tp;
-        let head = Head { topic, partition, from, to, epoch: self.pipeline.epoch + 1, watermark: None };
+        let head = Head { topic, partition, from, to, epoch: self.pipeline.epoch + 1, ..Head::default() };
         let turn = Turn { head, line, quiet_until, before: stands.open, quiet_before: stands.quiet_until };
         let mut batch = Batch::default();
         let bytes = turn.encode();

@@ -28,6 +28,8 @@ pub struct Head {
     pub epoch: u64,
     /// Event time up to which the source is complete, ms since the epoch.
     pub watermark: Option<i64>,
+    /// How many outputs there are of timers that fired before the event at `to`.
+    pub fired_outputs: u32,
 }
 
 /// What one commit changes. It is the value of one event of the changelog, whose offset is where it stands in the row of changes.
@@ -38,7 +40,8 @@ pub struct Head {
 ///  6  u16  length of this part, 64    40  u64  epoch
 ///  8  u32  source topic               48  i64  watermark, i64::MIN while there is none
 /// 12  u32  source partition           56  u32  number of entries
-/// 16  u16  0 (a turn: 1), u48 0       60  u32  0
+/// 16  u16  0 (a turn: 1), u16 0       60  u32  0
+/// 20  u32  outputs so far of timers that fired before `to`
 /// 64  per entry, in the order in which they were made: u32 key length, u32 value length (0xffffffff: deleted),
 ///     i64 expiry (ms since the epoch, 0 never), key, value
 /// ```
@@ -129,7 +132,8 @@ impl Head {
         out.extend_from_slice(&self.topic.to_le_bytes());
         out.extend_from_slice(&self.partition.to_le_bytes());
         out.extend_from_slice(&kind.to_le_bytes());
-        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&self.fired_outputs.to_le_bytes());
         out.extend_from_slice(&self.from.to_le_bytes());
         out.extend_from_slice(&self.to.to_le_bytes());
         out.extend_from_slice(&self.epoch.to_le_bytes());
@@ -232,6 +236,7 @@ impl Delta {
             to: u64_at(bytes, 32)?,
             epoch: u64_at(bytes, 40)?,
             watermark: (watermark != i64::MIN).then_some(watermark),
+            fired_outputs: u32_at(bytes, 20)?,
         };
         Ok((head, u32_at(bytes, 56)?))
     }

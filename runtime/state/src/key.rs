@@ -8,6 +8,9 @@ pub const MAX_STAGE_NAME: usize = 200;
 /// What the store knows of itself stands before everything of the stages.
 pub(crate) const META: &[u8] = &[0];
 const STATE: u8 = 1;
+/// Timers by their keys, and by their times: see `timer.rs`.
+pub(crate) const TIMER: u8 = 3;
+pub(crate) const INDEX: u8 = 4;
 
 /// What all keys of a stage begin with: u8 1, u8 length of its name, the name.
 pub fn prefix_of(stage: &str) -> Vec<u8> {
@@ -24,11 +27,11 @@ pub fn full_key(prefix: &[u8], key: &[u8]) -> Vec<u8> {
     [prefix, key].concat()
 }
 
-/// The name of the stage and its own key, of a key in the store.
+/// The name of the stage and its own key, of a key in the store under which a stage keeps a value or a timer.
 pub fn stage_and_key(full: &[u8]) -> Option<(&str, &[u8])> {
     let (head, rest) = full.split_first_chunk::<2>()?;
     let (name, key) = rest.split_at_checked(usize::from(head[1]))?;
-    (head[0] == STATE).then_some((std::str::from_utf8(name).ok()?, key))
+    matches!(head[0], STATE | TIMER).then_some((std::str::from_utf8(name).ok()?, key))
 }
 
 /// The first key behind all that begin with `prefix`; `None` when there is none.
@@ -54,11 +57,17 @@ pub(crate) fn expiries_until(time: i64) -> (Vec<u8>, Vec<u8>) {
 /// The time and the full key of an expiry.
 pub(crate) fn key_of_expiry(key: &[u8]) -> Option<(i64, &[u8])> {
     let (time, full) = key.strip_prefix(&[EXPIRY])?.split_first_chunk()?;
-    Some(((u64::from_be_bytes(*time) ^ SIGN).cast_signed(), full))
+    Some((unsortable(*time), full))
 }
 
 const SIGN: u64 = 1 << 63;
 
-fn sortable(time: i64) -> [u8; 8] {
+/// A time as bytes that sort like it.
+pub(crate) fn sortable(time: i64) -> [u8; 8] {
     (time.cast_unsigned() ^ SIGN).to_be_bytes()
+}
+
+/// The time of such bytes.
+pub(crate) fn unsortable(bytes: [u8; 8]) -> i64 {
+    (u64::from_be_bytes(bytes) ^ SIGN).cast_signed()
 }

@@ -2,6 +2,8 @@
 
 use std::cell::OnceCell;
 
+use crate::key::TIMER;
+
 /// What stands under a key, borrowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change<'a> {
@@ -28,6 +30,8 @@ struct Item {
 pub struct Layer {
     bytes: Vec<u8>,
     items: Vec<Item>,
+    /// Whether timers are among them.
+    has_timers: bool,
     /// The numbers of those that stand, by their keys; made when somebody looks for one.
     sorted: OnceCell<Vec<u32>>,
 }
@@ -40,6 +44,7 @@ impl Layer {
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value.unwrap_or_default());
         let (key_len, value_len) = ((prefix.len() + key.len()) as u32, value.map(|value| value.len() as u32));
+        self.has_timers |= self.bytes.get(start) == Some(&TIMER);
         self.items.push(Item { start, key_len, value_len, expires });
         self.sorted.take();
     }
@@ -48,7 +53,13 @@ impl Layer {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.items.clear();
+        self.has_timers = false;
         self.sorted.take();
+    }
+
+    /// Whether it sets or clears timers.
+    pub(crate) fn has_timers(&self) -> bool {
+        self.has_timers
     }
 
     /// How many changes there are.

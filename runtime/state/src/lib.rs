@@ -13,6 +13,7 @@ mod memory;
 mod partition;
 mod stage;
 mod store;
+mod timer;
 
 #[cfg(test)]
 mod tests;
@@ -25,3 +26,4 @@ pub use memory::MemoryStore;
 pub use partition::{Applied, FLUSH_BYTES, Flush, PartitionState, Slot, Usage};
 pub use stage::{Entries, SharedState, StageState};
 pub use store::{Error, Store, Writes};
+pub use timer::{MAX_TIMER_KEY_BYTES, Timer, set_timer};

@@ -6,11 +6,13 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use sluice_event::Clock;
 
 use crate::delta::{Delta, Head, Line, Turn, encode_delta, ended, missing};
-use crate::key::{META, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
+use crate::key::{META, TIMER, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
 use crate::layer::{Change, Layer};
 use crate::store::{Closed, Error, Store};
+use crate::timer::{self, Timer, index_from, index_key};
 
 /// What stands under a key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -71,7 +73,9 @@ pub struct Applied {
     pub origin: Option<u64>,
     /// Event time up to which the source is complete, ms since the epoch.
     pub watermark: Option<i64>,
-    /// What each stage's state comes to.
+    /// How many outputs there are of timers that fired before the event at the cursor.
+    pub fired_outputs: u32,
+    /// What each stage's state comes to, timers included.
     pub usage: BTreeMap<String, Usage>,
     /// When the next value expires; there may be none then.
     next_expiry: Option<i64>,
@@ -108,6 +112,14 @@ pub const FLUSH_BYTES: usize = 16 << 20;
 
 type Memory = BTreeMap<Box<[u8]>, Slot>;
 
+/// What an attempt has changed whose commit is not answered.
+struct Attempted {
+    id: u64,
+    changes: Layer,
+    /// What follows from it for the index of timers.
+    index: Layer,
+}
+
 /// The state of one partition.
 ///
 /// What a consumer reads is all of it: layers in flight over what is committed. Everybody else sees what is committed.
@@ -118,9 +130,11 @@ pub struct PartitionState {
     memory_bytes: usize,
     /// The same, being written to the store.
     frozen: Option<Arc<Memory>>,
-    /// Attempts whose commits are not answered, oldest first, each by its number.
-    layers: VecDeque<(u64, Layer)>,
+    /// Attempts whose commits are not answered, oldest first.
+    layers: VecDeque<Attempted>,
     applied: Applied,
+    /// No timer of a clock is set for a time before this one.
+    no_timer_before: [i64; 2],
     /// The next offset of the changelog that the store does not have.
     flushed: u64,
     /// Why the store cannot be written any more.
@@ -165,6 +179,7 @@ impl PartitionState {
             frozen: None,
             layers: VecDeque::new(),
             applied,
+            no_timer_before: [i64::MIN; 2],
             flushed,
             failure: None,
             copied: false,
@@ -177,6 +192,7 @@ impl PartitionState {
         (self.memory, self.memory_bytes, self.flushed) = (Memory::new(), 0, 0);
         // It has come to nothing: whoever waits for it goes on waiting.
         self.applied = Applied::default();
+        self.no_timer_before = [i64::MIN; 2];
     }
 
     /// Whether somebody makes a snapshot of the store.
@@ -213,7 +229,7 @@ impl PartitionState {
     /// # Errors
     /// When the store cannot be read.
     pub fn apply(&mut self, offset: u64, delta: &Delta) -> Result<(), Error> {
-        self.take_in(offset, (delta.head.from, delta.head.watermark), [&delta.layer])
+        self.take_in(offset, &delta.head, [&delta.layer])
     }
 
     /// Goes on with the changelog at `offset`, wherever it has come to.
@@ -233,47 +249,122 @@ impl PartitionState {
     }
 
     /// The attempt of this number has made these changes.
-    pub fn push(&mut self, id: u64, layer: Layer) {
-        self.layers.push_back((id, layer));
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn push(&mut self, id: u64, changes: Layer) -> Result<(), Error> {
+        let mut index = Layer::default();
+        if changes.has_timers() {
+            let timers = changes.from(&[TIMER]).take_while(|change| change.key.first() == Some(&TIMER));
+            for Change { key, value, .. } in timers {
+                let old = self.get(key)?.and_then(|slot| index_key(key, &slot.value?));
+                old.iter().for_each(|key| index.push(&[], key, None, None));
+                let new = value.and_then(|value| index_key(key, value));
+                new.iter().for_each(|key| index.push(&[], key, Some(&[]), None));
+            }
+        }
+        let set = index.changes().filter(|change| change.value.is_some());
+        for timer in set.filter_map(|change| Timer::of_index(change.key)).collect::<Vec<_>>() {
+            self.timer_is_set(timer.clock, timer.time);
+        }
+        self.layers.push_back(Attempted { id, changes, index });
+        Ok(())
+    }
+
+    fn timer_is_set(&mut self, clock: Clock, time: i64) {
+        let first = &mut self.no_timer_before[clock as usize];
+        *first = time.min(*first);
     }
 
     /// The bytes of a delta with what attempts up to this number have changed, together.
     pub fn delta_through(&self, id: u64, head: Head) -> Vec<u8> {
-        let layers = || self.layers.iter().take_while(|(layer, _)| *layer <= id).map(|(_, layer)| layer);
+        let layers = || self.layers.iter().take_while(|layer| layer.id <= id).map(|layer| &layer.changes);
         encode_delta(head, layers().map(Layer::len).sum(), layers().flat_map(Layer::changes))
     }
 
-    /// The commit that holds the changes of attempts up to this number was made, its delta being at `offset` of the changelog; with
-    /// the first event dealt with, and the watermark behind the last.
+    /// The commit that holds the changes of attempts up to this number was made, its delta being at `offset` of the changelog.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn committed_through(&mut self, id: u64, offset: u64, dealt_with: (u64, Option<i64>)) -> Result<(), Error> {
-        let layers: Vec<_> = std::iter::from_fn(|| self.layers.pop_front_if(|(layer, _)| *layer <= id))
-            .map(|(_, layer)| layer)
-            .collect();
-        self.take_in(offset, dealt_with, &layers)
+    pub fn committed_through(&mut self, id: u64, offset: u64, head: &Head) -> Result<(), Error> {
+        let layers: Vec<_> = std::iter::from_fn(|| self.layers.pop_front_if(|layer| layer.id <= id)).collect();
+        self.take_in(offset, head, layers.iter().map(|layer| &layer.changes))
     }
 
-    /// Takes in what a commit changed that began with the source's event `from`.
+    /// Takes in what a commit changed.
     fn take_in<'a>(
         &mut self,
         offset: u64,
-        (from, watermark): (u64, Option<i64>),
+        head: &Head,
         layers: impl IntoIterator<Item = &'a Layer>,
     ) -> Result<(), Error> {
         self.applied.offset = offset + 1;
-        self.applied.origin.get_or_insert(from);
+        self.applied.origin.get_or_insert(head.from);
         for change in layers.into_iter().flat_map(Layer::changes) {
             self.set(change)?;
         }
-        self.applied.watermark = self.applied.watermark.max(watermark);
+        self.applied.watermark = self.applied.watermark.max(head.watermark);
+        self.applied.fired_outputs = head.fired_outputs;
         self.expire()
     }
 
     /// The attempt of this number, and all after it, never happened.
     pub fn discard_from(&mut self, id: u64) {
-        self.layers.retain(|(layer, _)| *layer < id);
+        self.layers.retain(|layer| layer.id < id);
+        // Timers that have fired in them are set again.
+        self.no_timer_before = [i64::MIN; 2];
+    }
+
+    /// Timers of a clock that are set for `until` or before, attempts in flight included: at most `limit`, in the order in which they fire,
+    /// those of one stage together where times are equal.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn due_timers(&mut self, clock: Clock, until: i64, limit: usize) -> Result<Vec<Timer>, Error> {
+        let (mut due, mut first) = (Vec::new(), i64::MAX);
+        if self.no_timer_before[clock as usize] > until {
+            return Ok(due);
+        }
+        self.scan_timers(clock, &mut |timer| {
+            first = first.min(timer.time);
+            let go_on = timer.time <= until && due.len() < limit;
+            due.extend(go_on.then_some(timer));
+            go_on
+        })?;
+        self.no_timer_before[clock as usize] = first;
+        Ok(due)
+    }
+
+    /// When the next timer of a clock fires, attempts in flight included; the end of time when there is none.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn next_timer(&mut self, clock: Clock) -> Result<i64, Error> {
+        let mut first = i64::MAX;
+        self.scan_timers(clock, &mut |timer| {
+            first = timer.time;
+            false
+        })?;
+        self.no_timer_before[clock as usize] = first;
+        Ok(first)
+    }
+
+    /// The time of the last timer of a clock, attempts in flight included. It looks at all of them.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn last_timer(&self, clock: Clock) -> Result<Option<i64>, Error> {
+        let mut last = None;
+        self.scan_timers(clock, &mut |timer| {
+            last = Some(timer.time);
+            true
+        })?;
+        Ok(last)
+    }
+
+    fn scan_timers(&self, clock: Clock, visit: &mut dyn FnMut(Timer) -> bool) -> Result<(), Error> {
+        let (prefix, from) = index_from(clock, self.no_timer_before[clock as usize]);
+        self.scan(&prefix, &from, true, &mut |change| Timer::of_index(change.key).is_none_or(&mut *visit))
     }
 
     /// Takes what is committed out of memory, to be written to the store; `None` while that is under way, or there is nothing.
@@ -315,7 +406,7 @@ impl PartitionState {
     /// # Errors
     /// When the store cannot be read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Slot>, Error> {
-        let in_flight = self.layers.iter().rev().find_map(|(_, layer)| layer.get(key));
+        let in_flight = self.layers.iter().rev().find_map(|layer| layer.changes.get(key));
         match in_flight {
             Some(change) => Ok(change.value.map(|value| Slot { value: Some(value.to_vec()), expires: change.expires })),
             None => self.get_committed(key),
@@ -358,7 +449,8 @@ impl PartitionState {
             let changes: Changes<'_> = Box::new(memory.range::<[u8], _>(range).map(|(key, slot)| slot.change(key)));
             over.push(changes.peekable());
         }
-        for (_, layer) in self.layers.iter().filter(|_| in_flight) {
+        let in_flight = self.layers.iter().filter(|_| in_flight);
+        for layer in in_flight.flat_map(|layer| [&layer.changes, &layer.index]) {
             let changes: Changes<'_> = Box::new(layer.from(from).take_while(|change| before_end(change.key)));
             over.push(changes.peekable());
         }
@@ -388,16 +480,17 @@ impl PartitionState {
     /// # Errors
     /// When the store cannot be read.
     pub fn size_with(&self, stage: &str, changes: &Layer, enough: u64) -> Result<u64, Error> {
-        let prefix = prefix_of(stage);
+        let prefixes = [prefix_of(stage), timer::prefix(stage)];
         let committed = self.applied.usage.get(stage).map_or(0, |usage| usage.bytes);
-        let layers = || self.layers.iter().map(|(_, layer)| layer).chain([changes]);
+        let layers = || self.layers.iter().map(|layer| &layer.changes).chain([changes]);
         let at_most = committed + layers().map(|layer| layer.bytes() as u64).sum::<u64>();
         if at_most <= enough {
             return Ok(at_most);
         }
         let size =
-            |key: &[u8], value: Option<&[u8]>| value.map_or(0, |value| (key.len() - prefix.len() + value.len()) as u64);
-        let own = layers().flat_map(Layer::changes).filter(|change| change.key.starts_with(&prefix));
+            |key: &[u8], value: Option<&[u8]>| value.map_or(0, |value| (key.len() - prefixes[0].len() + value.len()) as u64);
+        let is_own = |change: &Change<'_>| prefixes.iter().any(|prefix| change.key.starts_with(prefix));
+        let own = layers().flat_map(Layer::changes).filter(is_own);
         let last: BTreeMap<_, _> = own.map(|change| (change.key, change.value)).collect();
         let mut exactly = committed;
         for (key, value) in last {
@@ -411,6 +504,9 @@ impl PartitionState {
     fn set(&mut self, change: Change<'_>) -> Result<(), Error> {
         let Change { key, value, expires } = change;
         let expires = expires.filter(|_| value.is_some());
+        if key.first() == Some(&TIMER) {
+            self.index(key, value)?;
+        }
         // What changes often is there already, and takes the new value in the old one's place.
         let (old_len, old_expires) = match self.memory.get_mut(key) {
             Some(slot) => {
@@ -455,6 +551,19 @@ impl PartitionState {
                 self.applied.next_expiry = Some(self.applied.next_expiry.map_or(after, |next| next.min(after)));
                 self.put(expiry_key(after, key), Slot { value: Some(Vec::new()), expires: None });
             }
+        }
+        Ok(())
+    }
+
+    /// A timer is about to be set or cleared for good.
+    fn index(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
+        let old = self.get_committed(key)?.and_then(|slot| index_key(key, &slot.value?));
+        old.into_iter().for_each(|key| self.put(key, Slot::default()));
+        if let Some(key) = value.and_then(|value| index_key(key, value)) {
+            if let Some(timer) = Timer::of_index(&key) {
+                self.timer_is_set(timer.clock, timer.time);
+            }
+            self.put(key, Slot { value: Some(Vec::new()), expires: None });
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use sluice_event::Clock;
 
 use crate::*;
 
@@ -14,6 +15,8 @@ type Plain = BTreeMap<Vec<u8>, (Vec<u8>, Option<i64>)>;
 enum Act {
     /// An attempt changes these keys; none for a value deletes.
     Attempt(Vec<(u8, Option<u8>, Option<i64>)>),
+    /// An attempt sets timers by these numbers, or clears them; every second goes by the time of day.
+    Timers(Vec<(u8, Option<i64>)>),
     /// The oldest attempt is committed, and the watermark goes on by so much.
     Commit(i64),
     /// All attempts fall.
@@ -26,7 +29,9 @@ enum Act {
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let write = (0..12u8, proptest::option::of(any::<u8>()), proptest::option::of(1..60i64));
+    let timer = (0..6u8, proptest::option::of(-5..20i64));
     let act = prop_oneof![
+        2 => proptest::collection::vec(timer, 0..4).prop_map(Act::Timers),
         4 => proptest::collection::vec(write, 0..6).prop_map(Act::Attempt),
         4 => (0..8i64).prop_map(Act::Commit),
         1 => Just(Act::Fall),
@@ -67,9 +72,16 @@ impl Run {
                     let value = value.map(|value| [value; 3]);
                     layer.push(&[], &key(*number), value.as_ref().map(|value| &value[..]), *expires);
                 }
-                self.state.push(self.next, layer.clone());
-                self.attempts.push((self.next, layer));
-                self.next += 1;
+                self.attempt(layer);
+            }
+            Act::Timers(changes) => {
+                let mut layer = Layer::default();
+                for (number, time) in changes {
+                    let clock = if number % 2 == 0 { Clock::EventTime } else { Clock::WallClock };
+                    let to = time.map(|time| (clock, time));
+                    set_timer("stage", &[b'k', *number][..1 + usize::from(number % 3 > 0)], b"tag", to, &mut layer);
+                }
+                self.attempt(layer);
             }
             Act::Commit(by) if !self.attempts.is_empty() => self.commit(*by),
             Act::Commit(_) => {}
@@ -95,6 +107,32 @@ impl Run {
         }
     }
 
+    fn attempt(&mut self, layer: Layer) {
+        self.state.push(self.next, layer.clone()).unwrap();
+        self.attempts.push((self.next, layer));
+        self.next += 1;
+    }
+
+    /// Timers, as the plain map has them, in the order in which they fire.
+    fn check_timers(&mut self, all: &Plain) {
+        for clock in [Clock::EventTime, Clock::WallClock] {
+            let mut set: Vec<Timer> = Vec::new();
+            for (key, (value, _)) in all.iter().filter(|(key, _)| key[0] == 3 && all[*key].0[0] == clock as u8) {
+                let own = stage_and_key(key).unwrap().1;
+                let (len, rest) = own.split_first_chunk::<4>().unwrap();
+                let (key, tag) = rest.split_at(u32::from_be_bytes(*len) as usize);
+                let time = i64::from_le_bytes(value[1..].try_into().unwrap());
+                set.push(Timer { stage: "stage".into(), clock, time, key: key.into(), tag: tag.into() });
+            }
+            set.sort_by(|a, b| a.due(0).order().cmp(&b.due(0).order()));
+            let due: Vec<_> = set.iter().filter(|timer| timer.time <= 7).cloned().collect();
+            assert_eq!(self.state.due_timers(clock, 7, 100).unwrap(), due);
+            assert_eq!(self.state.next_timer(clock).unwrap(), set.first().map_or(i64::MAX, |timer| timer.time));
+            assert_eq!(self.state.due_timers(clock, i64::MAX, 100).unwrap(), set);
+            assert_eq!(self.state.due_timers(clock, i64::MAX, 1).unwrap(), set.into_iter().take(1).collect::<Vec<_>>());
+        }
+    }
+
     fn commit(&mut self, by: i64) {
         let (id, layer) = self.attempts.remove(0);
         self.watermark += by;
@@ -103,7 +141,7 @@ impl Run {
         let head = Head { from: offset, to: offset + 1, watermark, ..Head::default() };
         self.changelog.push(self.state.delta_through(id, head));
         assert_eq!(Delta::decode(&self.changelog[offset as usize]).unwrap(), Delta { head, layer: layer.clone() });
-        self.state.committed_through(id, offset, (offset, watermark)).unwrap();
+        self.state.committed_through(id, offset, &head).unwrap();
         for Change { key, value, expires } in layer.changes() {
             match value {
                 Some(value) => self.plain.insert(key.to_vec(), (value.to_vec(), expires)),
@@ -113,7 +151,7 @@ impl Run {
         self.plain.retain(|_, (_, expires)| expires.is_none_or(|expires| expires > self.watermark));
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
         let scanned = |in_flight, prefix: &[u8]| {
             let mut found = Plain::new();
             self.state
@@ -125,7 +163,8 @@ impl Run {
             found
         };
         let stage = prefix_of("stage");
-        assert_eq!(scanned(false, &stage), self.plain);
+        let values = |all: &Plain| all.clone().into_iter().filter(|(key, _)| key[0] == 1).collect::<Plain>();
+        assert_eq!(scanned(false, &stage), values(&self.plain));
         let mut with_attempts = self.plain.clone();
         for Change { key, value, expires } in self.attempts.iter().flat_map(|(_, layer)| layer.changes()) {
             match value {
@@ -133,10 +172,10 @@ impl Run {
                 None => with_attempts.remove(key),
             };
         }
-        assert_eq!(scanned(true, &stage), with_attempts);
+        assert_eq!(scanned(true, &stage), values(&with_attempts));
         let of_one = |all: &Plain| -> Plain {
             all.iter()
-                .filter(|(key, _)| key[stage.len()] == 1)
+                .filter(|(key, _)| key[0] == 1 && key[stage.len()] == 1)
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect()
         };
@@ -149,6 +188,7 @@ impl Run {
         let usage = self.state.applied().usage.get("stage").copied().unwrap_or_default();
         let bytes: usize = self.plain.iter().map(|(key, (value, _))| key.len() - stage.len() + value.len()).sum();
         assert_eq!((usage.keys, usage.bytes), (self.plain.len() as u64, bytes as u64));
+        self.check_timers(&with_attempts);
     }
 }
 

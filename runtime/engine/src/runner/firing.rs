@@ -1,0 +1,275 @@
+//! Timers of a lane: when they are called, and what becomes of one that fails.
+//!
+//! Timers come with the events between which they fire. When anything goes wrong in such a call, for a while they are called apart, and in the end one by
+//! one: **what is to blame is one event, or one timer.**
+
+use sluice_event::{Batch, Clock, NewEvent};
+use sluice_log::ReadBatch;
+use sluice_state::Timer;
+
+use super::{LINE_CHARS, LaneRunner, Retrying, Step};
+use crate::chain::Called;
+use crate::dead_letter::{DeadLetter, DeadTimer};
+use crate::delivery::Counts;
+use crate::errors::{Failed, OnError};
+use crate::keyed::Keyed;
+use crate::lane::HaltKind;
+use crate::legible::brief;
+use crate::port::CallError;
+use crate::timers::{Due, TIMER_IN_HAND};
+
+/// After a call with events and timers failed, so many calls have one or the other.
+const CALLS_APART: u32 = 16;
+
+/// How timers are to be called.
+#[derive(Debug, Default)]
+pub(super) struct Firing {
+    /// So many more calls have timers or events, not both.
+    apart: u32,
+    /// The next call with timers has at most so many.
+    at_most: Option<usize>,
+    /// A timer that failed and is to be tried again, and how often it was tried.
+    tried: Option<(Timer, u32)>,
+    /// Timers that failed before the events at these offsets, of which the breaker knows: what is discarded comes again.
+    counted: Vec<(u64, Timer)>,
+    /// The timer that the lane stands still at.
+    pub(super) halted: Option<Timer>,
+}
+
+impl LaneRunner {
+    /// Whether timers wait to fire.
+    pub(super) fn timers_due(&mut self) -> bool {
+        if !self.chain.has_timers() {
+            return false;
+        }
+        // A failure shows when they are called.
+        self.due_now().map_or(true, |due| !due.is_empty())
+    }
+
+    fn due_now(&mut self) -> Result<Vec<Timer>, sluice_state::Error> {
+        let now = self.clock.now();
+        match &mut self.keyed {
+            Some(keyed) if self.chain.has_timers() => keyed.due_now(now),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// When the lane is to be woken for a timer that goes by the time of day.
+    pub(super) fn next_timer(&mut self) -> Option<std::time::Duration> {
+        /// The time of day may be set anew meanwhile.
+        const MOST: u64 = 60_000;
+        let keyed = self.keyed.as_mut().filter(|_| self.chain.has_timers())?;
+        // A failure shows when they are called.
+        let next = keyed.next_by_wall_clock().ok().flatten()?;
+        let millis = u64::try_from(next.saturating_sub(self.clock.now())).unwrap_or(0).clamp(1, MOST);
+        Some(self.clock.elapsed() + std::time::Duration::from_millis(millis))
+    }
+
+    /// Has all timers fire that are set by now for a time of events, for no more events are to come. Whether there are any.
+    pub fn close(&mut self) -> bool {
+        let closed = self.keyed.as_mut().filter(|_| self.chain.has_timers()).map(Keyed::close);
+        closed.is_some_and(|closed| closed.unwrap_or(true))
+    }
+
+    /// Calls the timers that are due at `from`, where that is to be a call of its own.
+    pub(super) fn fire_apart(&mut self, from: u64, at_most: Option<u32>, readable: u64) -> Result<Vec<Timer>, Step> {
+        let now = match self.due_now() {
+            Ok(now) => now,
+            Err(error) => {
+                self.lane.halt_at(from, HaltKind::Other, error.to_string());
+                return Err(Step::Worked);
+            }
+        };
+        let apart = self.is_apart(from, at_most) || from >= readable;
+        let Some(first) = now.first().filter(|_| apart) else { return Ok(now) };
+        let Some(stage) = self.chain.position(&first.stage) else {
+            let reason = format!("a timer of stage {}, which the pipeline does not have any more", first.stage);
+            self.lane.halt_at(from, HaltKind::Other, reason);
+            return Err(Step::Worked);
+        };
+        let same = now.iter().take_while(|timer| timer.stage == first.stage).count();
+        let mut due = Due {
+            stage,
+            before: vec![0; now.len()],
+            timers: now,
+            fired_outputs: self.keyed.as_ref().map_or(0, Keyed::fired_outputs),
+        };
+        let alone = self.chain.sets_timers_behind(stage);
+        due.truncate(if alone { 1 } else { same.min(self.firing.at_most.unwrap_or(usize::MAX)) });
+        self.batch = ReadBatch { base_offset: from, ..std::mem::take(&mut self.batch) };
+        (self.batch.count, self.batch.bytes) = (0, Vec::new());
+        self.keyed.iter_mut().for_each(|keyed| keyed.begin(self.batch.region()));
+        self.call(from, &due, false);
+        Err(Step::Worked)
+    }
+
+    /// Whether events and timers are to be called apart at `from`.
+    fn is_apart(&self, from: u64, at_most: Option<u32>) -> bool {
+        let quiet_until = self.keyed.as_ref().map_or(0, Keyed::quiet_until);
+        at_most.is_some() || self.firing.apart > 0 || !self.chain.takes_timers_between() || from == quiet_until
+    }
+
+    /// The timers that come with the events that were read, of which those are cut off that cannot come along.
+    pub(super) fn due_between(
+        &mut self,
+        from: u64,
+        at_most: Option<u32>,
+        now: &[Timer],
+    ) -> Result<Due, sluice_state::Error> {
+        let apart = self.is_apart(from, at_most);
+        let Some(keyed) = self.keyed.as_ref().filter(|_| self.chain.has_timers()) else { return Ok(Due::default()) };
+        let (due, events) = keyed.due_between(now, apart)?;
+        if events < self.batch.count {
+            let kept = self.batch.region().prefix(events, usize::MAX).map_or(0, |kept| kept.bytes().len());
+            self.batch.bytes.truncate(kept);
+            self.batch.count = events;
+        }
+        Ok(due)
+    }
+
+    /// A call with timers was made, or one that has to be made with less. What is left to do of it, if it can be used.
+    pub(super) fn called_with_timers(&mut self, from: u64, due: &Due, called: Called) -> Option<Called> {
+        let events = self.batch.count;
+        if let Some(cut) = called.cut {
+            self.batch_size.shrink();
+            match cut.events {
+                0 => (self.firing.apart, self.firing.at_most) = (CALLS_APART, Some(cut.timers.max(1) as usize)),
+                events => self.lane.single_out(from + u64::from(events)),
+            }
+            return None;
+        }
+        let failed = called.failed.first().or(called.stopped.as_ref()).cloned();
+        let of_timer = called.failed_timer.or(failed.as_ref().filter(|_| events == 0).map(|failed| failed.index));
+        match (of_timer, failed) {
+            (Some(_), Some(failed)) if events == 0 && due.len() == 1 => {
+                self.timer_failed(from, &due.timers[0], failed);
+                None
+            }
+            (Some(timer), _) => {
+                self.look_apart(Some(timer), events == 0);
+                None
+            }
+            (None, _) => {
+                self.firing.apart = self.firing.apart.saturating_sub(1);
+                if events == 0 {
+                    (self.firing.at_most, self.firing.tried) = (None, None);
+                    self.state.retrying = None;
+                }
+                Some(called)
+            }
+        }
+    }
+
+    /// A call with timers did not return, or returned nonsense. Whether that was dealt with.
+    pub(super) fn call_with_timers_failed(&mut self, from: u64, due: &Due, stage: usize, error: &CallError) -> bool {
+        if due.is_empty() {
+            return false;
+        }
+        self.state.failed_calls += 1;
+        if self.batch.count == 0 && due.len() == 1 {
+            let error = CallError { in_hand: None, ..error.clone() };
+            self.timer_failed(from, &due.timers[0], Failed { index: 0, stage, error, attempts: 1 });
+            return true;
+        }
+        let in_hand = error.in_hand.filter(|in_hand| in_hand & TIMER_IN_HAND != 0).map(|index| index & !TIMER_IN_HAND);
+        let timers_only = self.batch.count == 0;
+        self.look_apart(in_hand.or(timers_only.then_some(due.len() as u32 / 2)), timers_only);
+        true
+    }
+
+    /// Has events and timers called apart, with at most so many timers first: those before the one that is suspected, then it alone.
+    fn look_apart(&mut self, timer: Option<u32>, timers_only: bool) {
+        self.firing.apart = CALLS_APART;
+        self.firing.at_most = timer.filter(|_| timers_only).map(|timer| timer.max(1) as usize);
+    }
+
+    /// A timer failed that was called alone.
+    fn timer_failed(&mut self, from: u64, timer: &Timer, failed: Failed) {
+        (self.firing.at_most, self.firing.apart) = (Some(1), CALLS_APART);
+        self.chain.drop_instances();
+        let tried = self.firing.tried.take().filter(|(tried, _)| tried == timer).map_or(0, |(_, attempts)| attempts);
+        let failed = Failed { attempts: tried + 1, ..failed };
+        self.state.failed_calls += 1;
+        let may_pass = failed.error.kind == crate::port::CallErrorKind::Transient;
+        let reason = format!("{}: {}", Told(timer), self.explain(&failed));
+        if may_pass && failed.attempts < self.config.errors.retry.attempts {
+            let until = self.clock.elapsed() + self.config.errors.retry.backoff(failed.attempts, from);
+            let (attempts, told) = (failed.attempts, brief(&reason, LINE_CHARS));
+            tracing::info!(source = %self.config.source, from, attempts, reason = told, "will be tried again");
+            self.firing.tried = Some((timer.clone(), attempts));
+            self.state.retrying = Some(Retrying { offset: from, attempts, reason, until });
+            return;
+        }
+        self.state.retrying = None;
+        let mut dead = Batch::default();
+        let on_error = self.config.errors.on_error;
+        match on_error {
+            OnError::Skip => {}
+            OnError::DeadLetter { .. } if self.breaker_allows(from, timer) => {
+                dead = self.bury_timer(from, timer, &failed);
+            }
+            OnError::DeadLetter { .. } => {
+                let reason = format!("{}; the first one here: {reason}", self.config.errors.breaker.reason());
+                return self.lane.halt_at(from, HaltKind::Breaker, reason);
+            }
+            OnError::Halt => {
+                self.firing.halted = Some(timer.clone());
+                return self.lane.halt_at(from, HaltKind::Event, reason);
+            }
+        }
+        self.pass_over_timer(from, timer, dead);
+    }
+
+    /// Whether a timer may be dead-lettered.
+    fn breaker_allows(&mut self, from: u64, timer: &Timer) -> bool {
+        let cursor = self.lane.cursor();
+        self.firing.counted.retain(|(offset, _)| *offset >= cursor);
+        let is_known = self.firing.counted.iter().any(|(offset, known)| *offset == from && known == timer);
+        if !is_known {
+            self.firing.counted.push((from, timer.clone()));
+        }
+        self.config.errors.breaker.allows(u32::from(!is_known), (!is_known).then_some(0).into_iter())
+    }
+
+    /// Lets go of a timer that does not go through.
+    pub(super) fn pass_over_timer(&mut self, from: u64, timer: &Timer, dead: Batch) {
+        let mut changes = sluice_state::Layer::default();
+        timer.remove(&mut changes);
+        let fired_outputs = self.keyed.as_ref().map_or(0, Keyed::fired_outputs);
+        self.commit_changes((from, from), Counts::default(), dead, (changes, fired_outputs, true));
+    }
+
+    /// The dead letter of a timer: an event with its key, and its tag as the value.
+    fn bury_timer(&self, from: u64, timer: &Timer, failed: &Failed) -> Batch {
+        let position = DeadLetter {
+            timer: Some(DeadTimer {
+                clock: match timer.clock {
+                    Clock::EventTime => "event-time".to_owned(),
+                    Clock::WallClock => "wall-clock".to_owned(),
+                },
+                time: timer.time,
+            }),
+            ..self.position(from)
+        };
+        let letter = failed.letter(position, &self.config.stages[failed.stage], self.clock.now());
+        let (mut one, mut dead) = (Batch::default(), Batch::default());
+        let event = NewEvent { timestamp: timer.time, key: Some(&timer.key), value: &timer.tag, ..NewEvent::default() };
+        let pushed = one.push(&event);
+        debug_assert!(pushed.is_ok(), "keys and tags of timers are small");
+        for event in one.region().events().flatten() {
+            letter.push(&event, self.config.source, &mut dead);
+        }
+        dead
+    }
+}
+
+/// A timer, as an operator reads of it.
+struct Told<'a>(&'a Timer);
+
+impl std::fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Timer { time, key, tag, .. } = self.0;
+        let text = |bytes: &[u8]| crate::legible::legible(&String::from_utf8_lossy(bytes));
+        write!(f, "the timer {:?} of key {:?} at {time}", text(tag), text(key))
+    }
+}
