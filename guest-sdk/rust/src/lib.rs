@@ -25,6 +25,7 @@ mod runner;
 mod state;
 pub mod testing;
 mod timer;
+pub mod window;
 
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]

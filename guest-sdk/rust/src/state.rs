@@ -92,9 +92,16 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     /// When the event in hand has no key.
     pub fn set_for<'k>(&self, key: impl Key<'k>, value: T, time_to_live: Duration) -> Result {
         let millis = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
-        let expires = NOW.get().timestamp.saturating_add(millis);
+        self.set_until(key, value, NOW.get().timestamp.saturating_add(millis))
+    }
+
+    /// Sets the value of a key until the partition's watermark comes to a time, in milliseconds since the epoch.
+    ///
+    /// # Errors
+    /// When the event in hand has no key.
+    pub fn set_until<'k>(&self, key: impl Key<'k>, value: T, time: i64) -> Result {
         // The very beginning of the epoch means never where it is kept.
-        self.0.put(bytes_of(key)?, Value::There(value), Some(if expires == 0 { 1 } else { expires }));
+        self.0.put(bytes_of(key)?, Value::There(value), Some(if time == 0 { 1 } else { time }));
         Ok(())
     }
 

@@ -81,6 +81,9 @@ pub(crate) struct Run {
     /// Stop when all input has been dealt with and committed
     #[arg(long)]
     pub(crate) until_idle: bool,
+    /// With --until-idle: then have timers fire that are set for a time of events, as if later events had come
+    #[arg(long, requires = "until_idle")]
+    pub(crate) close_windows: bool,
     /// When a commit counts as durable: fsync (survives a power cut), interval:100ms (a power cut may lose the last 100 ms), or
     /// os (survives the death of the process)
     #[arg(long, value_name = "D", default_value = "fsync")]

@@ -22,6 +22,8 @@ pub struct Halt {
 pub enum HaltKind {
     /// An event that does not go through.
     Event,
+    /// A timer that does not go through, before the event there.
+    Timer,
     /// So many events failed that the pipeline stopped before it would write more dead letters.
     Breaker,
     /// Damage to the log: no plugin is to blame.

@@ -21,6 +21,8 @@ const MAX_IN_FLIGHT: usize = 8;
 /// One pipeline that runs.
 pub(crate) struct Running {
     pub(crate) name: String,
+    /// Topics it reads.
+    pub(crate) sources: Vec<String>,
     /// Topics it writes to.
     pub(crate) sinks: Vec<String>,
     /// Each partition it reads, with the scheduler's number of its lane.
@@ -294,7 +296,7 @@ pub(crate) fn run(
         sinks: routed,
         errors,
     });
-    Ok(Running { name: pipeline.name.clone(), sinks, lanes, breaker, redrive })
+    Ok(Running { name: pipeline.name.clone(), sources: pipeline.sources.clone(), sinks, lanes, breaker, redrive })
 }
 
 fn errors(log: &Log, errors: &sluice_config::Errors) -> Result<ErrorPolicy, Error> {

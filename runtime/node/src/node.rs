@@ -240,7 +240,7 @@ impl Node {
     /// Whether a lane stands still at an event.
     fn is_blocked(&self, lane: usize) -> bool {
         let halt = self.scheduler.seen(lane).and_then(|seen| seen.state.halt);
-        halt.is_some_and(|halt| halt.kind == HaltKind::Event)
+        halt.is_some_and(|halt| matches!(halt.kind, HaltKind::Event | HaltKind::Timer))
     }
 
     /// Has a pipeline stand still for a reason, until it is resumed, and remembers it.
@@ -373,6 +373,36 @@ impl Node {
         self.wait_for(interrupted, || self.idle().or_else(|| self.refused()))
     }
 
+    /// The same, then has the timers fire that are set for a time of events, for no more events are to come: pipeline by pipeline, those first whose
+    /// outputs others read.
+    pub fn wait_until_closed(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
+        let mut open: Vec<String> = self.running().iter().map(|running| running.name.clone()).collect();
+        loop {
+            let outcome = self.wait_until_idle(interrupted);
+            if open.is_empty() || !matches!(outcome, Outcome::Idle) {
+                return outcome;
+            }
+            let running = self.running();
+            let writes = |name: &String, topic: &String| {
+                running.iter().any(|other| other.name == *name && other.sinks.contains(topic))
+            };
+            let waits = |name: &String| {
+                let own = running.iter().find(|running| running.name == *name);
+                let sources = own.map(|own| &own.sources[..]).unwrap_or_default();
+                sources.iter().any(|topic| open.iter().any(|other| other != name && writes(other, topic)))
+            };
+            let mut ready: Vec<String> = open.iter().filter(|name| !waits(name)).cloned().collect();
+            if ready.is_empty() {
+                // No definition with a cycle is taken; should there be one, it must come to an end.
+                ready.clone_from(&open);
+            }
+            open.retain(|name| !ready.contains(name));
+            for lane in running.iter().filter(|running| ready.contains(&running.name)).flat_map(|running| &running.lanes) {
+                self.scheduler.close(lane.1);
+            }
+        }
+    }
+
     /// Waits until storage fails or somebody interrupts.
     pub fn wait(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
         self.wait_for(interrupted, || None)
@@ -440,7 +470,9 @@ impl Node {
         }
         let mut pipelines = self.status().pipelines;
         pipelines.retain(|pipeline| pipeline.state != PipelineState::Stopped);
-        let done = |lane: &LaneStatus| lane.halted.is_some() || lane.paused || lane.lag == 0;
+        let done = |lane: &LaneStatus| {
+            lane.halted.is_some() || lane.paused || (lane.lag == 0 && lane.retrying.is_none())
+        };
         if !pipelines.iter().flat_map(|p| &p.partitions).all(done) || self.log.last_seq() != seq {
             return None;
         }

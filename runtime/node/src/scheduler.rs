@@ -34,6 +34,8 @@ const MOVED: u8 = 1;
 const RESUME: u8 = 2;
 /// Told to a lane: pass over the event that blocks it.
 const SKIP: u8 = 4;
+/// No more events are to come: its timers fire.
+const CLOSE: u8 = 8;
 
 struct Slot {
     pipeline: usize,
@@ -273,6 +275,9 @@ impl Shared {
         if told & MOVED != 0 {
             runner.resync();
         }
+        if told & CLOSE != 0 {
+            runner.close();
+        }
         if told & RESUME != 0 {
             runner.resume(told & SKIP != 0);
         }
@@ -416,6 +421,11 @@ impl Scheduler {
     /// Has a lane try again what it stands still at, or pass over it.
     pub(crate) fn resume(&self, lane: usize, skip: bool) {
         self.tell(lane, if skip { RESUME | SKIP } else { RESUME });
+    }
+
+    /// Has a lane fire its timers, for no more events are to come.
+    pub(crate) fn close(&self, lane: usize) {
+        self.tell(lane, CLOSE);
     }
 
     /// Tells a lane that its cursor was set anew.

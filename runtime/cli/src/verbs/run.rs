@@ -51,8 +51,12 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     }
     let asked_to_stop = |times| move |signals: &AtomicU32| signals.load(Ordering::SeqCst) >= times;
     let (first, second) = (asked_to_stop(1), asked_to_stop(2));
-    let outcome =
-        if verb.until_idle { node.wait_until_idle(&|| first(&signals)) } else { node.wait(&|| first(&signals)) };
+    let stopped = || first(&signals);
+    let outcome = match (verb.until_idle, verb.close_windows) {
+        (true, true) => node.wait_until_closed(&stopped),
+        (true, false) => node.wait_until_idle(&stopped),
+        (false, _) => node.wait(&stopped),
+    };
     let result = match outcome {
         Outcome::Failed(error) => Err(Failure::from(error)),
         Outcome::Refused(reason) => Err(refused(reason)),

@@ -77,6 +77,9 @@ fn render(status: &Status) -> String {
                          `sluice pipeline resume {name} --skip` passes over it; a mended plugin is taken when the node starts\n",
                         lane.topic, lane.partition, halted.offset
                     )),
+                    HaltKind::Timer => out.push_str(&format!(
+                        "help: `sluice pipeline resume {name}` tries the timer again, `sluice pipeline resume {name} --skip` lets go of it; a mended plugin is taken when the node starts\n"
+                    )),
                     HaltKind::Breaker | HaltKind::Other => out.push_str(&format!(
                         "help: `sluice pipeline resume {name}` lets it go on, once what is wrong is mended\n"
                     )),

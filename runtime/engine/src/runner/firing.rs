@@ -214,7 +214,7 @@ impl LaneRunner {
             }
             OnError::Halt => {
                 self.firing.halted = Some(timer.clone());
-                return self.lane.halt_at(from, HaltKind::Event, reason);
+                return self.lane.halt_at(from, HaltKind::Timer, reason);
             }
         }
         self.pass_over_timer(from, timer, dead);

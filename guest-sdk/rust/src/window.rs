@@ -1,0 +1,214 @@
+//! Windows over the time of events, and what can be made of what falls into them.
+//!
+//! ```
+//! use std::time::Duration;
+//! use sluice_sdk::window::{Count, Windows};
+//! use sluice_sdk::{Config, Consumer, Event, Outputs, Result, Timer, consumer, json};
+//!
+//! /// Counts the events of each key in each minute.
+//! struct PerMinute {
+//!     minutes: Windows<Count>,
+//! }
+//!
+//! impl Consumer for PerMinute {
+//!     fn init(config: &Config) -> Result<Self> {
+//!         config.must_be_empty()?;
+//!         Ok(Self { minutes: Windows::tumbling("minutes", Duration::from_secs(60)) })
+//!     }
+//!
+//!     fn process(&mut self, event: &Event, _: &mut Outputs) -> Result {
+//!         self.minutes.add(event.key(), event.timestamp(), &())?;
+//!         Ok(())
+//!     }
+//!
+//!     fn fire(&mut self, timer: &Timer, out: &mut Outputs) -> Result {
+//!         for window in self.minutes.close(timer)? {
+//!             out.output().key(timer.key()).timestamp(window.end - 1).send(json(window.value.0))?;
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! consumer!(type PerMinute);
+//! ```
+//!
+//! A window closes when the partition's watermark comes to its end: then nothing that belongs into it is expected any more. What comes all the same is
+//! late, and left out. The pipeline grants `state` and `timers`; `lateness` in its `[time]` says how long it waits for what is out of order.
+
+mod aggregate;
+mod dedupe;
+mod join;
+
+pub use aggregate::{Aggregate, Average, Count, Distinct, Max, Min, Sum};
+pub use dedupe::Seen;
+pub use join::Join;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::now;
+use crate::{Key, Result, State, Timer, Timers};
+
+/// A window of time, and what it has come to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window<A> {
+    /// Its first millisecond, since the epoch.
+    pub start: i64,
+    /// Behind its last.
+    pub end: i64,
+    /// What it has come to.
+    pub value: A,
+}
+
+/// How time is cut.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// A window of this size begins with every step.
+    Every { size: i64, step: i64 },
+    /// A window ends so long after the last event in it.
+    Gap(i64),
+}
+
+/// What came to a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "what is late is in no window"]
+pub enum Added {
+    /// It is in at least one.
+    InTime,
+    /// All its windows are closed: it is in none.
+    Late,
+}
+
+/// Windows over keys; see the [module](self).
+pub struct Windows<A> {
+    cut: Cut,
+    open: State<Vec<Window<A>>>,
+    closes: Timers,
+}
+
+fn millis(duration: Duration) -> i64 {
+    let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    assert!(millis > 0, "a window of no time");
+    millis
+}
+
+impl<A: Serialize + serde::de::DeserializeOwned + Clone + Default + 'static> Windows<A> {
+    fn of(name: &str, cut: Cut) -> Self {
+        Self { cut, open: State::named(name), closes: Timers::named(name) }
+    }
+
+    /// One behind the other: each event is in one. To be called in [`Consumer::init`](crate::Consumer::init).
+    ///
+    /// # Panics
+    /// When the name is not one for [`State`], or the size is none.
+    pub fn tumbling(name: &str, size: Duration) -> Self {
+        Self::sliding(name, size, size)
+    }
+
+    /// One begins with every step: where steps are shorter than windows, each event is in several.
+    ///
+    /// # Panics
+    /// As [`tumbling`](Self::tumbling); and when an event would be in more than 1000.
+    pub fn sliding(name: &str, size: Duration, step: Duration) -> Self {
+        let (size, step) = (millis(size), millis(step));
+        assert!(size / step <= 1000, "an event would be in {} windows; 1000 are the most", size / step);
+        Self::of(name, Cut::Every { size, step })
+    }
+
+    /// A window goes on while its key has an event at least this often.
+    ///
+    /// # Panics
+    /// As [`tumbling`](Self::tumbling).
+    pub fn session(name: &str, gap: Duration) -> Self {
+        Self::of(name, Cut::Gap(millis(gap)))
+    }
+
+    /// Adds something of a time to the windows of a key.
+    ///
+    /// # Errors
+    /// When the event in hand has no key, or what is kept is not of this type.
+    pub fn add<'k, I>(&self, key: impl Key<'k> + Copy, time: i64, item: &I) -> Result<Added>
+    where
+        A: Aggregate<I>,
+    {
+        let mut open = self.open.get(key)?.unwrap_or_default();
+        let before: Vec<i64> = open.iter().map(|window| window.end).collect();
+        let watermark = now().watermark.unwrap_or(i64::MIN);
+        let mut value = A::default();
+        value.add(item);
+        let mut added = Added::Late;
+        let mut put = |start: i64, end: i64| {
+            if end > watermark {
+                merge(&mut open, Window { start, end, value: value.clone() }, matches!(self.cut, Cut::Gap(_)));
+                added = Added::InTime;
+            }
+        };
+        match self.cut {
+            Cut::Gap(gap) => put(time, time.saturating_add(gap)),
+            Cut::Every { size, step } => {
+                let mut start = time.saturating_sub(time.rem_euclid(step));
+                while start > time.saturating_sub(size) {
+                    put(start, start.saturating_add(size));
+                    start = start.saturating_sub(step);
+                }
+            }
+        }
+        if added == Added::InTime {
+            let after: Vec<i64> = open.iter().map(|window| window.end).collect();
+            for gone in before.iter().filter(|end| !after.contains(end)) {
+                self.closes.clear_tagged(key, &gone.to_string())?;
+            }
+            for new in after.iter().filter(|end| !before.contains(end)) {
+                self.closes.set_tagged(key, &new.to_string(), *new)?;
+            }
+            self.open.set(key, open)?;
+        }
+        Ok(added)
+    }
+
+    /// The windows that a timer closes, in the order of their ends; none when it is not one of these.
+    ///
+    /// # Errors
+    /// When what is kept is not of this type.
+    pub fn close(&self, timer: &Timer) -> Result<Vec<Window<A>>> {
+        if !timer.is(&self.closes) {
+            return Ok(Vec::new());
+        }
+        let mut closed = self.open.get(timer.key())?.unwrap_or_default();
+        let open = closed.split_off(closed.partition_point(|window| window.end <= timer.time()));
+        if open.is_empty() { self.open.delete(timer.key())? } else { self.open.set(timer.key(), open)? }
+        Ok(closed)
+    }
+
+    /// The windows of a key that are open, in the order of their ends.
+    ///
+    /// # Errors
+    /// When what is kept is not of this type.
+    pub fn open<'k>(&self, key: impl Key<'k>) -> Result<Vec<Window<A>>> {
+        Ok(self.open.get(key)?.unwrap_or_default())
+    }
+}
+
+/// Adds a window to others, which are in the order of their ends: to the same one or, where they grow together, to those that it touches.
+fn merge<A, I>(open: &mut Vec<Window<A>>, mut window: Window<A>, grow: bool)
+where
+    A: Aggregate<I>,
+{
+    let touches = |other: &Window<A>, window: &Window<A>| {
+        let same = other.start == window.start && other.end == window.end;
+        same || (grow && other.start <= window.end && window.start <= other.end)
+    };
+    while let Some(at) = open.iter().position(|other| touches(other, &window)) {
+        let other = open.remove(at);
+        let (start, end) = (window.start.min(other.start), window.end.max(other.end));
+        let mut value = other.value;
+        value.merge(window.value);
+        window = Window { start, end, value };
+    }
+    let at = open.partition_point(|other| (other.end, other.start) < (window.end, window.start));
+    open.insert(at, window);
+}
+
+#[cfg(test)]
+mod tests;
