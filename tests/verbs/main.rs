@@ -6,6 +6,7 @@ mod errors;
 mod operate;
 mod state;
 mod storage;
+mod timers;
 mod zoo;
 
 use std::collections::BTreeMap;

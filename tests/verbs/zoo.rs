@@ -175,9 +175,9 @@ zoo! {
     transient_behind_the_end: runs(EVENTS, "an input that was not given");
     failure_flood: runs(1, "");
     names_steer_the_terminal: refused("canonical ABI");
-    failure_not_there: runs(EVENTS, "an input that was not given");
+    failure_not_there: runs(EVENTS, "an input or timer that was not given");
     writes_state: runs(EVENTS, "");
-    fires_timers: runs(EVENTS, "does not grant");
+    fires_timers: runs(EVENTS, "more timers than were due");
     traps_always: runs(EVENTS, "unreachable");
     traps_in_third_call: runs(0, "");
     traps_on_one_event: runs(1, "unreachable");

@@ -243,8 +243,7 @@ impl Tester {
         let (mut due_bytes, mut header) = (Vec::new(), Vec::new());
         due.iter().for_each(|timer| timer.write(&mut due_bytes));
         let before: Vec<u32> = due.iter().map(|timer| timer.before).collect();
-        let watermarks: Vec<u8> =
-            marks.iter().flat_map(|mark| mark.unwrap_or(i64::MIN).to_le_bytes()).collect();
+        let watermarks: Vec<u8> = marks.iter().flat_map(|mark| mark.unwrap_or(i64::MIN).to_le_bytes()).collect();
         let view = View {
             count: batch.count(),
             base_offset: self.next_offset,

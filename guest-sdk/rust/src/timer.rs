@@ -148,6 +148,8 @@ impl<'a> Timer<'a> {
 
 /// A key and a tag.
 type Id = (Rc<[u8]>, Rc<[u8]>);
+/// As [`FiringOrder`].
+type Order = (i64, usize, Rc<[u8]>, Rc<[u8]>);
 
 struct Change {
     of: (Source, u32),
@@ -165,7 +167,7 @@ struct Table {
     /// The last change of each timer.
     last: HashMap<Id, usize>,
     /// Those that are set for a time of events, in the order in which they fire.
-    pending: BTreeSet<(i64, usize, Rc<[u8]>, Rc<[u8]>)>,
+    pending: BTreeSet<Order>,
 }
 
 impl Table {

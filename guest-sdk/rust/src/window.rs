@@ -177,7 +177,10 @@ impl<A: Serialize + serde::de::DeserializeOwned + Clone + Default + 'static> Win
         }
         let mut closed = self.open.get(timer.key())?.unwrap_or_default();
         let open = closed.split_off(closed.partition_point(|window| window.end <= timer.time()));
-        if open.is_empty() { self.open.delete(timer.key())? } else { self.open.set(timer.key(), open)? }
+        match open.is_empty() {
+            true => self.open.delete(timer.key())?,
+            false => self.open.set(timer.key(), open)?,
+        }
         Ok(closed)
     }
 

@@ -169,15 +169,14 @@ pub(crate) struct NextSequence {
     pub(crate) next: u64,
 }
 
-/// Bytes before the events of an answer: u64 base offset, u32 count, u32 0, i64 append time.
-const READ_HEADER: usize = 24;
+/// Bytes before the events of an answer: u64 base offset, u32 count, u32 0.
+const READ_HEADER: usize = 16;
 
 pub(crate) fn encode_read(batch: &ReadBatch) -> Vec<u8> {
     let mut out = Vec::with_capacity(READ_HEADER + batch.bytes.len());
     out.extend_from_slice(&batch.base_offset.to_le_bytes());
     out.extend_from_slice(&batch.count.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&batch.append_time.to_le_bytes());
     out.extend_from_slice(&batch.bytes);
     out
 }
@@ -189,8 +188,8 @@ pub(crate) fn decode_read(bytes: &[u8]) -> Result<ReadBatch, Problem> {
     let batch = ReadBatch {
         base_offset: u64::from_le_bytes(word(0)?),
         count: u64::from_le_bytes(word(8)?) as u32,
-        append_time: i64::from_le_bytes(word(16)?),
         bytes: events.to_vec(),
+        ..ReadBatch::default()
     };
     batch.region().check().map_err(Problem::connection)?;
     Ok(batch)

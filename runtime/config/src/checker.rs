@@ -8,13 +8,13 @@ use toml::Spanned;
 
 use crate::definition::{
     BatchKeys, CheckpointKeys, Definition, ErrorsKeys, KeepKeys, LimitsKeys, RetentionKeys, SinkKeys, SourceKeys,
-    StageKeys, TopicKeys,
+    StageKeys, TimeKeys, TopicKeys,
 };
 use crate::diagnostic::Diagnostic;
 use crate::json::{is_not_finite, json_of_table};
 use crate::pipeline::{
     At, Batch, CHANGELOG, Checkpoints, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink,
-    Stage, Start, Topic,
+    Stage, Start, Time, Topic,
 };
 use crate::units::{parse_duration, parse_size};
 
@@ -85,6 +85,7 @@ impl Checker<'_> {
         }
         let errors = self.errors(definition.errors, &name);
         let checkpoints = self.checkpoints(definition.checkpoint);
+        let time = self.time(definition.time, &stages, &sinks);
         if sources.len() > 1 && stages.iter().any(Stage::keeps) {
             let (_, span) =
                 self.places.iter().find(|(place, _)| *place == At::Source(1)).cloned().unwrap_or((At::Name, 0..0));
@@ -102,9 +103,36 @@ impl Checker<'_> {
             topics,
             batch,
             errors,
+            time,
             checkpoints,
             places: std::mem::take(&mut self.places),
         })
+    }
+
+    fn time(&mut self, keys: Option<Spanned<TimeKeys>>, stages: &[Stage], sinks: &[Sink]) -> Time {
+        let mut time = Time::default();
+        let Some(keys) = keys else { return time };
+        if !stages.iter().any(Stage::keeps) {
+            let help = "grant a stage `capabilities = [\"state\", \"timers\"]`, or leave this section out".to_owned();
+            self.report(keys.span(), "[time] says nothing to stages without state and timers", Some(help));
+        }
+        let keys = keys.into_inner();
+        let long = || Duration::ZERO..=Duration::from_secs(3650 * 24 * 3600);
+        let mut long_or = |text: Option<&Spanned<String>>, name: &str, usual: Duration| {
+            self.bounded_duration(text, name, long(), "0s to 3650d").unwrap_or(usual)
+        };
+        time.lateness = long_or(keys.lateness.as_ref(), "lateness", time.lateness);
+        time.idle_after = long_or(keys.idle_after.as_ref(), "idle-after", time.idle_after);
+        time.max_ahead = long_or(keys.max_ahead.as_ref(), "max-ahead", time.max_ahead);
+        if let Some(name) = &keys.late_sink {
+            time.late_sink = sinks.iter().position(|sink| sink.name == *name.get_ref());
+            if time.late_sink.is_none() {
+                let names: Vec<_> = sinks.iter().map(|sink| sink.name.as_str()).collect();
+                let help = format!("name one of the pipeline's sinks: {names:?}");
+                self.report(name.span(), format!("unknown sink: {:?}", name.get_ref()), Some(help));
+            }
+        }
+        time
     }
 
     fn checkpoints(&mut self, keys: Option<CheckpointKeys>) -> Checkpoints {
@@ -150,11 +178,8 @@ impl Checker<'_> {
     }
 
     fn refuse_sections(&mut self, definition: &Definition) {
-        let sections = [(&definition.time, "[time]"), (&definition.reload, "[reload]")];
-        for (section, name) in sections {
-            if let Some(section) = section {
-                self.not_yet(section.span(), name, "leave this section out");
-            }
+        if let Some(section) = &definition.reload {
+            self.not_yet(section.span(), "[reload]", "leave this section out");
         }
     }
 

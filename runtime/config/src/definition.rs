@@ -19,7 +19,7 @@ pub(crate) struct Definition {
     pub(crate) topic: Vec<Spanned<TopicKeys>>,
     pub(crate) batch: Option<BatchKeys>,
     pub(crate) errors: Option<ErrorsKeys>,
-    pub(crate) time: Option<Spanned<Table>>,
+    pub(crate) time: Option<Spanned<TimeKeys>>,
     pub(crate) checkpoint: Option<CheckpointKeys>,
     pub(crate) reload: Option<Spanned<Table>>,
 }
@@ -90,6 +90,15 @@ pub(crate) struct BatchKeys {
     pub(crate) max_bytes: Option<Text>,
     pub(crate) linger: Option<Text>,
     pub(crate) commit_every: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct TimeKeys {
+    pub(crate) lateness: Option<Text>,
+    pub(crate) idle_after: Option<Text>,
+    pub(crate) max_ahead: Option<Text>,
+    pub(crate) late_sink: Option<Text>,
 }
 
 #[derive(Deserialize)]

@@ -19,7 +19,7 @@ pub use diagnostic::Diagnostic;
 pub use json::json;
 pub use pipeline::{
     At, Batch, Checkpoints, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink, Stage, Start,
-    Topic, changelog_topic,
+    Time, Topic, changelog_topic,
 };
 pub use together::check_together;
 pub use units::{parse_duration, parse_size};

@@ -104,6 +104,26 @@ impl Stage {
     }
 }
 
+/// How the time of events goes on, for pipelines with state or timers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Time {
+    /// How long after a timestamp earlier ones are still in time.
+    pub lateness: Duration,
+    /// A writer that has written nothing for so long holds up nobody.
+    pub idle_after: Duration,
+    /// A timestamp that is further ahead of the time it was appended does not advance the watermark.
+    pub max_ahead: Duration,
+    /// The sink, by its position, to which late events go in place of the first stage.
+    pub late_sink: Option<usize>,
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        let (idle_after, max_ahead) = (Duration::from_secs(30), Duration::from_secs(3600));
+        Self { lateness: Duration::ZERO, idle_after, max_ahead, late_sink: None }
+    }
+}
+
 /// Checkpoints that a pipeline with state makes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoints {
@@ -236,6 +256,8 @@ pub struct Pipeline {
     pub batch: Batch,
     /// What to do about events that fail.
     pub errors: Errors,
+    /// How the time of its events goes on.
+    pub time: Time,
     /// What it keeps of its state, to come back to.
     pub checkpoints: Checkpoints,
     pub(crate) places: Vec<(At, Range<usize>)>,

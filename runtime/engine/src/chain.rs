@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use sluice_event::{Outcome, Source, View};
+use sluice_event::{Origin, Outcome, Source, View};
 use sluice_log::{Append, ReadBatch, TopicPartition};
 use sluice_state::{Layer, SharedState, prefix_of};
 
@@ -101,6 +101,8 @@ pub(crate) struct Chain {
     changes: Layer,
     header: Vec<u8>,
     due_bytes: Vec<u8>,
+    /// Whether the first stage is not given all events that were read.
+    diverts: bool,
     /// What the stage in hand is given, and what it hands on.
     given: Link,
     handed_on: Link,
@@ -129,6 +131,7 @@ impl Chain {
             changes: Layer::default(),
             header: Vec::new(),
             due_bytes: Vec::new(),
+            diverts: false,
             given: Link::default(),
             handed_on: Link::default(),
         }
@@ -186,10 +189,17 @@ impl Chain {
     /// Should the host itself panic over what a guest returned, that is a failed call like any other: it must not take the thread along.
     ///
     /// `marks` are the watermarks before each event, for chains with state. Without events, all begins with the timers that are `due`, at their stage.
-    pub(crate) fn call(&mut self, batch: &ReadBatch, marks: Marks<'_>, due: &Due) -> Result<Called, StageError> {
+    /// Events that are to go to a sink in place of the first stage are `late`: the sink, and their indices; no timers come with these.
+    pub(crate) fn call(
+        &mut self,
+        batch: &ReadBatch,
+        marks: Marks<'_>,
+        due: &Due,
+        late: Option<(usize, &[u32])>,
+    ) -> Result<Called, StageError> {
         let (pipeline, source) = (self.pipeline, self.source);
         self.witness.enter(&UnderWay { pipeline, source, from: batch.base_offset, events: batch.count });
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.call_stages(batch, marks, due)));
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.call_stages(batch, marks, due, late)));
         self.witness.leave();
         result.unwrap_or_else(|_| {
             self.drop_instances();
@@ -201,15 +211,25 @@ impl Chain {
         })
     }
 
-    fn call_stages(&mut self, batch: &ReadBatch, marks: Marks<'_>, due: &Due) -> Result<Called, StageError> {
+    fn call_stages(
+        &mut self,
+        batch: &ReadBatch,
+        marks: Marks<'_>,
+        due: &Due,
+        late: Option<(usize, &[u32])>,
+    ) -> Result<Called, StageError> {
         let count = self.stages.len();
         self.router.begin(batch.count, due.fired_outputs);
         self.changes.clear();
         let mut called = Called { processed: batch.count, fired: due.len() as u32, ..Called::default() };
         let mut keep_instances = true;
         let nothing = Due::default();
+        self.diverts = late.is_some();
+        if let Some((sink, late)) = late {
+            self.divert(batch, sink, late);
+        }
         for at in due.stage..count {
-            if at > due.stage {
+            if at > due.stage || self.diverts {
                 std::mem::swap(&mut self.given, &mut self.handed_on);
                 if self.given.events.is_empty() {
                     break;
@@ -224,7 +244,13 @@ impl Chain {
             })?;
             let (told, cut) = told;
             if count == 1 {
-                called.processed = told.processed;
+                let all =
+                    told.processed == batch.count || (self.diverts && told.processed == self.given.events.count());
+                called.processed = match self.diverts {
+                    _ if all => batch.count,
+                    true => self.given.sources[told.processed as usize],
+                    false => told.processed,
+                };
             }
             if !own.is_empty() {
                 (called.fired, called.failed_timer) = (told.fired, told.failed_timer);
@@ -260,12 +286,29 @@ impl Chain {
         if !keep_instances {
             self.drop_instances();
         }
-        if count > 1 && (called.stopped.is_some() || !called.failed.is_empty()) {
-            // What earlier stages sent to sinks by name.
+        if (count > 1 || self.diverts) && (called.processed < batch.count || !called.failed.is_empty()) {
+            // What earlier stages sent to sinks by name, and what was late.
             self.router.keep(batch.base_offset, called.processed, &called.failed);
         }
         self.count(&mut called);
         Ok(called)
+    }
+
+    /// Sends late events to a sink, and hands on the others.
+    fn divert(&mut self, batch: &ReadBatch, sink: usize, late: &[u32]) {
+        self.handed_on.clear();
+        let mut late = late.iter().peekable();
+        for (index, event) in (0..).zip(batch.region().events().flatten()) {
+            if late.next_if(|late| **late == index).is_some() {
+                self.router.divert(sink, index, batch.base_offset, &event);
+                continue;
+            }
+            let TopicPartition { topic, partition } = self.source;
+            let offset = batch.base_offset + u64::from(index);
+            let origin = Origin { topic, partition, offset, ordinal: 0, source: Source::Input };
+            self.handed_on.events.push_output(&event, origin);
+            self.handed_on.sources.push(index);
+        }
     }
 
     /// The first event whose failure leaves something in the state that does not belong there.
@@ -276,8 +319,7 @@ impl Chain {
             let undone = own.consumer.as_ref().is_none_or(|consumer| consumer.undoes_failures());
             let before = &self.stages[..failed.stage];
             // Behind the first stage several of its events may come of one source event, of which only one failed.
-            before.iter().any(|stage| stage.config.keeps())
-                || (own.config.keeps() && (!undone || failed.stage > 0))
+            before.iter().any(|stage| stage.config.keeps()) || (own.config.keeps() && (!undone || failed.stage > 0))
         };
         called.failed.iter().chain(&called.stopped).filter(leaves).map(|failed| failed.index).min()
     }
@@ -297,8 +339,8 @@ impl Chain {
 
     /// An error whose event is named by its index in what a stage was given, named by that of its source event.
     fn at_source(&self, stage: usize, error: CallError) -> CallError {
-        let source =
-            |input: u32| if stage == 0 { Some(input) } else { self.given.sources.get(input as usize).copied() };
+        let is_whole = stage == 0 && !self.diverts;
+        let source = |input: u32| if is_whole { Some(input) } else { self.given.sources.get(input as usize).copied() };
         CallError { in_hand: error.in_hand.and_then(source), ..error }
     }
 
@@ -319,7 +361,8 @@ impl Chain {
                 stage.config.plugin.instantiate(state.map(|state| state.stage(&stage.config.name)))?
             }
         };
-        let is_first = at == 0 || !due.is_empty();
+        let is_first = (at == 0 && !self.diverts) || !due.is_empty();
+        let is_one_to_one = at == 0 || is_first;
         let (events, sources) = match is_first {
             true => (batch.region(), None),
             false => (self.given.events.region(), Some(&self.given.sources[..])),
@@ -365,16 +408,8 @@ impl Chain {
         let grant = stage.config.state.filter(|_| state.is_some());
         let has_state = grant.is_some_and(|grant| grant.values);
         let has_timers = grant.is_some_and(|grant| grant.timers);
-        let given = Given {
-            events,
-            sources,
-            keys_unchanged,
-            max_outputs_per_event,
-            has_state,
-            has_timers,
-            due,
-            of_timers,
-        };
+        let given =
+            Given { events, sources, keys_unchanged, max_outputs_per_event, has_state, has_timers, due, of_timers };
         let (router, handed_on, changes) = (&mut self.router, &mut self.handed_on, &mut self.changes);
         let mut told = None;
         consumer.call(&self.header, events.bytes(), &mut |outcome| {
@@ -395,8 +430,9 @@ impl Chain {
                 fired.iter().for_each(|timer| timer.remove(changes));
                 if let (Some(state), Some(grant)) = (state, grant) {
                     let outcome = Outcome::parse(outcome, given.items())?;
-                    let has_failed =
-                        |(of, index)| sources.is_none() && of == Source::Input && !of_timers && told.has_failed(index);
+                    let has_failed = |(of, index)| {
+                        is_one_to_one && of == Source::Input && !of_timers && told.has_failed(place(index))
+                    };
                     keyed::changes(&outcome, has_failed, &stage.prefix, changes)?;
                     let own = timers::changes(&outcome, &stage.config.name, due, place, marks.before, changes)?;
                     cut = cut.into_iter().chain(own).min_by_key(|cut| (cut.events, cut.timers));

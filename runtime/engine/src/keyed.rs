@@ -3,12 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sluice_event::{Batch, Clock, NewEvent, Outcome, Region, Source as EventSource};
-use sluice_log::{Append, Committed, Error, TopicPartition};
-use sluice_state::{Applied, FLUSH_BYTES, Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, SharedState, Timer};
+use sluice_event::{Batch, Clock, NewEvent, Outcome, Source as EventSource};
+use sluice_log::{Append, Committed, Error, ReadBatch, TopicPartition};
+use sluice_state::{
+    Applied, FLUSH_BYTES, Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, SharedState, Timer, WriterSeen,
+};
 
 use crate::port::{CallError, CallErrorKind};
 use crate::timers::Due;
+use crate::watermark::{OUTSIDE, Seen, TimePolicy, Watermarks};
 
 /// A lane waits for the store when so much is not there yet.
 const MOST_UNFLUSHED_BYTES: usize = 64 << 20;
@@ -32,6 +35,8 @@ pub struct StateConfig {
     pub flusher: Arc<dyn Flusher>,
     /// Brings the state up again from what is committed: somebody has moved the cursor, and the state with it.
     pub reopen: Reopen,
+    /// How event time goes on.
+    pub time: Arc<TimePolicy>,
 }
 
 /// At once: for what is kept in memory only.
@@ -54,6 +59,20 @@ pub struct StateGrant {
     pub values: bool,
     /// It may set timers.
     pub timers: bool,
+}
+
+/// Has the first events of a batch pass by: `each` is told of each its index, whether it is late, and the watermark behind it.
+fn pass_by(watermarks: &mut Watermarks, batch: &ReadBatch, events: u32, mut each: impl FnMut(u32, bool, Option<i64>)) {
+    let mut appended = batch.append_times.iter().peekable();
+    let mut time = 0;
+    for (index, event) in (0..events).zip(batch.region().events().flatten()) {
+        while let Some((_, next)) = appended.next_if(|(from, _)| *from <= index) {
+            time = *next;
+        }
+        let writer = event.origin().map_or(OUTSIDE, |origin| (origin.topic, origin.partition));
+        let is_late = watermarks.event(writer, event.timestamp(), time);
+        each(index, is_late, watermarks.current());
+    }
 }
 
 /// Reads what an outcome changes of a stage's values; `has_failed` says which of its inputs and timers may change nothing.
@@ -105,17 +124,19 @@ pub(crate) fn check_size(
 }
 
 /// An attempt that is not committed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Attempt {
     id: u64,
+    /// How many of its events were late.
+    late: u32,
     stands: Stands,
 }
 
 /// How a lane stands between two attempts.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 struct Stands {
     /// Behind all events that were given to the consumer.
-    watermark: Option<i64>,
+    watermarks: Watermarks,
     /// Outputs so far of timers that fired before the next event.
     fired_outputs: u32,
 }
@@ -144,16 +165,27 @@ pub(crate) struct Keyed {
     marks: Vec<Option<i64>>,
     /// The same, as the guest gets them.
     bytes: Vec<u8>,
+    /// Events of the batch in hand that are late, by their index.
+    late: Vec<u32>,
+    /// How the lane stands behind all of it.
+    ahead: Watermarks,
     /// Why the state cannot be relied on any more.
     failure: Option<sluice_state::Error>,
 }
 
 impl Stands {
     /// By what is committed.
-    fn of(shared: &SharedState) -> Self {
-        let state = shared.lock();
+    fn of(config: &StateConfig) -> Result<Self, sluice_state::Error> {
+        let state = config.shared.lock();
         let Applied { watermark, fired_outputs, .. } = *state.applied();
-        Self { watermark, fired_outputs }
+        let seen = |WriterSeen { writer, newest, at }| Seen { writer, newest, at, changed: false };
+        let writers = state.writers()?.into_iter().map(seen).collect();
+        Ok(Self { watermarks: Watermarks::of(&config.time, watermark, writers), fired_outputs })
+    }
+
+    /// By nothing.
+    fn new(config: &StateConfig) -> Self {
+        Self { watermarks: Watermarks::of(&config.time, None, Vec::new()), fired_outputs: 0 }
     }
 }
 
@@ -170,7 +202,11 @@ impl Keyed {
     /// The state of a lane that is woken with `wake`.
     pub(crate) fn new(config: StateConfig, wake: &Arc<dyn Fn() + Send + Sync>) -> Self {
         config.shared.wake_with(wake.clone());
-        let stands = Stands::of(&config.shared);
+        let time = config.time.clone();
+        let (stands, failure) = match Stands::of(&config) {
+            Ok(stands) => (stands, None),
+            Err(error) => (Stands::new(&config), Some(error)),
+        };
         Self {
             config,
             attempts: VecDeque::new(),
@@ -179,24 +215,27 @@ impl Keyed {
             closing: None,
             marks: Vec::new(),
             bytes: Vec::new(),
-            failure: None,
+            late: Vec::new(),
+            ahead: Watermarks::of(&time, None, Vec::new()),
+            failure,
         }
     }
 
     /// Notes the watermark before each event of a batch.
-    pub(crate) fn begin(&mut self, events: Region<'_>) {
-        if events.count() > 0 {
+    pub(crate) fn begin(&mut self, batch: &ReadBatch) {
+        if batch.count > 0 {
             // What was closed is open again.
             self.closing = None;
         }
         self.marks.clear();
         self.bytes.clear();
-        let mut watermark = self.watermark();
-        self.marks.push(watermark);
-        for event in events.events().flatten() {
-            watermark = watermark.max(Some(event.timestamp()));
+        self.late.clear();
+        self.marks.push(self.watermark());
+        self.ahead = self.stands.watermarks.clone();
+        pass_by(&mut self.ahead, batch, batch.count, |index, is_late, watermark| {
+            self.late.extend(is_late.then_some(index));
             self.marks.push(watermark);
-        }
+        });
         self.bytes.extend(self.marks.iter().flat_map(|mark| mark.unwrap_or(i64::MIN).to_le_bytes()));
     }
 
@@ -208,7 +247,25 @@ impl Keyed {
 
     /// The watermark that timers fire by.
     fn watermark(&self) -> Option<i64> {
-        self.stands.watermark.max(self.closing)
+        self.stands.watermarks.current().max(self.closing)
+    }
+
+    /// The sink to which late events go, and those among the first of the batch in hand, by their index, if there are any.
+    pub(crate) fn diverted(&self, events: u32) -> Option<(usize, &[u32])> {
+        let late = &self.late[..self.late.partition_point(|index| *index < events)];
+        self.config.time.late_sink.filter(|_| !late.is_empty()).map(|sink| (sink, late))
+    }
+
+    /// It is this time of day, and nothing more was appended before it.
+    pub(crate) fn pass(&mut self, now: i64) {
+        self.stands.watermarks.pass(now);
+    }
+
+    /// When time goes on by itself, for a writer is idle then; `None` when no timer waits for it.
+    pub(crate) fn next_idle(&mut self) -> Result<Option<i64>, sluice_state::Error> {
+        let Some(next) = self.stands.watermarks.next_idle() else { return Ok(None) };
+        let waits = self.config.shared.lock().next_timer(Clock::EventTime)? < i64::MAX;
+        Ok(waits.then_some(next))
     }
 
     /// Timers that are due before the next event, by the time of day and by the watermark.
@@ -239,6 +296,7 @@ impl Keyed {
     /// be called apart, none, and the events before the first.
     pub(crate) fn due_between(&self, now: &[Timer], apart: bool) -> Result<(Due, u32), sluice_state::Error> {
         let events = (self.marks.len() - 1) as u32;
+        let apart = apart || self.diverted(events).is_some();
         let mut due = Due { fired_outputs: self.stands.fired_outputs, ..Due::default() };
         let Some(last) = self.marks.last().copied().flatten() else { return Ok((due, events)) };
         let timers = self.config.shared.lock().due_timers(Clock::EventTime, last, MOST_DUE + 1)?;
@@ -261,15 +319,25 @@ impl Keyed {
         self.stands.fired_outputs
     }
 
-    /// An attempt over the first events of the batch in hand has made these changes; with how many outputs of timers that fired before the
-    /// next event.
-    pub(crate) fn attempted(&mut self, id: u64, processed: usize, fired_outputs: u32, layer: Layer) {
-        if processed > 0 {
-            let mark = self.marks.get(processed).copied().flatten();
-            self.stands.watermark = self.stands.watermark.max(mark);
+    /// An attempt over the first events of a batch has made these changes; with how many outputs of timers that fired before the next event.
+    pub(crate) fn attempted(
+        &mut self,
+        id: u64,
+        (batch, processed): (&ReadBatch, u32),
+        fired_outputs: u32,
+        mut layer: Layer,
+    ) {
+        let mut late = 0;
+        if processed > 0 && processed as usize == self.marks.len() - 1 {
+            (self.stands.watermarks, late) = (self.ahead.clone(), self.late.len() as u32);
+        } else {
+            pass_by(&mut self.stands.watermarks, batch, processed, |_, is_late, _| late += u32::from(is_late));
+        }
+        for Seen { writer, newest, at, .. } in self.stands.watermarks.take_changed() {
+            WriterSeen { writer, newest, at }.keep(&mut layer);
         }
         self.stands.fired_outputs = fired_outputs;
-        self.attempts.push_back(Attempt { id, stands: self.stands });
+        self.attempts.push_back(Attempt { id, late, stands: self.stands.clone() });
         if let Err(error) = self.config.shared.lock().push(id, layer) {
             self.failure.get_or_insert(error);
         }
@@ -278,16 +346,21 @@ impl Keyed {
     /// What is to be appended in the commit of this number, which holds the changes of all attempts up to `through`, so that the state goes
     /// where the cursor goes.
     pub(crate) fn append(&mut self, id: u64, through: u64, head: Head) -> Append {
-        let last = self.attempts.iter().rev().find(|attempt| attempt.id <= through).copied();
-        let Attempt { id: through, stands } = last.unwrap_or(Attempt { id: through, stands: self.stands });
-        let head = Head { watermark: stands.watermark, fired_outputs: stands.fired_outputs, ..head };
+        // Those before are in commits that are under way.
+        let behind = self.submitted.back().map(|submitted| submitted.through);
+        let own = |attempt: &&Attempt| attempt.id <= through && behind.is_none_or(|behind| attempt.id > behind);
+        let late = self.attempts.iter().filter(own).map(|attempt| attempt.late).sum();
+        let last = self.attempts.iter().rev().find(|attempt| attempt.id <= through);
+        let (through, stands) = last.map_or((through, &self.stands), |last| (last.id, &last.stands));
+        let (watermark, fired_outputs) = (stands.watermarks.current(), stands.fired_outputs);
+        let head = Head { watermark, fired_outputs, late, ..head };
         let state = self.config.shared.lock();
         let at = state.applied().offset + self.submitted.len() as u64;
         let bytes = state.delta_through(through, head);
         drop(state);
         self.submitted.push_back(Submitted { id, through, head });
         let mut batch = Batch::default();
-        let timestamp = stands.watermark.unwrap_or(0);
+        let timestamp = watermark.unwrap_or(0);
         let pushed = batch.push(&NewEvent { timestamp, value: &bytes, ..NewEvent::default() });
         debug_assert!(pushed.is_ok(), "a call's changes are far smaller than what an event can hold");
         Append::new(self.config.changelog, batch).at(at)
@@ -323,8 +396,18 @@ impl Keyed {
         self.attempts.retain(|attempt| attempt.id < id);
         self.submitted.retain(|submitted| submitted.through < id);
         self.config.shared.lock().discard_from(id);
-        let last = self.attempts.back().map(|attempt| attempt.stands);
-        self.stands = last.unwrap_or_else(|| Stands::of(&self.config.shared));
+        match self.attempts.back() {
+            Some(last) => self.stands = last.stands.clone(),
+            None => self.stand_as_committed(),
+        }
+    }
+
+    /// Goes back to what is committed.
+    fn stand_as_committed(&mut self) {
+        match Stands::of(&self.config) {
+            Ok(stands) => self.stands = stands,
+            Err(error) => drop(self.failure.get_or_insert(error)),
+        }
     }
 
     /// Takes the state that is committed in place of what it has; not while its store is in use.
@@ -335,7 +418,8 @@ impl Keyed {
             return Ok(false);
         }
         self.config.shared.replace((self.config.reopen)()?);
-        (self.stands, self.closing) = (Stands::of(&self.config.shared), None);
+        self.closing = None;
+        self.stand_as_committed();
         self.config.shared.moved();
         Ok(true)
     }

@@ -125,6 +125,11 @@ impl Lane {
         self.cursor
     }
 
+    /// All events before this offset are committed or in flight.
+    pub fn planned(&self) -> u64 {
+        self.planned
+    }
+
     /// Why it stands still, if it does.
     pub fn halt(&self) -> Option<&Halt> {
         self.halt.as_ref()

@@ -19,6 +19,7 @@ mod redrive;
 mod router;
 mod runner;
 mod timers;
+mod watermark;
 
 #[cfg(test)]
 mod sim_tests;
@@ -38,3 +39,4 @@ pub use port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage, Unde
 pub use redrive::{RedriveConfig, Redriver, Sent};
 pub use router::Sink;
 pub use runner::{LaneConfig, LaneRunner, LaneState, Retrying, Step};
+pub use watermark::{TimePolicy, Writer};

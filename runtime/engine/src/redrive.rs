@@ -86,9 +86,10 @@ impl Redriver {
         if let Err(error) = batch.push(&original) {
             return Ok(Sent::Impossible(error.to_string()));
         }
-        let read = ReadBatch { base_offset: letter.offset, count: 1, bytes: batch.bytes().to_vec(), append_time: 0 };
+        let read =
+            ReadBatch { base_offset: letter.offset, count: 1, bytes: batch.bytes().to_vec(), ..ReadBatch::default() };
         self.chain.point_at(source, &letter.topic);
-        let mut failed = match self.chain.call(&read, Marks::default(), &Due::default()) {
+        let mut failed = match self.chain.call(&read, Marks::default(), &Due::default(), None) {
             Ok(mut called) => match (called.failed.pop(), called.stopped) {
                 (None, None) => return Ok(Sent::Through(self.chain.take_appends())),
                 (Some(failed), _) => failed,

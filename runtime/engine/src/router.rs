@@ -1,6 +1,6 @@
 //! From a guest's outcome to batches for the sinks: checks, routes and copies each output once.
 
-use sluice_event::{Batch, FailureKind, Items, Origin, Outcome, Region, Source};
+use sluice_event::{Batch, Event, FailureKind, Items, Origin, Outcome, Region, Source};
 use sluice_log::{Append, MAX_EVENT_BYTES, TopicPartition};
 
 use crate::errors::Failed;
@@ -125,15 +125,38 @@ impl Given<'_> {
     }
 }
 
+/// What was routed since the last time.
+#[derive(Debug, Clone)]
+struct Routed {
+    /// Per sink and partition what goes there, as far as partitions were used; kept for its memory.
+    batches: Vec<Vec<Batch>>,
+    /// Sinks and partitions with something in them.
+    touched: Vec<(usize, u32)>,
+}
+
+impl Routed {
+    /// Adds an event that comes from a source partition to a sink.
+    fn send(&mut self, (index, sink): (usize, &Sink), source_partition: u32, event: &Event<'_>, origin: Origin) {
+        let (by, partitions) = (sink.partition_by, sink.partitions);
+        let partition = by.partition(event.key(), source_partition, origin.offset, origin.ordinal, partitions);
+        let row = &mut self.batches[index];
+        if row.len() <= partition as usize {
+            row.resize(partition as usize + 1, Batch::default());
+        }
+        let batch = &mut row[partition as usize];
+        if batch.is_empty() {
+            self.touched.push((index, partition));
+        }
+        batch.push_output(event, origin);
+    }
+}
+
 /// Routes the outputs of one lane.
 #[derive(Debug, Clone)]
 pub struct Router {
     sinks: Vec<Sink>,
     source: TopicPartition,
-    /// Per sink and partition what goes there, as far as partitions were used; kept for its memory.
-    batches: Vec<Vec<Batch>>,
-    /// Sinks and partitions with something in them.
-    touched: Vec<(usize, u32)>,
+    routed: Routed,
     /// The outputs of each source event so far, all stages together.
     ordinals: Vec<u32>,
     /// The same of the timers that fire before the source event of this index.
@@ -143,8 +166,8 @@ pub struct Router {
 impl Router {
     /// Routes to these sinks, the first being the default. Without sinks, outputs go nowhere.
     pub fn new(sinks: Vec<Sink>, source: TopicPartition) -> Self {
-        let batches = vec![Vec::new(); sinks.len()];
-        Self { sinks, source, batches, touched: Vec::new(), ordinals: Vec::new(), of_timers: (0, 0) }
+        let routed = Routed { batches: vec![Vec::new(); sinks.len()], touched: Vec::new() };
+        Self { sinks, source, routed, ordinals: Vec::new(), of_timers: (0, 0) }
     }
 
     /// Routes what comes of another partition from now on.
@@ -162,15 +185,15 @@ impl Router {
 
     /// Drops what was routed since the last time.
     pub(crate) fn clear(&mut self) {
-        for (sink, partition) in self.touched.drain(..) {
-            self.batches[sink][partition as usize].clear();
+        for (sink, partition) in self.routed.touched.drain(..) {
+            self.routed.batches[sink][partition as usize].clear();
         }
     }
 
     /// Gives back the memory it keeps.
     pub(crate) fn rest(&mut self) {
         self.clear();
-        self.batches.iter_mut().for_each(|row| *row = Vec::new());
+        self.routed.batches.iter_mut().for_each(|row| *row = Vec::new());
     }
 
     /// Checks and routes a stage's outcome for the events it was given, the first source event being at `base_offset`. Outputs
@@ -250,20 +273,18 @@ impl Router {
                 *ordinal += 1;
             }
             let To::Sink(to_sink) = to else { continue };
-            let sink = &self.sinks[to_sink];
-            let (key, from) = (output.event.key(), self.source.partition);
-            let partition = sink.partition_by.partition(key, from, offset, origin.ordinal, sink.partitions);
-            let row = &mut self.batches[to_sink];
-            if row.len() <= partition as usize {
-                row.resize(partition as usize + 1, Batch::default());
-            }
-            let batch = &mut row[partition as usize];
-            if batch.is_empty() {
-                self.touched.push((to_sink, partition));
-            }
-            batch.push_output(&output.event, origin);
+            self.routed.send((to_sink, &self.sinks[to_sink]), self.source.partition, &output.event, origin);
         }
         Ok(told)
+    }
+
+    /// Sends a source event to a sink, in place of giving it to a consumer.
+    pub(crate) fn divert(&mut self, sink: usize, index: u32, base_offset: u64, event: &Event<'_>) {
+        let TopicPartition { topic, partition } = self.source;
+        let offset = base_offset + u64::from(index);
+        let origin = Origin { topic, partition, offset, ordinal: 0, source: Source::Input };
+        self.routed.send((sink, &self.sinks[sink]), partition, event, origin);
+        self.ordinals[index as usize] = 1;
     }
 
     /// Outputs so far of timers that fired before the source event of this index, the first that was not dealt with.
@@ -280,8 +301,8 @@ impl Router {
 
     /// Keeps what comes from the first source events, and of these not from those that failed.
     pub(crate) fn keep(&mut self, base_offset: u64, processed: u32, failed: &[Failed]) {
-        for (sink, partition) in &self.touched {
-            let batch = &mut self.batches[*sink][*partition as usize];
+        for (sink, partition) in &self.routed.touched {
+            let batch = &mut self.routed.batches[*sink][*partition as usize];
             let mut kept = Batch::with_capacity(batch.bytes().len());
             for event in batch.region().events().flatten() {
                 let index = event.origin().and_then(|origin| u32::try_from(origin.offset - base_offset).ok());
@@ -294,15 +315,15 @@ impl Router {
             }
             *batch = kept;
         }
-        let batches = &self.batches;
-        self.touched.retain(|(sink, partition)| !batches[*sink][*partition as usize].is_empty());
+        let batches = &self.routed.batches;
+        self.routed.touched.retain(|(sink, partition)| !batches[*sink][*partition as usize].is_empty());
     }
 
     /// What was routed since the last time, ready to be appended.
     pub fn take_appends(&mut self) -> Vec<Append> {
-        self.touched.sort_unstable();
-        let taken = self.touched.drain(..).map(|(sink, partition)| {
-            let batch = &mut self.batches[sink][partition as usize];
+        self.routed.touched.sort_unstable();
+        let taken = self.routed.touched.drain(..).map(|(sink, partition)| {
+            let batch = &mut self.routed.batches[sink][partition as usize];
             let fresh = Batch::with_capacity(batch.bytes().len() + 4096);
             let to = TopicPartition { topic: self.sinks[sink].topic, partition };
             Append::new(to, std::mem::replace(batch, fresh))

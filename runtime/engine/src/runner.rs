@@ -527,8 +527,10 @@ impl LaneRunner {
         if self.batch.count == 0 {
             return Step::Idle;
         }
-        self.keyed.iter_mut().for_each(|keyed| keyed.begin(self.batch.region()));
+        self.keyed.iter_mut().for_each(|keyed| keyed.begin(&self.batch));
         match self.due_between(from, at_most, &due_now) {
+            // First of all timers fire, in a call of their own.
+            Ok(_) if self.batch.count == 0 => {}
             Ok(due) => self.call(from, &due, draining),
             Err(error) => self.lane.halt_at(from, HaltKind::Other, error.to_string()),
         }
@@ -539,7 +541,9 @@ impl LaneRunner {
     fn call(&mut self, from: u64, due: &Due, draining: bool) {
         let before = self.clock.elapsed();
         let marks = self.keyed.as_ref().map_or(Marks::default(), |keyed| keyed.marks(self.batch.count));
-        match self.chain.call(&self.batch, marks, due) {
+        let keyed = self.keyed.as_ref().filter(|_| self.batch.count > 0);
+        let late = keyed.and_then(|keyed| keyed.diverted(self.batch.count));
+        match self.chain.call(&self.batch, marks, due, late) {
             Ok(Called { entangled: Some(first), .. }) => self.lane.single_out(from + u64::from(first)),
             Ok(called) => {
                 let Some(called) = self.called_with_timers(from, due, called) else { return };
@@ -728,8 +732,8 @@ impl LaneRunner {
         let changed_bytes = changes.bytes();
         if let Some(keyed) = &mut self.keyed {
             let read = self.batch.base_offset..self.batch.base_offset + u64::from(self.batch.count);
-            let processed = if read.contains(&from) { to - self.batch.base_offset } else { 0 };
-            keyed.attempted(id, processed as usize, fired_outputs, changes);
+            let processed = if read.contains(&from) { (to - from) as u32 } else { 0 };
+            keyed.attempted(id, (&self.batch, processed), fired_outputs, changes);
             if !matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
                 appends.push(keyed.append(id, id, head));
             }

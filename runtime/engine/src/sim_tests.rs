@@ -220,7 +220,12 @@ impl Source for Numbers {
         for number in from..self.count.min(from + u64::from(max_events)) {
             batch.push(&NewEvent { value: number.to_string().as_bytes(), ..NewEvent::default() }).unwrap();
         }
-        *out = ReadBatch { base_offset: from, count: batch.count(), bytes: batch.bytes().to_vec(), append_time: 0 };
+        *out = ReadBatch {
+            base_offset: from,
+            count: batch.count(),
+            bytes: batch.bytes().to_vec(),
+            ..ReadBatch::default()
+        };
         Ok(())
     }
 }
@@ -398,7 +403,7 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
             let log = storage.clone();
             let reopen: Reopen = Arc::new(move || Ok(state_of(&log.0.lock().unwrap().changelog)));
             let shared = SharedState::new(reopen().unwrap());
-            StateConfig { shared, changelog: CHANGELOG, flusher: Arc::new(()), reopen }
+            StateConfig { shared, changelog: CHANGELOG, flusher: Arc::new(()), reopen, time: Arc::default() }
         }),
     }
 }

@@ -16,6 +16,9 @@ use crate::*;
 const SOURCE: TopicPartition = TopicPartition { topic: 1, partition: 0 };
 const OUT: u32 = 2;
 const DEAD: u32 = 3;
+const LATE: u32 = 4;
+/// Where late events have a sink of their own.
+const LATENESS: i64 = 3;
 const CHANGELOG: TopicPartition = TopicPartition { topic: 5, partition: 0 };
 
 /// What a consumer does.
@@ -70,6 +73,7 @@ struct Plain {
     timers: BTreeMap<(i64, usize, u8, &'static str), ()>,
     out: Vec<String>,
     dead: Vec<String>,
+    late: Vec<String>,
 }
 
 impl Plain {
@@ -110,22 +114,24 @@ impl Plain {
                 self.timers.insert((time, stage, key, tag), ());
                 return;
             }
-            self.try_to(&format!("{key}:{tag}"), |plain| {
-                plain.act(stage, key, time, on_timer(stage, key, tag, time)?)
-            });
+            self.try_to(&format!("{key}:{tag}"), |plain| plain.act(stage, key, time, on_timer(stage, key, tag, time)?));
         }
     }
 
-    fn run(events: &[(u8, i64)], stages: usize) -> Self {
+    fn run(events: &[(u8, i64)], stages: usize, diverts: bool) -> Self {
         let mut plain = Self { stages, ..Self::default() };
         let mut watermark = i64::MIN;
         for (number, (key, time)) in events.iter().enumerate() {
             plain.fire(watermark);
             let value = number.to_string();
+            if diverts && *time < watermark {
+                plain.late.push(format!("{key}={value}"));
+                continue;
+            }
             plain.try_to(&format!("{key}:{value}"), |plain| {
                 plain.act(0, *key, *time, on_event(0, *key, *time, &value)?)
             });
-            watermark = watermark.max(*time);
+            watermark = watermark.max(*time - if diverts { LATENESS } else { 0 });
         }
         plain.fire(watermark);
         plain
@@ -235,6 +241,7 @@ struct Model {
     out: Vec<String>,
     origins: Vec<(u64, bool, u32)>,
     dead: Vec<String>,
+    late: Vec<String>,
 }
 
 #[derive(Clone, Default)]
@@ -292,6 +299,7 @@ impl Model {
                         let origin = event.origin().unwrap();
                         self.origins.push((origin.offset, origin.source == EventSource::Input, origin.ordinal));
                     }
+                    LATE => self.late.push(format!("{}={text}", event.key().unwrap()[0])),
                     DEAD => self.dead.push(format!("{}:{}", event.key().unwrap()[0], text.trim_end_matches('/'))),
                     _ => self.changelog.push(event.value().to_vec()),
                 }
@@ -323,7 +331,12 @@ impl Source for Given {
                 NewEvent { timestamp: *timestamp, key: Some(&[*key]), value: value.as_bytes(), ..NewEvent::default() };
             batch.push(&event).unwrap();
         }
-        *out = ReadBatch { base_offset: from, count: batch.count(), bytes: batch.bytes().to_vec(), append_time: 0 };
+        *out = ReadBatch {
+            base_offset: from,
+            count: batch.count(),
+            bytes: batch.bytes().to_vec(),
+            ..ReadBatch::default()
+        };
         Ok(())
     }
 }
@@ -335,6 +348,8 @@ struct Plan {
     /// Whether timers come between events.
     between: bool,
     crashes: bool,
+    /// Whether late events have a sink of their own.
+    diverts: bool,
 }
 
 fn lane(seed: u64, plan: Plan, storage: &ModelStorage, clock: &Arc<ManualClock>, rng: &mut Rng) -> LaneRunner {
@@ -351,7 +366,16 @@ fn lane(seed: u64, plan: Plan, storage: &ModelStorage, clock: &Arc<ManualClock>,
     let reopen: Reopen = Arc::new(move || Ok(state.0.lock().unwrap().state()));
     let shared = SharedState::new(reopen().unwrap());
     let backoff = Duration::from_millis(50);
-    let sink = Sink { name: "out".into(), topic: OUT, partitions: 1, partition_by: PartitionBy::Source };
+    let sink = |(name, topic): (&str, u32)| Sink {
+        name: name.into(),
+        topic,
+        partitions: 1,
+        partition_by: PartitionBy::Source,
+    };
+    let time = match plan.diverts {
+        true => TimePolicy { late_sink: Some(1), lateness: LATENESS, ..TimePolicy::default() },
+        false => TimePolicy::default(),
+    };
     let config = LaneConfig {
         pipeline_name: "p".into(),
         pipeline: 1,
@@ -369,12 +393,12 @@ fn lane(seed: u64, plan: Plan, storage: &ModelStorage, clock: &Arc<ManualClock>,
         },
         witness: Arc::new(()),
         stages: (0..plan.stages).map(stage).collect(),
-        sinks: vec![sink],
+        sinks: [("out", OUT), ("late", LATE)].map(sink).into(),
         max_events: 1 + rng.below(40) as u32,
         max_bytes: 1 << 20,
         linger: Duration::ZERO,
         max_in_flight: 4,
-        state: Some(StateConfig { shared, changelog: CHANGELOG, flusher: Arc::new(()), reopen }),
+        state: Some(StateConfig { shared, changelog: CHANGELOG, flusher: Arc::new(()), reopen, time: Arc::new(time) }),
     };
     let source = Box::new(Given(events(seed, 150)));
     LaneRunner::new(config, source, Arc::new(storage.clone()), clock.clone(), Arc::new(|| {}))
@@ -407,17 +431,24 @@ fn run(seed: u64, plan: Plan) {
         }
     }
     let model = storage.0.lock().unwrap();
-    let plain = Plain::run(&events(seed, 150), plan.stages);
+    let plain = Plain::run(&events(seed, 150), plan.stages, plan.diverts);
     let same = model.out.iter().zip(&plain.out).take_while(|(a, b)| a == b).count();
     let near = |all: &[String]| all[same.saturating_sub(3)..all.len().min(same + 6)].to_vec();
     assert_eq!(near(&model.out), near(&plain.out), "seed {seed}, {plan:?}: output {same} differs");
     assert_eq!(model.out.len(), plain.out.len(), "seed {seed}, {plan:?}");
+    assert_eq!(model.late, plain.late, "seed {seed}, {plan:?}");
+    let late = model.state().applied().late as usize;
+    assert!(!plan.diverts || (late == plain.late.len() && late > 0), "seed {seed}, {plan:?}: {late} are counted");
     let (mut dead, mut expected) = (model.dead.clone(), plain.dead);
     dead.sort();
     expected.sort();
     assert_eq!(dead, expected, "seed {seed}: the dead");
     let next = |pair: &[(u64, bool, u32)]| pair[0] < pair[1];
-    assert!(model.origins.windows(2).all(next), "seed {seed}: origins are not in order, or not unique: {:?}", model.origins);
+    assert!(
+        model.origins.windows(2).all(next),
+        "seed {seed}: origins are not in order, or not unique: {:?}",
+        model.origins
+    );
     let left = model.state().due_timers(sluice_event::Clock::EventTime, i64::MAX, 1000).unwrap();
     assert_eq!(left.len(), plain.timers.len(), "seed {seed}: timers left");
 }
@@ -430,7 +461,7 @@ fn timers_fire_once_and_in_order_however_calls_are_cut_and_whatever_falls() {
         for delivery in deliveries {
             for (stages, between) in [(1, true), (1, false), (2, true)] {
                 let crashes = delivery == Delivery::ExactlyOnce && seed % 2 == 0;
-                run(seed, Plan { delivery, stages, between, crashes });
+                run(seed, Plan { delivery, stages, between, crashes, diverts: seed % 3 == 0 });
             }
         }
     }

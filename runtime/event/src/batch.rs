@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::event::{Event, FIXED, ORIGIN, Origin};
+use crate::event::{Event, FIXED, FLAG_ORIGIN, ORIGIN, Origin};
 use crate::new_event::{NewEvent, TooLarge};
 use crate::region::Region;
 
@@ -40,14 +40,23 @@ impl Batch {
         self.count_in(event.timestamp());
     }
 
-    /// Copies an event that a guest wrote, with its true origin in place of the guest's. The event must have an origin.
+    /// Copies an event, with this origin in place of the one it has, if any.
     #[inline]
     pub fn push_output(&mut self, event: &Event<'_>, origin: Origin) {
         let start = self.bytes.len();
-        self.push_event(event);
         if event.origin().is_some() {
+            self.push_event(event);
             self.bytes[start + FIXED..start + FIXED + ORIGIN].copy_from_slice(&origin.to_bytes());
+            return;
         }
+        let (fixed, rest) = event.bytes().split_at(FIXED);
+        self.bytes.extend_from_slice(fixed);
+        let size = (event.bytes().len() + ORIGIN) as u32;
+        self.bytes[start..start + 4].copy_from_slice(&size.to_le_bytes());
+        self.bytes[start + 4] |= FLAG_ORIGIN as u8;
+        self.bytes.extend_from_slice(&origin.to_bytes());
+        self.bytes.extend_from_slice(rest);
+        self.count_in(event.timestamp());
     }
 
     /// Copies all events of another batch behind its own.

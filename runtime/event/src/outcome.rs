@@ -313,7 +313,8 @@ impl<'a> Iterator for Failures<'a> {
                 return Err(Malformed("a failure names an input or timer that was not given"));
             }
             // A permanent failure is dealt with; a transient one is where the guest stopped.
-            if (kind == FailureKind::Permanent && !dealt_with.has(of)) || (kind == FailureKind::Transient && of.1 != next)
+            if (kind == FailureKind::Permanent && !dealt_with.has(of))
+                || (kind == FailureKind::Transient && of.1 != next)
             {
                 return Err(Malformed("a failure names an input or timer at which the guest did not stop"));
             }
@@ -386,7 +387,11 @@ impl<'a> Iterator for TimerChanges<'a> {
         self.records.read(|record| {
             let change = TimerChange::parse(record)?;
             let stands = dealt_with.has(change.of);
-            if stands { Ok(change) } else { Err(Malformed("a timer change names an input or timer that was not dealt with")) }
+            if stands {
+                Ok(change)
+            } else {
+                Err(Malformed("a timer change names an input or timer that was not dealt with"))
+            }
         })
     }
 }

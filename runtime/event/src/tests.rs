@@ -220,3 +220,21 @@ fn a_view_is_read_as_written() {
     assert_eq!(View::parse(&bytes), Ok(view));
     assert!((0..bytes.len() - 8).all(|cut| View::parse(&bytes[..cut]).is_err()));
 }
+
+#[test]
+fn an_event_is_copied_with_another_origin_whether_it_has_one_or_not() {
+    let (mut batch, mut once, mut twice) = (Batch::default(), Batch::default(), Batch::default());
+    let event = NewEvent { timestamp: 7, key: Some(b"k"), value: b"value", headers: &[("h", b"1")], origin: None };
+    batch.push(&event).unwrap();
+    let origin = |offset| Origin { topic: 1, partition: 2, offset, ordinal: 3, source: Source::Timer };
+    let copied = |from: &Batch, to: &mut Batch, origin| {
+        from.region().events().for_each(|event| to.push_output(&event.unwrap(), origin));
+        to.region().check().unwrap();
+        let event = to.region().events().next().unwrap().unwrap();
+        assert_eq!((event.timestamp(), event.key(), event.value()), (7, Some(&b"k"[..]), &b"value"[..]));
+        assert_eq!(event.headers().collect::<Vec<_>>(), [("h", &b"1"[..])]);
+        assert_eq!(event.origin(), Some(origin));
+    };
+    copied(&batch, &mut once, origin(4));
+    copied(&once, &mut twice, origin(5));
+}

@@ -292,5 +292,7 @@ impl Data {
 }
 
 fn not_granted() -> Refused {
-    Refused::Contract("there are no state and no timers here: they are granted to calls of a running pipeline only".into())
+    Refused::Contract(
+        "there are no state and no timers here: they are granted to calls of a running pipeline only".into(),
+    )
 }

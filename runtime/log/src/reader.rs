@@ -23,8 +23,8 @@ pub struct ReadBatch {
     pub count: u32,
     /// The events region.
     pub bytes: Vec<u8>,
-    /// When the last of them was appended, ms since the epoch.
-    pub append_time: i64,
+    /// When they were appended: the index of the first of some events, and when that was, ms since the epoch; in order.
+    pub append_times: Vec<(u32, i64)>,
 }
 
 impl ReadBatch {
@@ -107,6 +107,7 @@ impl Reader {
     /// [`Error::Damaged`] when the bytes are not what was written; the partition is stopped then.
     pub fn read(&mut self, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error> {
         out.bytes.clear();
+        out.append_times.clear();
         out.count = 0;
         let high_watermark = self.partition.high_watermark();
         self.partition.check_exists()?;
@@ -149,8 +150,10 @@ impl Reader {
             }
             out.bytes.extend_from_slice(taken.bytes());
             let (count, length) = (taken.count(), taken.bytes().len());
+            if out.append_times.last().is_none_or(|(_, time)| *time != self.append_time) {
+                out.append_times.push((out.count, self.append_time));
+            }
             out.count += count;
-            out.append_time = self.append_time;
             self.next += u64::from(count);
             self.left.start += length;
             self.left_events -= count;

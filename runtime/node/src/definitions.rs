@@ -149,8 +149,10 @@ pub fn link(
     let stage = &pipeline.stages[at];
     let limits = limits(stage);
     let name = format!("{}/{}", pipeline.name, stage.name);
-    let capabilities: Vec<_> =
-        [("state", stage.state), ("timers", stage.timers)].into_iter().filter_map(|(name, has)| has.then_some(name)).collect();
+    let capabilities: Vec<_> = [("state", stage.state), ("timers", stage.timers)]
+        .into_iter()
+        .filter_map(|(name, has)| has.then_some(name))
+        .collect();
     let linked = Stage::new(host, code, &name, limits, stage.config.clone(), &capabilities);
     let linked = linked.map_err(|error| pipeline.diagnose(At::Plugin(at), error.to_string(), None))?;
     if let Trial::By(witness, call) = trial {

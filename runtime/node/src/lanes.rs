@@ -1,10 +1,12 @@
 //! From a checked definition to lanes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_config::{At, Diagnostic, OnError, PartitionBy, Pipeline, Start, Topic, changelog_topic};
 use sluice_engine::{
-    Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, StageConfig, Witness,
+    Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, StageConfig, TimePolicy,
+    Witness, Writer,
 };
 use sluice_env::Clock;
 use sluice_log::{
@@ -21,6 +23,8 @@ const MAX_IN_FLIGHT: usize = 8;
 /// One pipeline that runs.
 pub(crate) struct Running {
     pub(crate) name: String,
+    /// The pipeline's id.
+    pub(crate) id: u32,
     /// Topics it reads.
     pub(crate) sources: Vec<String>,
     /// Topics it writes to.
@@ -216,11 +220,13 @@ pub(crate) struct Ground<'a> {
     pub(crate) witness: &'a Arc<dyn Witness>,
     pub(crate) scheduler: &'a Scheduler,
     pub(crate) states: &'a States,
+    /// All definitions.
+    pub(crate) all: &'a [Pipeline],
 }
 
 /// Makes a pipeline's lanes and lets them run.
 pub(crate) fn run(
-    &Ground { log, clock, witness, scheduler, states }: &Ground<'_>,
+    &Ground { log, clock, witness, scheduler, states, all }: &Ground<'_>,
     pipeline: &Pipeline,
     (info, sources): (PipelineInfo, Vec<TopicInfo>),
     stages: &[StageConfig],
@@ -259,7 +265,10 @@ pub(crate) fn run(
                 linger: pipeline.batch.linger,
                 max_in_flight: MAX_IN_FLIGHT,
                 state: match pipeline.has_state() {
-                    true => Some(states.config(log, (info.id, &info.name), partition)?),
+                    true => {
+                        let time = time(&pipeline.time, writers(log, all, tp, &source.name)?);
+                        Some(states.config(log, (info.id, &info.name), partition, time)?)
+                    }
                     false => None,
                 },
             };
@@ -296,7 +305,41 @@ pub(crate) fn run(
         sinks: routed,
         errors,
     });
-    Ok(Running { name: pipeline.name.clone(), sources: pipeline.sources.clone(), sinks, lanes, breaker, redrive })
+    Ok(Running {
+        name: pipeline.name.clone(),
+        id: info.id,
+        sources: pipeline.sources.clone(),
+        sinks,
+        lanes,
+        breaker,
+        redrive,
+    })
+}
+
+/// Pipelines that write to a source partition, on each of their own source partitions that may come there.
+fn writers(log: &Log, all: &[Pipeline], to: TopicPartition, name: &str) -> Result<Vec<Writer>, Error> {
+    let mut writers = Vec::new();
+    let count = log.topic(name)?.partitions;
+    for pipeline in all {
+        let Some(sink) = pipeline.sinks.iter().find(|sink| sink.topic == name) else { continue };
+        for source in &pipeline.sources {
+            let source = log.topic(source)?;
+            let comes = |partition: &u32| sink.partition_by != PartitionBy::Source || partition % count == to.partition;
+            writers.extend((0..source.partitions).filter(comes).map(|partition| (source.id, partition)));
+        }
+    }
+    Ok(writers)
+}
+
+fn time(time: &sluice_config::Time, writers: Vec<Writer>) -> TimePolicy {
+    let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    TimePolicy {
+        lateness: millis(time.lateness),
+        idle_after: millis(time.idle_after),
+        max_ahead: millis(time.max_ahead),
+        late_sink: time.late_sink,
+        writers,
+    }
 }
 
 fn errors(log: &Log, errors: &sluice_config::Errors) -> Result<ErrorPolicy, Error> {

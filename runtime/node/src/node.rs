@@ -164,7 +164,7 @@ impl Node {
                 self.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline.name.clone());
             }
             let Self { log, clock, witness, scheduler, states, .. } = self;
-            let ground = Ground { log, clock, witness, scheduler, states };
+            let ground = Ground { log, clock, witness, scheduler, states, all: pipelines };
             let running = lanes::run(&ground, pipeline, start, &stages)?;
             self.running().push(running);
             if pipeline.has_state() {
@@ -397,7 +397,9 @@ impl Node {
                 ready.clone_from(&open);
             }
             open.retain(|name| !ready.contains(name));
-            for lane in running.iter().filter(|running| ready.contains(&running.name)).flat_map(|running| &running.lanes) {
+            for lane in
+                running.iter().filter(|running| ready.contains(&running.name)).flat_map(|running| &running.lanes)
+            {
                 self.scheduler.close(lane.1);
             }
         }
@@ -470,9 +472,8 @@ impl Node {
         }
         let mut pipelines = self.status().pipelines;
         pipelines.retain(|pipeline| pipeline.state != PipelineState::Stopped);
-        let done = |lane: &LaneStatus| {
-            lane.halted.is_some() || lane.paused || (lane.lag == 0 && lane.retrying.is_none())
-        };
+        let done =
+            |lane: &LaneStatus| lane.halted.is_some() || lane.paused || (lane.lag == 0 && lane.retrying.is_none());
         if !pipelines.iter().flat_map(|p| &p.partitions).all(done) || self.log.last_seq() != seq {
             return None;
         }
@@ -504,12 +505,16 @@ impl Node {
     /// Adds what only the node that runs a pipeline knows of it.
     fn observe(&self, running: &Running, status: &mut PipelineStatus) {
         let (mut waiting, mut paused) = (false, true);
-        for (partition, (_, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
+        for (partition, (tp, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
             let Some(seen) = self.scheduler.seen(*lane) else { continue };
             partition.halted = seen.state.halt;
             partition.retrying = seen.state.retrying;
             partition.waits_for = seen.state.waits_for;
             partition.paused = seen.paused && seen.at_rest && seen.state.settled;
+            if let Some(state) = self.states.running(running.id, tp.partition) {
+                let state = state.lock();
+                (partition.watermark, partition.late) = (state.applied().watermark, Some(state.applied().late));
+            }
             status.failed_calls += seen.state.failed_calls;
             waiting |= partition.waits_for.is_some();
             paused &= partition.paused;

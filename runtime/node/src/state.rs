@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
-use sluice_engine::{Flusher, StateConfig};
+use sluice_engine::{Flusher, Reopen, StateConfig, TimePolicy};
 use sluice_event::{Batch, NewEvent};
 use sluice_log::{Append, Error, Log, Partition, PipelineInfo, ReadBatch, TopicInfo, TopicPartition};
 use sluice_state::{
@@ -40,7 +40,13 @@ impl States {
     }
 
     /// The state of a pipeline's partition for its lane, as far as the changelog goes.
-    pub(crate) fn config(&self, log: &Arc<Log>, pipeline: (u32, &str), partition: u32) -> Result<StateConfig, Error> {
+    pub(crate) fn config(
+        &self,
+        log: &Arc<Log>,
+        pipeline: (u32, &str),
+        partition: u32,
+        time: TimePolicy,
+    ) -> Result<StateConfig, Error> {
         let topic = log.topic(&changelog_topic(pipeline.1))?;
         let place = Place::of(&self.data, &self.cache, pipeline, partition);
         let shared = SharedState::new(place.open(log)?);
@@ -48,7 +54,8 @@ impl States {
         open.insert((pipeline.0, partition), shared.clone());
         let changelog = TopicPartition { topic: topic.id, partition };
         let log = log.clone();
-        Ok(StateConfig { shared, changelog, flusher: self.writer.clone(), reopen: Arc::new(move || place.open(&log)) })
+        let reopen: Reopen = Arc::new(move || place.open(&log));
+        Ok(StateConfig { shared, changelog, flusher: self.writer.clone(), reopen, time: Arc::new(time) })
     }
 
     /// The state that a lane has, if one runs.

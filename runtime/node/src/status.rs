@@ -143,6 +143,10 @@ pub struct LaneStatus {
     pub retrying: Option<Retrying>,
     /// What it waits for, when storage refuses for the moment.
     pub waits_for: Option<String>,
+    /// How far its events have come in their own time, ms since the epoch, while it runs with state or timers.
+    pub watermark: Option<i64>,
+    /// How many of its events were late, while it runs with state or timers.
+    pub late: Option<u64>,
 }
 
 /// How everything stands that a log knows of, when no node runs on it.
@@ -213,6 +217,8 @@ fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<Pi
             halted: None,
             retrying: None,
             waits_for: None,
+            watermark: None,
+            late: None,
         });
     }
     Some(status)

@@ -30,6 +30,8 @@ pub struct Head {
     pub watermark: Option<i64>,
     /// How many outputs there are of timers that fired before the event at `to`.
     pub fired_outputs: u32,
+    /// How many of the events were late.
+    pub late: u32,
 }
 
 /// What one commit changes. It is the value of one event of the changelog, whose offset is where it stands in the row of changes.
@@ -40,7 +42,7 @@ pub struct Head {
 ///  6  u16  length of this part, 64    40  u64  epoch
 ///  8  u32  source topic               48  i64  watermark, i64::MIN while there is none
 /// 12  u32  source partition           56  u32  number of entries
-/// 16  u16  0 (a turn: 1), u16 0       60  u32  0
+/// 16  u16  0 (a turn: 1), u16 0       60  u32  number of late events
 /// 20  u32  outputs so far of timers that fired before `to`
 /// 64  per entry, in the order in which they were made: u32 key length, u32 value length (0xffffffff: deleted),
 ///     i64 expiry (ms since the epoch, 0 never), key, value
@@ -175,7 +177,7 @@ impl Turn {
 /// The bytes of a delta of so many changes.
 pub(crate) fn encode_delta<'a>(head: Head, count: usize, changes: impl Iterator<Item = Change<'a>>) -> Vec<u8> {
     let mut out = Vec::with_capacity(FIXED + 64 * count);
-    head.encode(0, (count, 0), &mut out);
+    head.encode(0, (count, head.late as usize), &mut out);
     for Change { key, value, expires } in changes {
         out.extend_from_slice(&(key.len() as u32).to_le_bytes());
         out.extend_from_slice(&value.map_or(DELETED, |value| value.len() as u32).to_le_bytes());
@@ -198,6 +200,7 @@ impl Delta {
     /// When it is of another version, or its lengths do not fill the bytes exactly.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let (head, count) = Self::decode_head(bytes)?;
+        let head = Head { late: u32_at(bytes, 60)?, ..head };
         let mut rest = bytes.get(FIXED..).ok_or(CUT)?;
         let mut layer = Layer::default();
         for _ in 0..count {
@@ -237,6 +240,7 @@ impl Delta {
             epoch: u64_at(bytes, 40)?,
             watermark: (watermark != i64::MIN).then_some(watermark),
             fired_outputs: u32_at(bytes, 20)?,
+            late: 0,
         };
         Ok((head, u32_at(bytes, 56)?))
     }

@@ -11,6 +11,8 @@ const STATE: u8 = 1;
 /// Timers by their keys, and by their times: see `timer.rs`.
 pub(crate) const TIMER: u8 = 3;
 pub(crate) const INDEX: u8 = 4;
+/// Writers to the source: see `writer.rs`.
+pub(crate) const WRITER: u8 = 5;
 
 /// What all keys of a stage begin with: u8 1, u8 length of its name, the name.
 pub fn prefix_of(stage: &str) -> Vec<u8> {

@@ -14,6 +14,7 @@ mod partition;
 mod stage;
 mod store;
 mod timer;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -27,3 +28,4 @@ pub use partition::{Applied, FLUSH_BYTES, Flush, PartitionState, Slot, Usage};
 pub use stage::{Entries, SharedState, StageState};
 pub use store::{Error, Store, Writes};
 pub use timer::{MAX_TIMER_KEY_BYTES, Timer, set_timer};
+pub use writer::WriterSeen;

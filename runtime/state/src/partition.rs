@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use sluice_event::Clock;
 
 use crate::delta::{Delta, Head, Line, Turn, encode_delta, ended, missing};
-use crate::key::{META, TIMER, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
+use crate::key::{META, TIMER, WRITER, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
 use crate::layer::{Change, Layer};
 use crate::store::{Closed, Error, Store};
 use crate::timer::{self, Timer, index_from, index_key};
+use crate::writer::WriterSeen;
 
 /// What stands under a key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -75,6 +76,8 @@ pub struct Applied {
     pub watermark: Option<i64>,
     /// How many outputs there are of timers that fired before the event at the cursor.
     pub fired_outputs: u32,
+    /// How many events were late.
+    pub late: u64,
     /// What each stage's state comes to, timers included.
     pub usage: BTreeMap<String, Usage>,
     /// When the next value expires; there may be none then.
@@ -305,6 +308,7 @@ impl PartitionState {
         }
         self.applied.watermark = self.applied.watermark.max(head.watermark);
         self.applied.fired_outputs = head.fired_outputs;
+        self.applied.late += u64::from(head.late);
         self.expire()
     }
 
@@ -347,6 +351,19 @@ impl PartitionState {
         })?;
         self.no_timer_before[clock as usize] = first;
         Ok(first)
+    }
+
+    /// What is known of those who write to the source, by what is committed.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn writers(&self) -> Result<Vec<WriterSeen>, Error> {
+        let mut writers = Vec::new();
+        self.scan(&[WRITER], &[WRITER], false, &mut |change| {
+            writers.extend(WriterSeen::of(&change));
+            true
+        })?;
+        Ok(writers)
     }
 
     /// The time of the last timer of a clock, attempts in flight included. It looks at all of them.
@@ -487,8 +504,9 @@ impl PartitionState {
         if at_most <= enough {
             return Ok(at_most);
         }
-        let size =
-            |key: &[u8], value: Option<&[u8]>| value.map_or(0, |value| (key.len() - prefixes[0].len() + value.len()) as u64);
+        let size = |key: &[u8], value: Option<&[u8]>| {
+            value.map_or(0, |value| (key.len() - prefixes[0].len() + value.len()) as u64)
+        };
         let is_own = |change: &Change<'_>| prefixes.iter().any(|prefix| change.key.starts_with(prefix));
         let own = layers().flat_map(Layer::changes).filter(is_own);
         let last: BTreeMap<_, _> = own.map(|change| (change.key, change.value)).collect();

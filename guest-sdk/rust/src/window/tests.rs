@@ -56,9 +56,8 @@ fn events(seed: u64) -> Vec<(char, i64, i64)> {
 }
 
 fn given(events: &[(char, i64, i64)]) -> Vec<Given> {
-    let event = |(key, time, number): &(char, i64, i64)| {
-        Given::value(number.to_string()).key(key.to_string()).timestamp(*time)
-    };
+    let event =
+        |(key, time, number): &(char, i64, i64)| Given::value(number.to_string()).key(key.to_string()).timestamp(*time);
     events.iter().map(event).collect()
 }
 
@@ -175,11 +174,7 @@ impl Consumer for Pairs {
     fn process(&mut self, event: &Event, out: &mut Outputs) -> Result {
         let (key, time, number) = (event.key(), event.timestamp(), event.json::<i64>()?);
         // Even numbers are the left side.
-        let met = if number % 2 == 0 {
-            self.0.left(key, time, number)?
-        } else {
-            self.0.right(key, time, number)?
-        };
+        let met = if number % 2 == 0 { self.0.left(key, time, number)? } else { self.0.right(key, time, number)? };
         met.into_iter().try_for_each(|(other_time, other)| out.send(key, json((time, number, other_time, other))))
     }
 }

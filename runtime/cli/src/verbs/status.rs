@@ -61,6 +61,11 @@ fn render(status: &Status) -> String {
                 "\n{name} has lost {lost} events (at-most-once): `sluice audit {name}` lists them\n"
             ));
         }
+        let late: u64 = pipeline.partitions.iter().filter_map(|lane| lane.late).sum();
+        if late > 0 {
+            let name = &pipeline.name;
+            out.push_str(&format!("\n{name} had {late} late events: `lateness` in its [time] says how long it waits, `late-sink` where they go\n"));
+        }
         for lane in &pipeline.partitions {
             let at = format!("{} on {}/{}", pipeline.name, lane.topic, lane.partition);
             // What a held pipeline stands still for is told above.

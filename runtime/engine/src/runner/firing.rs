@@ -42,6 +42,11 @@ impl LaneRunner {
         if !self.chain.has_timers() {
             return false;
         }
+        let now = self.clock.now();
+        // What was appended before now is not all read, as long as there is anything to read.
+        if self.lane.planned() >= self.source.high_watermark() {
+            self.keyed.iter_mut().for_each(|keyed| keyed.pass(now));
+        }
         // A failure shows when they are called.
         self.due_now().map_or(true, |due| !due.is_empty())
     }
@@ -54,13 +59,14 @@ impl LaneRunner {
         }
     }
 
-    /// When the lane is to be woken for a timer that goes by the time of day.
+    /// When the lane is to be woken for a timer, by the time of day, or because a writer is idle then.
     pub(super) fn next_timer(&mut self) -> Option<std::time::Duration> {
         /// The time of day may be set anew meanwhile.
         const MOST: u64 = 60_000;
         let keyed = self.keyed.as_mut().filter(|_| self.chain.has_timers())?;
         // A failure shows when they are called.
-        let next = keyed.next_by_wall_clock().ok().flatten()?;
+        let next =
+            [keyed.next_by_wall_clock(), keyed.next_idle()].into_iter().filter_map(|next| next.ok().flatten()).min()?;
         let millis = u64::try_from(next.saturating_sub(self.clock.now())).unwrap_or(0).clamp(1, MOST);
         Some(self.clock.elapsed() + std::time::Duration::from_millis(millis))
     }
@@ -98,7 +104,7 @@ impl LaneRunner {
         due.truncate(if alone { 1 } else { same.min(self.firing.at_most.unwrap_or(usize::MAX)) });
         self.batch = ReadBatch { base_offset: from, ..std::mem::take(&mut self.batch) };
         (self.batch.count, self.batch.bytes) = (0, Vec::new());
-        self.keyed.iter_mut().for_each(|keyed| keyed.begin(self.batch.region()));
+        self.keyed.iter_mut().for_each(|keyed| keyed.begin(&self.batch));
         self.call(from, &due, false);
         Err(Step::Worked)
     }
@@ -123,6 +129,9 @@ impl LaneRunner {
             let kept = self.batch.region().prefix(events, usize::MAX).map_or(0, |kept| kept.bytes().len());
             self.batch.bytes.truncate(kept);
             self.batch.count = events;
+        }
+        if events == 0 {
+            self.firing.apart = self.firing.apart.max(1);
         }
         Ok(due)
     }

@@ -1,0 +1,72 @@
+;; A consumer of typed records with timers, in WAT: each event sets a timer under its key, its value being the tag: for one second after its time, or
+;; where the key begins with a `w`, for its time by the time of day. What fires is sent; what has a key that begins with an `x` fails. Where records lie is
+;; told in echo.wat; a timer takes 40 bytes: before 0, time 8, clock 16, key 20, tag 28.
+(module
+  (import "sluicegate:plugin/timers@1.0.0" "set" (func $set (param i32 i32 i32 i64 i32 i32 i32 i32)))
+  (memory (export "memory") 4)
+  (data (i32.const 512) "an x")
+  (global $free (mut i32) (i32.const 1024))
+
+  (func $alloc (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
+    (global.set $free (i32.add (local.get $at) (local.get $size)))
+    (local.get $at))
+
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+    (call $alloc (local.get 3)))
+
+  (func (export "sluicegate:plugin/handler@1.0.0#process")
+    (param $events i32) (param $count i32) (param $timers i32) (param $due i32) (result i32)
+    (local $outputs i32) (local $sent i32) (local $failures i32) (local $failed i32)
+    (local $index i32) (local $in i32) (local $out i32) (local $by_day i32) (local $outcome i32)
+    (local.set $outputs (call $alloc (i32.mul (local.get $due) (i32.const 72))))
+    (local.set $failures (call $alloc (i32.mul (local.get $due) (i32.const 20))))
+    (block $fired
+      (loop $next
+        (br_if $fired (i32.ge_u (local.get $index) (local.get $due)))
+        (local.set $in (i32.add (local.get $timers) (i32.mul (local.get $index) (i32.const 40))))
+        (if (i32.eq (i32.load8_u (i32.load offset=20 (local.get $in))) (i32.const 120))
+          (then
+            (local.set $out (i32.add (local.get $failures) (i32.mul (local.get $failed) (i32.const 20))))
+            (i32.store8 (local.get $out) (i32.const 1))
+            (i32.store offset=4 (local.get $out) (local.get $index))
+            (i32.store8 offset=8 (local.get $out) (i32.const 1))
+            (i32.store offset=12 (local.get $out) (i32.const 512))
+            (i32.store offset=16 (local.get $out) (i32.const 4))
+            (local.set $failed (i32.add (local.get $failed) (i32.const 1))))
+          (else
+            (local.set $out (i32.add (local.get $outputs) (i32.mul (local.get $sent) (i32.const 72))))
+            (i32.store8 (local.get $out) (i32.const 1))
+            (i32.store offset=4 (local.get $out) (local.get $index))
+            (i32.store8 offset=8 (local.get $out) (i32.const 0))
+            (i32.store8 offset=24 (local.get $out) (i32.const 0))
+            (i32.store8 offset=40 (local.get $out) (i32.const 1))
+            (i64.store offset=44 align=4 (local.get $out) (i64.load offset=20 align=4 (local.get $in)))
+            (i64.store offset=52 align=4 (local.get $out) (i64.load offset=28 align=4 (local.get $in)))
+            (i64.store offset=60 align=4 (local.get $out) (i64.const 0))
+            (local.set $sent (i32.add (local.get $sent) (i32.const 1)))))
+        (local.set $index (i32.add (local.get $index) (i32.const 1)))
+        (br $next)))
+    (local.set $index (i32.const 0))
+    (block $done
+      (loop $next
+        (br_if $done (i32.ge_u (local.get $index) (local.get $count)))
+        (local.set $in (i32.add (local.get $events) (i32.mul (local.get $index) (i32.const 64))))
+        (local.set $by_day (i32.eq (i32.load8_u (i32.load offset=36 (local.get $in))) (i32.const 119)))
+        (call $set (i32.const 0) (local.get $index) (local.get $by_day)
+          (i64.add (i64.load offset=24 (local.get $in))
+            (select (i64.const 0) (i64.const 1000) (local.get $by_day)))
+          (i32.load offset=36 (local.get $in)) (i32.load offset=40 (local.get $in))
+          (i32.load offset=44 (local.get $in)) (i32.load offset=48 (local.get $in)))
+        (local.set $index (i32.add (local.get $index) (i32.const 1)))
+        (br $next)))
+    (local.set $outcome (call $alloc (i32.const 24)))
+    (i32.store (local.get $outcome) (local.get $count))
+    (i32.store offset=4 (local.get $outcome) (local.get $due))
+    (i32.store offset=8 (local.get $outcome) (local.get $outputs))
+    (i32.store offset=12 (local.get $outcome) (local.get $sent))
+    (i32.store offset=16 (local.get $outcome) (local.get $failures))
+    (i32.store offset=20 (local.get $outcome) (local.get $failed))
+    (global.set $free (i32.const 1024))
+    (local.get $outcome)))
