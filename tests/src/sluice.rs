@@ -66,6 +66,17 @@ impl Ran {
     }
 }
 
+impl Ran {
+    /// What it wrote to stdout, when it ended with this code.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn ends(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
+        self.stdout
+    }
+}
+
 /// A test that fails leaves nothing running that works in its folder.
 impl Drop for Workspace {
     fn drop(&mut self) {

@@ -4,6 +4,7 @@
 mod delivery;
 mod errors;
 mod operate;
+mod replay;
 mod state;
 mod storage;
 mod timers;

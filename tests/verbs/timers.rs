@@ -219,13 +219,19 @@ fn a_typed_consumer_sets_timers_which_fire_in_their_order() {
 #[test]
 fn a_timer_of_the_day_fires_without_an_event_when_its_time_has_come() {
     let workspace = alarms("");
-    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
-    let _node = workspace.start(&[]).unwrap();
-    let due = now() + 400;
+    workspace.sluice(&["topic", "create", "clock"]).ok();
+    // What is produced without a timestamp says what time it is.
+    let now = || {
+        workspace.produce("clock", &["tick"]);
+        workspace.events("clock").last().unwrap()["timestamp"].as_i64().unwrap()
+    };
+    let mut node = workspace.start(&[]).unwrap();
+    let due = now() + 500;
     set(&workspace, &[("w", due)]);
     workspace.until("it fires", || !workspace.events("out").is_empty());
     assert!(now() >= due);
     assert_eq!(fired(&workspace), named(&[("w", due)]));
+    kill(&mut node);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use sluice_node::Status;
 use sluice_node::checkpoint::Checkpoint;
 use sluice_node::dead::{DeadLetters, Found, LetterId, Selection, Treated, Treatment};
 use sluice_node::operate::{Rewind, Target};
+use sluice_node::replay::{self, Replay};
 use sluice_node::state::{self, StateChoice};
 use sluice_node::topics::{Place, TopicDescription};
 use tokio::runtime::Runtime;
@@ -218,6 +219,15 @@ impl Client {
         let request = RewindRequest { to: target.to_string(), state, really };
         let body = serde_json::to_vec(&request).map_err(Problem::connection)?;
         self.json("POST", &format!("/pipelines/{}/rewind", escaped(pipeline)), body)
+    }
+
+    /// Runs a range of a pipeline's history once more, aside.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn replay(&mut self, request: &replay::Request) -> Result<Replay, Problem> {
+        let body = serde_json::to_vec(request).map_err(Problem::connection)?;
+        self.json("POST", &format!("/pipelines/{}/replay", escaped(&request.pipeline)), body)
     }
 
     /// What the commit log tells of pipelines.

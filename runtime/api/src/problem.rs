@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use sluice_log::{Advice, Error};
+use sluice_node::NodeError;
 
 /// Why a request was refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -68,6 +69,19 @@ impl From<Error> for Problem {
         };
         let expected = if let Error::SequenceGap { expected, .. } = &error { Some(*expected) } else { None };
         Self { status, detail: error.to_string(), help: help(&error), storage: error.is_storage_fault(), expected }
+    }
+}
+
+impl From<NodeError> for Problem {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Log(error) => error.into(),
+            NodeError::Refused(diagnostics) => {
+                let told: Vec<_> = diagnostics.iter().map(|diagnostic| diagnostic.render(false)).collect();
+                Self::bad_request(told.join("\n\n"))
+            }
+            NodeError::Host(error) => Self::new(500, error.to_string()),
+        }
     }
 }
 

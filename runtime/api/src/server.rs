@@ -14,6 +14,7 @@ use sluice_log::Audit;
 use sluice_node::checkpoint::{self, Checkpoint};
 use sluice_node::dead::{self, DeadLetters, Found, Treated, Treatment};
 use sluice_node::operate::{Rewind, Target};
+use sluice_node::replay::{self, Replay};
 use sluice_node::state;
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Node, Status};
@@ -55,6 +56,7 @@ pub async fn serve(
         .route("/pipelines/{pipeline}", delete(delete_pipeline))
         .route("/pipelines/{pipeline}/desired", put(want))
         .route("/pipelines/{pipeline}/rewind", post(rewind))
+        .route("/pipelines/{pipeline}/replay", post(replay))
         .route("/pipelines/{pipeline}/state", post(look))
         .route("/pipelines/{pipeline}/dead", get(dead_list))
         .route("/pipelines/{pipeline}/dead/{id}", get(dead_find))
@@ -197,6 +199,11 @@ async fn rewind(
     let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let target: Target = request.to.parse().map_err(|what: String| Problem::bad_request(what))?;
     blocking(move || Ok(api.node.rewind(&pipeline, &target, request.state, request.really)?)).await.map(Json)
+}
+
+async fn replay(State(api): State<Api>, request: Result<Json<replay::Request>, JsonRejection>) -> Answer<Replay> {
+    let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    blocking(move || Ok(api.node.replay(&request)?)).await.map(Json)
 }
 
 async fn checkpoints(State(api): State<Api>) -> Answer<Vec<Checkpoint>> {

@@ -1,5 +1,6 @@
 //! The same verbs beside a running node and without one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_api::{Client, NewTopic, Problem, Produced, Want};
@@ -8,6 +9,7 @@ use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
 use sluice_node::checkpoint::{self, Checkpoint};
 use sluice_node::dead::{self, DeadLetters, Found, LetterId, Selection, Treated, Treatment};
 use sluice_node::operate::{self, Rewind, Target};
+use sluice_node::replay::{self, Replay};
 use sluice_node::state::{self, StateChoice};
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Compiler, NodeError, NodeOptions, Status, open_log, status_of};
@@ -55,7 +57,7 @@ impl From<Problem> for Opening {
 /// A data directory, through the node that runs on it or, when there is none, opened by this process.
 pub(crate) enum Access {
     Node(Client),
-    Directory(Box<Log>),
+    Directory(Arc<Log>),
 }
 
 impl Access {
@@ -65,7 +67,7 @@ impl Access {
             NodeOptions { data: global.data.clone(), durability: Durability::Fsync, compiler: Compiler::Apart };
         patiently(|| match Client::connect(&global.data)? {
             Some(client) => Ok(Self::Node(client)),
-            None => Ok(Self::Directory(Box::new(open_log(&options).map_err(NodeError::Log)?))),
+            None => Ok(Self::Directory(Arc::new(open_log(&options).map_err(NodeError::Log)?))),
         })
     }
 
@@ -181,6 +183,14 @@ impl Access {
         match self {
             Self::Node(client) => Ok(client.rewind(pipeline, target, state, really)?),
             Self::Directory(log) => Ok(operate::rewind(log, pipeline, target, state, really)?),
+        }
+    }
+
+    /// Runs a range of a pipeline's history once more, aside.
+    pub(crate) fn replay(&mut self, request: &replay::Request) -> Result<Replay, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.replay(request)?),
+            Self::Directory(log) => Ok(replay::run_in(log, Compiler::Apart, request)?),
         }
     }
 

@@ -51,6 +51,10 @@ pub(crate) enum Verb {
     Pipeline(Pipeline),
     /// Move a pipeline's cursors back, or forth; shows what it would do, and with --yes does it
     Rewind(Rewind),
+    /// Run a range of what a pipeline has read through it once more, aside: compare what comes out with what was committed, or keep it in a topic
+    Replay(Replay),
+    /// Check that a pipeline makes the same of its history again; says hashes of outputs and state
+    Verify(Verify),
     /// Dead letters: list them by cause, look at one, send them through again, give them up
     #[command(subcommand)]
     Dead(Dead),
@@ -294,6 +298,50 @@ pub(crate) struct Rewind {
     /// Do it
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Arguments)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["into", "diff"]))]
+pub(crate) struct Replay {
+    /// The pipeline
+    pub(crate) pipeline: String,
+    /// Where the range begins: earliest, an RFC 3339 time (when events were appended), event-time:TIME, OFFSET, PARTITION:OFFSET,
+    /// TOPIC/PARTITION:OFFSET or checkpoint:NAME
+    #[arg(long, value_name = "WHERE", default_value = "earliest")]
+    pub(crate) from: Target,
+    /// Where it ends, likewise; latest is where the pipeline has come to
+    #[arg(long, value_name = "WHERE", default_value = "latest")]
+    pub(crate) to: Target,
+    /// Another plugin: a .wasm file, or a plugin's folder
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plugin: Option<PathBuf>,
+    /// The stage that it is for, where there are several
+    #[arg(long, value_name = "NAME", requires = "plugin")]
+    pub(crate) stage: Option<String>,
+    /// Append what comes out to this topic, which is made where it is missing
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) into: Option<String>,
+    /// Compare what comes out with what was committed; exits with 1 where it differs
+    #[arg(long)]
+    pub(crate) diff: bool,
+    /// Pipeline files, or folders of them, that hold the definition
+    #[arg(long, value_name = "FILE|DIR", default_value = "pipelines")]
+    pub(crate) definitions: Vec<PathBuf>,
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Verify {
+    /// The pipeline
+    pub(crate) pipeline: String,
+    /// Where the range begins; see `sluice replay`
+    #[arg(long, value_name = "WHERE", default_value = "earliest")]
+    pub(crate) from: Target,
+    /// Where it ends; latest is where the pipeline has come to
+    #[arg(long, value_name = "WHERE", default_value = "latest")]
+    pub(crate) to: Target,
+    /// Pipeline files, or folders of them, that hold the definition
+    #[arg(long, value_name = "FILE|DIR", default_value = "pipelines")]
+    pub(crate) definitions: Vec<PathBuf>,
 }
 
 #[derive(Debug, Arguments)]

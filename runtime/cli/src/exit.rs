@@ -87,6 +87,13 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// The same, where an exit code of 1 says something else.
+    pub(crate) fn not_a_difference(self) -> Self {
+        Self { code: if self.code == 1 { 3 } else { self.code }, ..self }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error.advice() {

@@ -27,6 +27,8 @@ fn main() -> std::process::ExitCode {
         Verb::Status => verbs::status::status(&args.global),
         Verb::Pipeline(verb) => verbs::pipeline::pipeline(&args.global, verb),
         Verb::Rewind(verb) => verbs::rewind::rewind(&args.global, verb),
+        Verb::Replay(verb) => verbs::replay::replay(&args.global, verb),
+        Verb::Verify(verb) => verbs::replay::verify(&args.global, verb),
         Verb::Dead(verb) => verbs::dead::dead(&args.global, verb),
         Verb::Checkpoint(verb) => verbs::checkpoint::checkpoint(&args.global, verb),
         Verb::State(verb) => verbs::state::state(&args.global, verb),

@@ -406,10 +406,7 @@ impl Chain {
         let StageConfig { keys_unchanged, max_outputs_per_event, .. } = stage.config;
         let state = self.state.as_ref();
         let grant = stage.config.state.filter(|_| state.is_some());
-        let has_state = grant.is_some_and(|grant| grant.values);
-        let has_timers = grant.is_some_and(|grant| grant.timers);
-        let given =
-            Given { events, sources, keys_unchanged, max_outputs_per_event, has_state, has_timers, due, of_timers };
+        let given = Given { events, sources, keys_unchanged, max_outputs_per_event, grant, due, of_timers };
         let (router, handed_on, changes) = (&mut self.router, &mut self.handed_on, &mut self.changes);
         let mut told = None;
         consumer.call(&self.header, events.bytes(), &mut |outcome| {

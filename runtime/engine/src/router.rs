@@ -4,6 +4,7 @@ use sluice_event::{Batch, Event, FailureKind, Items, Origin, Outcome, Region, So
 use sluice_log::{Append, MAX_EVENT_BYTES, TopicPartition};
 
 use crate::errors::Failed;
+use crate::keyed::StateGrant;
 use crate::legible::legible;
 use crate::partitioner::PartitionBy;
 use crate::port::{CallError, CallErrorKind};
@@ -70,9 +71,8 @@ pub(crate) struct Given<'a> {
     pub(crate) keys_unchanged: bool,
     /// How many outputs one of them may have.
     pub(crate) max_outputs_per_event: u32,
-    /// Whether the stage may change its state, and set timers.
-    pub(crate) has_state: bool,
-    pub(crate) has_timers: bool,
+    /// What the stage may keep.
+    pub(crate) grant: Option<StateGrant>,
     /// Timers that it was given too.
     pub(crate) due: &'a Due,
     /// No events were read: all comes of timers.
@@ -209,7 +209,9 @@ impl Router {
         mut next: Option<&mut Link>,
     ) -> Result<Told, CallError> {
         let outcome = Outcome::parse(bytes, given.items())?;
-        if (outcome.uses_timers() && !given.has_timers) || (outcome.uses_state() && !given.has_state) {
+        let may = |what: fn(StateGrant) -> bool| given.grant.is_some_and(what);
+        if (outcome.uses_timers() && !may(|grant| grant.timers)) || (outcome.uses_state() && !may(|grant| grant.values))
+        {
             let message = "the consumer writes state or timers, which the pipeline does not grant";
             return Err(CallError::new(CallErrorKind::Limit, message));
         }
@@ -217,7 +219,7 @@ impl Router {
         let (count, timers) = (given.events.count(), given.due.len() as u32);
         let some_left = told.processed < count || told.fired < timers;
         // It may stop where a timer that it has set is due before the next event; but not before it has dealt with anything.
-        let may_stop = given.has_timers && told.processed + told.fired > 0;
+        let may_stop = may(|grant| grant.timers) && told.processed + told.fired > 0;
         if told.stopped.is_none() && told.failed_timer.is_none() && some_left && !may_stop {
             let message = format!("it dealt with {} of {count} events and names no failure", told.processed);
             return Err(CallError::new(CallErrorKind::BadOutcome, message));

@@ -1,7 +1,7 @@
 //! Timers against a plain program: however calls are cut, whatever fails, falls or crashes, each fires once, in its order.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn mix(numbers: &[i64]) -> i64 {
 }
 
 fn on_event(stage: usize, key: u8, time: i64, value: &str) -> Result<Vec<Act>, &'static str> {
-    let n = mix(&[stage as i64, i64::from(key), time]);
+    let n = mix(&[stage.cast_signed() as i64, i64::from(key), time]);
     let mut acts = vec![Act::Send(format!("{value}>{stage}"))];
     acts.extend((n % 3 == 0).then_some(Act::Set("a", time + n % 50)));
     acts.extend((n % 5 == 0).then_some(Act::Set("b", time - n % 10)));
@@ -46,7 +46,7 @@ fn on_event(stage: usize, key: u8, time: i64, value: &str) -> Result<Vec<Act>, &
 }
 
 fn on_timer(stage: usize, key: u8, tag: &str, time: i64) -> Result<Vec<Act>, &'static str> {
-    let n = mix(&[stage as i64, i64::from(key), time, 77]);
+    let n = mix(&[stage.cast_signed() as i64, i64::from(key), time, 77]);
     let mut acts = vec![Act::Send(format!("{tag}{time}!{stage}"))];
     // What sets itself for earlier sets nothing for later: it must come to an end.
     acts.extend((tag != "d" && n % 4 == 0).then_some(Act::Set("c", time + 1 + n % 20)));
@@ -59,8 +59,8 @@ fn events(seed: u64, count: usize) -> Vec<(u8, i64)> {
     let mut rng = Rng::from_seed(seed);
     let mut time = 1000;
     let mut event = || {
-        time += rng.below(8) as i64;
-        (rng.below(5) as u8, time - rng.below(10) as i64)
+        time += rng.below(8).cast_signed();
+        (rng.below(5) as u8, time - rng.below(10).cast_signed())
     };
     (0..count).map(|_| event()).collect()
 }
@@ -70,7 +70,7 @@ fn events(seed: u64, count: usize) -> Vec<(u8, i64)> {
 struct Plain {
     stages: usize,
     /// By time, stage, key and tag.
-    timers: BTreeMap<(i64, usize, u8, &'static str), ()>,
+    timers: BTreeSet<(i64, usize, u8, &'static str)>,
     out: Vec<String>,
     dead: Vec<String>,
     late: Vec<String>,
@@ -78,8 +78,8 @@ struct Plain {
 
 impl Plain {
     fn set(&mut self, stage: usize, key: u8, tag: &'static str, time: Option<i64>) {
-        self.timers.retain(|(_, of, other, name), ()| (*of, *other, *name) != (stage, key, tag));
-        self.timers.extend(time.map(|time| ((time, stage, key, tag), ())));
+        self.timers.retain(|(_, of, other, name)| (*of, *other, *name) != (stage, key, tag));
+        self.timers.extend(time.map(|time| (time, stage, key, tag)));
     }
 
     /// What a stage does, and all that comes of it.
@@ -109,9 +109,9 @@ impl Plain {
     }
 
     fn fire(&mut self, watermark: i64) {
-        while let Some(((time, stage, key, tag), ())) = self.timers.pop_first() {
+        while let Some((time, stage, key, tag)) = self.timers.pop_first() {
             if time > watermark {
-                self.timers.insert((time, stage, key, tag), ());
+                self.timers.insert((time, stage, key, tag));
                 return;
             }
             self.try_to(&format!("{key}:{tag}"), |plain| plain.act(stage, key, time, on_timer(stage, key, tag, time)?));

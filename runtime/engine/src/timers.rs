@@ -39,6 +39,9 @@ impl Due {
     }
 }
 
+/// A key and a tag.
+type Id<'a> = (&'a [u8], &'a [u8]);
+
 /// How much of a call may be made, for what comes behind that was not known to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cut {
@@ -62,7 +65,7 @@ pub(crate) fn changes(
     changes: &mut Layer,
 ) -> Result<Option<Cut>, CallError> {
     // Of those set here, the event before which each fires, and who set it.
-    let mut pending: HashMap<(&[u8], &[u8]), (u32, Option<u32>, i64)> = HashMap::new();
+    let mut pending: HashMap<Id<'_>, (u32, Option<u32>, i64)> = HashMap::new();
     let mut cut: Option<Cut> = None;
     let mut missed = |events: u32, by: Option<u32>| {
         let earlier = due.before.iter().take_while(|before| **before < events).count() as u32;

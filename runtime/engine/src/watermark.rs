@@ -236,7 +236,7 @@ mod tests {
         for step in 0..500 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
             let below = |n: u64, shift: u32| ((random >> shift) % n).cast_signed();
-            let writer = [A, B, (2, 7)][below(3, 40) as usize];
+            let writer = [A, B, (2, 7)][below(3, 40).unsigned_abs() as usize];
             let (timestamp, appended) = (step * 3 - below(30, 20), step * 2 + below(2, 50));
             marks.event(writer, timestamp, appended);
             for seen in marks.take_changed() {

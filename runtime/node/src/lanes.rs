@@ -317,7 +317,7 @@ pub(crate) fn run(
 }
 
 /// Pipelines that write to a source partition, on each of their own source partitions that may come there.
-fn writers(log: &Log, all: &[Pipeline], to: TopicPartition, name: &str) -> Result<Vec<Writer>, Error> {
+pub(crate) fn writers(log: &Log, all: &[Pipeline], to: TopicPartition, name: &str) -> Result<Vec<Writer>, Error> {
     let mut writers = Vec::new();
     let count = log.topic(name)?.partitions;
     for pipeline in all {
@@ -331,7 +331,8 @@ fn writers(log: &Log, all: &[Pipeline], to: TopicPartition, name: &str) -> Resul
     Ok(writers)
 }
 
-fn time(time: &sluice_config::Time, writers: Vec<Writer>) -> TimePolicy {
+/// As the engine takes it.
+pub(crate) fn time(time: &sluice_config::Time, writers: Vec<Writer>) -> TimePolicy {
     let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     TimePolicy {
         lateness: millis(time.lateness),

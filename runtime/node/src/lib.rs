@@ -12,6 +12,7 @@ mod lanes;
 mod node;
 pub mod operate;
 mod redrive;
+pub mod replay;
 mod scheduler;
 pub mod state;
 mod status;

@@ -18,6 +18,7 @@ use crate::keeper::Keeper;
 use crate::lanes::{self, Existing, Ground, Needed, Running};
 use crate::operate::{self, Rewind, Target};
 use crate::redrive::Redrives;
+use crate::replay::{self, Replay};
 use crate::scheduler::{Scheduler, Seen};
 use crate::state::{self, StateChoice, States};
 use crate::status::{self, LaneStatus, PipelineState, PipelineStatus, Status};
@@ -403,6 +404,17 @@ impl Node {
                 self.scheduler.close(lane.1);
             }
         }
+    }
+
+    /// Runs a range of a pipeline's history once more, aside.
+    ///
+    /// # Errors
+    /// When there is no such pipeline, range or state, or a definition or plugin is refused, or an event stands still.
+    pub fn replay(&self, request: &replay::Request) -> Result<Replay, NodeError> {
+        let info = self.log.pipeline(&request.pipeline);
+        let info = info.ok_or_else(|| Error::UnknownPipeline(request.pipeline.clone()))?;
+        let past = self.states.past(&self.log, &info);
+        replay::run(&self.log, &self.host, &info, past.as_ref(), request)
     }
 
     /// Waits until storage fails or somebody interrupts.

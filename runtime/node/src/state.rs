@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -198,6 +199,20 @@ impl Place {
         Ok(state)
     }
 
+    /// The state that a line made, in a place of its own.
+    fn open_at(&self, log: &Log, line: &Line) -> Result<PartitionState, Error> {
+        let topic = log.topic(&changelog_topic(&self.pipeline))?;
+        let changelog = Changelog { log, partition: log.partition(&topic, self.partition)? };
+        let mut state = self.made_from_snapshot(log.root(), line, changelog.partition.low_mark())?;
+        let missing = state.applied().missing(line);
+        let missing = missing.ok_or_else(|| Error::Invalid("a snapshot is not what its checkpoint says".to_owned()))?;
+        for (from, to) in missing {
+            state.go_on_at(from);
+            changelog.apply(&mut state, from, to)?;
+        }
+        Ok(state)
+    }
+
     /// A state that is on its way to a line: that of the snapshot which is nearest, or nothing.
     fn made_from_snapshot(&self, data: &Path, line: &Line, low: u64) -> Result<PartitionState, Error> {
         let covers = |snapshot: &Line| snapshot.iter().map(|(from, to)| to - from).sum::<u64>();
@@ -387,6 +402,26 @@ impl<'a> Past<'a> {
         Ok(line_up_to(&self.changelog(partition)?, &self.stands(partition)?.line(), cursor)?.0)
     }
 
+    /// The state at an offset or, where that is within a commit, at the last commit before, to be used aside; `use_` tells several apart.
+    pub(crate) fn side(&self, partition: u32, offset: u64, use_: &str) -> Result<Side, Error> {
+        let stands = self.stands(partition)?;
+        let (line, cursor) = match stands.origin {
+            Some(origin) if offset > origin => line_up_to(&self.changelog(partition)?, &stands.line(), offset)?,
+            // Before its beginning there was none.
+            _ => (Line::new(), offset),
+        };
+        self.check(partition, &line)?;
+        let (id, name) = (self.pipeline.id, &*self.pipeline.name);
+        let mut place = Place::of(self.log.root(), &StoreCache::default(), (id, name), partition);
+        // Should the process die, the next start finds that no checkpoint has this name.
+        place.live.set_file_name(format!("at-~{use_}-{}", NEXT_SIDE.fetch_add(1, Ordering::Relaxed)));
+        let mut state = place.open_at(self.log, &line)?;
+        if cursor < offset {
+            state.quiet_until(offset);
+        }
+        Ok(Side { state: SharedState::new(state), cursor, folder: place.live })
+    }
+
     /// How a partition goes to where a checkpoint has it.
     pub(crate) fn restore(&self, tp: TopicPartition, cursors: (u64, u64), line: &Line) -> Result<Back, Error> {
         self.turn(tp, cursors, self.stands(tp.partition)?, line.clone(), None)
@@ -457,6 +492,38 @@ impl<'a> Past<'a> {
             "the state there cannot be made any more: go back to a checkpoint,{oldest} or begin with an empty state (--state reset)"
         )))
     }
+}
+
+/// Tells the folders of states that are used aside apart. Of earlier processes none are left.
+static NEXT_SIDE: AtomicU64 = AtomicU64::new(0);
+
+/// A state as it was at some place, to be used aside. It goes when it is dropped.
+pub(crate) struct Side {
+    pub(crate) state: SharedState,
+    /// Where the cursor stood: at the offset that was asked for, or before.
+    pub(crate) cursor: u64,
+    folder: PathBuf,
+}
+
+impl Side {
+    /// Outputs of timers that had fired before the event at the cursor.
+    pub(crate) fn fired_outputs(&self) -> u32 {
+        self.state.lock().applied().fired_outputs
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.state.close();
+        if let Err(error) = checkpoint::remove(&self.folder) {
+            tracing::warn!(%error, folder = %self.folder.display(), "cannot remove");
+        }
+    }
+}
+
+/// Visits all values and timers of a state.
+pub(crate) fn each(state: &PartitionState, visit: &mut dyn FnMut(Change<'_>)) -> Result<(), Error> {
+    state.each(visit).map_err(|error| refused(&error))
 }
 
 /// Where a partition's state stands.

@@ -7,7 +7,7 @@ pub const MAX_STAGE_NAME: usize = 200;
 
 /// What the store knows of itself stands before everything of the stages.
 pub(crate) const META: &[u8] = &[0];
-const STATE: u8 = 1;
+pub(crate) const STATE: u8 = 1;
 /// Timers by their keys, and by their times: see `timer.rs`.
 pub(crate) const TIMER: u8 = 3;
 pub(crate) const INDEX: u8 = 4;

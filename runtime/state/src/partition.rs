@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use sluice_event::Clock;
 
 use crate::delta::{Delta, Head, Line, Turn, encode_delta, ended, missing};
-use crate::key::{META, TIMER, WRITER, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key};
+use crate::key::{
+    META, STATE, TIMER, WRITER, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key,
+};
 use crate::layer::{Change, Layer};
 use crate::store::{Closed, Error, Store};
 use crate::timer::{self, Timer, index_from, index_key};
@@ -249,6 +251,25 @@ impl PartitionState {
         self.go_on_at(offset + 1);
         self.applied.quiet_until = turn.quiet_until;
         self.applied.before = Some((ended(turn.before, offset), turn.quiet_before));
+    }
+
+    /// Has events before this offset dealt with only for what they do to the state.
+    pub fn quiet_until(&mut self, offset: u64) {
+        self.applied.quiet_until = Some(offset);
+    }
+
+    /// Visits all values and timers of all stages, by what is committed, in the order of full keys.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn each(&self, visit: &mut dyn FnMut(Change<'_>)) -> Result<(), Error> {
+        for prefix in [STATE, TIMER] {
+            self.scan(&[prefix], &[prefix], false, &mut |change| {
+                visit(change);
+                true
+            })?;
+        }
+        Ok(())
     }
 
     /// The attempt of this number has made these changes.

@@ -79,7 +79,7 @@ impl Run {
                 for (number, time) in changes {
                     let clock = if number % 2 == 0 { Clock::EventTime } else { Clock::WallClock };
                     let to = time.map(|time| (clock, time));
-                    set_timer("stage", &[b'k', *number][..1 + usize::from(number % 3 > 0)], b"tag", to, &mut layer);
+                    set_timer("stage", &[b'k', *number][..=usize::from(number % 3 > 0)], b"tag", to, &mut layer);
                 }
                 self.attempt(layer);
             }

@@ -10,6 +10,7 @@ pub(crate) mod fsck;
 pub(crate) mod pipeline;
 pub(crate) mod plugin;
 pub(crate) mod produce;
+pub(crate) mod replay;
 pub(crate) mod rewind;
 pub(crate) mod run;
 pub(crate) mod state;
