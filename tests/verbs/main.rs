@@ -54,6 +54,37 @@ fn with_flight() -> Workspace {
     workspace
 }
 
+/// That each flight there met each one back within six hours, and nothing else did.
+fn check_round_trips(workspace: &Workspace) {
+    /// Times of the flights there and of those back.
+    type Ways = (Vec<i64>, Vec<i64>);
+    let mut pairs: BTreeMap<String, Ways> = BTreeMap::new();
+    for event in workspace.events("flights") {
+        let flight: Value = serde_json::from_str(event["value"].as_str().unwrap()).unwrap();
+        let (from, to) = (flight["origin"].as_str().unwrap(), flight["destination"].as_str().unwrap());
+        let ways = pairs.entry(format!("{}-{}", from.min(to), from.max(to))).or_default();
+        let way = if from < to { &mut ways.0 } else { &mut ways.1 };
+        way.push(event["timestamp"].as_i64().unwrap());
+    }
+    let mut expected = Vec::new();
+    for (pair, (there, back)) in &pairs {
+        for there in there {
+            let near = back.iter().filter(|back| there.abs_diff(**back) <= 6 * 3_600_000);
+            expected.extend(near.map(|back| (pair.clone(), *there, *back)));
+        }
+    }
+    let met = |event: &Value| {
+        let trip: Value = serde_json::from_str(event["value"].as_str().unwrap()).unwrap();
+        let time = |way: &str| trip[way]["time"].as_i64().unwrap();
+        (event["key"].as_str().unwrap().to_owned(), time("there"), time("back"))
+    };
+    let mut found: Vec<_> = workspace.events("round-trips").iter().map(met).collect();
+    expected.sort();
+    found.sort();
+    assert!(expected.len() > 100, "only {} flights meet", expected.len());
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn the_flights_run_through_the_example_pipelines() {
     let workspace = Workspace::new();
@@ -86,8 +117,9 @@ fn the_flights_run_through_the_example_pipelines() {
                 .all(|event| (978_307_200_000..1_009_843_200_000).contains(&event["timestamp"].as_i64().unwrap()))
         );
     }
-    // Two pipelines read the flights, and one the late ones.
-    assert_eq!(told["read"], 2 * all.len() + expected.len());
+    // Four pipelines read the flights, one the late ones, and one the flights by the pairs of their airports.
+    assert_eq!(told["read"], 5 * all.len() + expected.len());
+    check_round_trips(&workspace);
     // The averages of routes, over four partitions: each flight has its own, and the last one of a route is that of all.
     let mut routes: BTreeMap<String, (i64, i64)> = BTreeMap::new();
     for flight in &all {
@@ -188,7 +220,8 @@ fn wrong_definitions_are_refused_with_file_line_and_help() {
         ),
         (PIPELINE.replace("threshold-minutes", "treshold"), vec![":6:10", "treshold"]),
         (PIPELINE.replace("topic = \"late\"", "topic = \"flights\""), vec![":8:9", "the sink is the source"]),
-        (format!("{PIPELINE}[time]\nlateness = \"1s\"\n"), vec![":9:1", "not available yet"]),
+        (format!("{PIPELINE}[time]\nlateness = \"1s\"\n"), vec![":9:1", "capabilities = [\"state\", \"timers\"]"]),
+        (format!("{PIPELINE}[reload]\nwatch = true\n"), vec![":9:1", "not available yet"]),
         (PIPELINE.replace("name = \"late\"", "name = \"late"), vec![":1:"]),
     ];
     let workspace = with_flight();

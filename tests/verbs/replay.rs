@@ -124,7 +124,9 @@ fn a_replay_can_go_to_a_topic_of_its_own() {
     let told = workspace.sluice(&["replay", "totals", "--from", "0:20", "--to", "0:60", "--into", "again"]).ok();
     assert!(told.contains("40 outputs appended to again"), "{told}");
     kill(&mut node);
-    let in_range = |event: &&Value| event["origin"]["partition"] == 0 && (20..60).contains(&event["origin"]["offset"].as_u64().unwrap());
+    let in_range = |event: &&Value| {
+        event["origin"]["partition"] == 0 && (20..60).contains(&event["origin"]["offset"].as_u64().unwrap())
+    };
     let values = |events: &[Value]| {
         let mut values: Vec<_> = events.iter().filter(in_range).map(|event| event["value"].to_string()).collect();
         values.sort();
@@ -153,5 +155,14 @@ fn what_cannot_be_replayed_says_why() {
         let told = workspace.sluice(arguments).fails(2);
         assert!(told.contains(says), "{arguments:?}: {told}");
     }
-    assert_eq!(workspace.json(&["topic", "list"]).as_array().unwrap().iter().filter(|topic| topic["name"] == json!("again")).count(), 0);
+    assert_eq!(
+        workspace
+            .json(&["topic", "list"])
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|topic| topic["name"] == json!("again"))
+            .count(),
+        0
+    );
 }

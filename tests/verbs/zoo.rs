@@ -168,11 +168,11 @@ zoo! {
     unknown_sink: runs(EVENTS, "names the sink");
     sink_not_named: runs(EVENTS, "a sink that is not in the table");
     many_sinks: runs(EVENTS, "more than 1000 sinks");
-    input_not_there: runs(EVENTS, "an input that was not dealt with");
+    input_not_there: runs(EVENTS, "an input or timer that was not dealt with");
     out_of_order: runs(EVENTS, "");
     too_many_processed: runs(EVENTS, "more inputs than there were");
     none_processed: runs(EVENTS, "names no failure");
-    transient_behind_the_end: runs(EVENTS, "an input that was not given");
+    transient_behind_the_end: runs(EVENTS, "an input or timer that was not given");
     failure_flood: runs(1, "");
     names_steer_the_terminal: refused("canonical ABI");
     failure_not_there: runs(EVENTS, "an input or timer that was not given");

@@ -1,6 +1,7 @@
 use std::path::Path;
+use std::time::Duration;
 
-use crate::{Pipeline, check_together};
+use crate::{Pipeline, Time, check_together};
 
 fn rendered(text: &str) -> String {
     let found = Pipeline::parse(Path::new("pipelines/late.toml"), text).unwrap_err();
@@ -84,15 +85,51 @@ fn everything_wrong_is_reported_at_once() {
 
 #[test]
 fn what_is_not_available_yet_is_refused_by_name() {
-    insta::assert_snapshot!(rendered(&format!("{GOOD}[time]\nlateness = \"5s\"\n")), @"
-    error: not available yet in this version: [time]
+    insta::assert_snapshot!(rendered(&format!("{GOOD}[reload]\nwatch = true\n")), @"
+    error: not available yet in this version: [reload]
+     --> pipelines/late.toml:6:1
+      |
+    6 | [reload]
+      | ^^^^^^^^
+      |
+      = help: leave this section out
+    ");
+}
+
+#[test]
+fn what_is_wrong_about_time_is_shown_where_it_stands() {
+    let text = "[time]\nlateness = \"soon\"\nlate-sink = \"nowhere\"\n";
+    insta::assert_snapshot!(rendered(&format!("{GOOD}{text}")), @r#"
+    error: [time] says nothing to stages without state and timers
      --> pipelines/late.toml:6:1
       |
     6 | [time]
       | ^^^^^^
       |
-      = help: leave this section out
-    ");
+      = help: grant a stage `capabilities = ["state", "timers"]`, or leave this section out
+
+    error: not a duration: "soon"; write a whole number and ms, s, m, h or d, such as "200ms" or "2s"
+     --> pipelines/late.toml:7:12
+      |
+    7 | lateness = "soon"
+      |            ^^^^^^
+
+    error: unknown sink: "nowhere"
+     --> pipelines/late.toml:8:13
+      |
+    8 | late-sink = "nowhere"
+      |             ^^^^^^^^^
+      |
+      = help: name one of the pipeline's sinks: []
+    "#);
+    let keeps = format!("{GOOD}capabilities = [\"timers\"]\n");
+    let text = "[time]\nlateness = \"5s\"\nidle-after = \"1m\"\nmax-ahead = \"2h\"\nlate-sink = \"out\"\n[[sink]]\ntopic = \"out\"\n";
+    let pipeline = Pipeline::parse(Path::new("late.toml"), &format!("{keeps}{text}")).unwrap();
+    let seconds = Duration::from_secs;
+    let (lateness, idle_after, max_ahead) = (seconds(5), seconds(60), seconds(7200));
+    let late_sink = Some(pipeline.sinks.len() - 1);
+    assert_eq!(pipeline.time, Time { lateness, idle_after, max_ahead, late_sink });
+    assert!(pipeline.has_state() && !pipeline.stages[0].state);
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn state_is_for_stages_that_are_granted_it() {
     assert!(matches!(refused, Error::Capability { capability: "state", .. }), "{refused}");
     let mut instance = stage(&["state"]).unwrap().instantiate(None).unwrap();
     let error = instance.call(b"header", b"events", &mut |_| {}).unwrap_err();
-    assert!(error.message.contains("no state here"), "{error}");
+    assert!(error.message.contains("no state and no timers here"), "{error}");
 }
 
 #[test]

@@ -143,7 +143,7 @@ pub(crate) fn run(
 ) -> Result<Replay, NodeError> {
     let all = definitions::read(&request.files).map_err(NodeError::Refused)?;
     let (pipeline, stages) = stages(host, &all, request)?;
-    let target = |text: &str| text.parse::<Target>().map_err(|what| invalid(what));
+    let target = |text: &str| text.parse::<Target>().map_err(invalid);
     let (from, to) = (target(&request.from)?, target(&request.to)?);
     let into = request.into.as_ref().map(|name| destination(log, &pipeline, info, name)).transpose()?;
     let mut replay = Replay { pipeline: info.name.clone(), into: request.into.clone(), ..Replay::default() };

@@ -50,7 +50,7 @@ fn events(seed: u64) -> Vec<(char, i64, i64)> {
     let mut time = -200;
     let mut event = || {
         time += below(25);
-        (['a', 'b', 'c'][below(3) as usize], time - below(40), below(5))
+        (['a', 'b', 'c'][below(3).unsigned_abs() as usize], time - below(40), below(5))
     };
     (0..120).map(|_| event()).collect()
 }
