@@ -1,0 +1,140 @@
+//! Events of a lane that fail: what is told of them, and what becomes of them by the pipeline's policy.
+
+use sluice_event::Batch;
+use sluice_log::{Commit, Tried};
+
+use super::{LINE_CHARS, LaneRunner, Retrying, TELL_EVERY};
+use crate::chain::{Called, StageError};
+use crate::dead_letter::DeadLetter;
+use crate::delivery::Counts;
+use crate::errors::{Failed, OnError};
+use crate::lane::HaltKind;
+use crate::legible::brief;
+use crate::port::CallErrorKind;
+use crate::timers::Due;
+
+impl LaneRunner {
+    /// By the pipeline's policy: what to count, what to dead-letter, and why to stand still at the first failure.
+    pub(super) fn settle_failures(
+        &mut self,
+        from: u64,
+        called: &mut Called,
+    ) -> (Counts, Batch, Option<(HaltKind, String)>) {
+        let (mut counts, mut dead, mut halt) = (Counts::default(), Batch::default(), None);
+        match self.config.errors.on_error {
+            OnError::Skip => counts.skipped = called.failed.len() as u64,
+            OnError::Halt => halt = called.failed.first().map(|failed| (HaltKind::Event, self.explain(failed))),
+            OnError::DeadLetter { .. } => {
+                // Events of attempts that were discarded are known already.
+                let known = u32::try_from(self.counted.saturating_sub(from)).unwrap_or(u32::MAX).min(called.processed);
+                self.counted = self.counted.max(from + u64::from(called.processed));
+                let failed =
+                    called.failed.iter().filter(|failed| failed.index >= known).map(|failed| failed.index - known);
+                let breaker = &self.config.errors.breaker;
+                if breaker.allows(called.processed - known + called.fired, failed) {
+                    (counts.dead, dead) = (called.failed.len() as u64, self.bury(from, &called.failed));
+                } else {
+                    let failed = called.failed.first().map(|failed| self.explain(failed)).unwrap_or_default();
+                    halt = Some((HaltKind::Breaker, format!("{}; the first one here: {failed}", breaker.reason())));
+                }
+            }
+        }
+        if halt.is_some() {
+            let first = called.failed.first().map_or(called.processed, |failed| failed.index);
+            self.chain.cut(called, &self.batch, first);
+        }
+        (counts.committed, counts.filtered) = (called.committed, called.filtered);
+        (counts, dead, halt)
+    }
+
+    /// What an operator reads of a failure.
+    pub(super) fn explain(&self, failed: &Failed) -> String {
+        let stage = &self.config.stages[failed.stage].name;
+        let times = if failed.attempts > 1 { format!(" (tried {} times)", failed.attempts) } else { String::new() };
+        let in_functions = failed.error.backtrace.iter().map(|function| format!("\n  in {function}"));
+        format!("stage {stage}: {}{times}{}", failed.error, in_functions.collect::<String>())
+    }
+
+    /// Where an event stands that fails, or before which a timer does.
+    pub(super) fn position(&self, offset: u64) -> DeadLetter {
+        DeadLetter {
+            pipeline: self.config.pipeline_name.clone(),
+            topic: self.config.topic_name.clone(),
+            partition: self.config.source.partition,
+            offset,
+            ..DeadLetter::default()
+        }
+    }
+
+    /// The dead letters of events of the batch that was read.
+    pub(super) fn bury(&self, from: u64, failed: &[Failed]) -> Batch {
+        let position = |index: u32| self.position(from + u64::from(index));
+        let mut dead = Batch::default();
+        if failed.is_empty() {
+            return dead;
+        }
+        let mut failed = failed.iter().peekable();
+        for (index, event) in (0..).zip(self.batch.region().events()) {
+            let Some(failed) = failed.next_if(|failed| failed.index == index) else { continue };
+            let letter = failed.letter(position(index), &self.config.stages[failed.stage], self.clock.now());
+            if let Ok(event) = event {
+                letter.push(&event, self.config.source, &mut dead);
+            }
+        }
+        debug_assert!(failed.next().is_none(), "a failure of an event that was not given");
+        dead
+    }
+
+    /// Has an event tried again after a while, and remembers how often it was, also over a restart.
+    pub(super) fn retry_later(&mut self, offset: u64, failed: &Failed) {
+        let attempts = failed.attempts;
+        let seed = offset ^ (u64::from(self.config.source.partition) << 48);
+        let until = self.clock.elapsed() + self.config.errors.retry.backoff(attempts, seed);
+        let reason = self.explain(failed);
+        let told = brief(&reason, LINE_CHARS);
+        tracing::info!(source = %self.config.source, offset, attempts, reason = told, "will be tried again");
+        self.tried = Some((offset, attempts));
+        self.state.retrying = Some(Retrying { offset, attempts, reason, until });
+        let (pipeline, epoch, source) = (self.config.pipeline, self.config.epoch, self.config.source);
+        let tried = Tried { pipeline, epoch, source, offset, attempts };
+        self.notes.push(self.next_own_id);
+        self.submit_own(Commit { tried: Some(tried), ..Commit::default() });
+    }
+
+    /// Says in the log that a call failed, but not in every line what may come thousands of times a second.
+    pub(super) fn tell_of_failure(&mut self, from: u64, to: u64, error: &StageError) {
+        let now = self.clock.elapsed();
+        if self.told_at.is_some_and(|at| now < at + TELL_EVERY) {
+            self.untold += 1;
+            return;
+        }
+        let (told, untold) = (brief(&error.to_string(), LINE_CHARS), std::mem::take(&mut self.untold));
+        tracing::warn!(source = %self.config.source, from, to, error = told, untold, "a call failed");
+        self.told_at = Some(now);
+    }
+
+    pub(super) fn call_failed(&mut self, error: StageError, due: &Due) {
+        self.chain.drop_instances();
+        let (from, to) = (self.batch.base_offset, self.batch.base_offset + u64::from(self.batch.count));
+        self.tell_of_failure(from, to, &error);
+        let kind = error.error.kind;
+        if matches!(kind, CallErrorKind::Instantiate | CallErrorKind::State) {
+            self.state.failed_calls += 1;
+            // No event is to blame.
+            return self.lane.halt_at(from, HaltKind::Other, error.to_string());
+        }
+        if self.call_with_timers_failed(from, due, error.stage, &error.error) {
+            return;
+        }
+        if matches!(kind, CallErrorKind::Timeout | CallErrorKind::Limit) {
+            self.batch_size.shrink();
+        }
+        match self.lane.call_failed(from, to, error.error.in_hand) {
+            None => self.state.failed_calls += 1,
+            Some(attempts) => {
+                let failed = Failed { index: 0, stage: error.stage, error: error.error, attempts };
+                self.commit(from, Called { processed: 1, failed: vec![failed], ..Called::default() }, false, false);
+            }
+        }
+    }
+}
