@@ -1,0 +1,92 @@
+//! Reads changelogs.
+
+use std::sync::Arc;
+
+use sluice_log::{Error, Log, Partition, ReadBatch};
+use sluice_state::{Delta, FLUSH_BYTES, Head, PartitionState, Record, Turn};
+
+use super::refused;
+
+/// Bytes of a changelog read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// Is handed a record of a changelog, with its offset.
+type Visit<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Error>;
+
+/// A partition of a changelog, to be read.
+pub(super) struct Changelog<'a> {
+    pub(super) log: &'a Log,
+    pub(super) partition: Arc<Partition>,
+}
+
+impl Changelog<'_> {
+    /// Hands the records of a stretch to `visit`, each with its offset.
+    fn read(&self, from: u64, to: u64, visit: Visit<'_>) -> Result<(), Error> {
+        let low = self.partition.low_mark();
+        if from < low && from < to {
+            let what =
+                format!("the changelog is asked for offset {from}, and begins at {low}: the state cannot be made anew");
+            return Err(Error::Invalid(what));
+        }
+        let mut reader = self.log.reader(self.partition.clone(), from);
+        let mut read = ReadBatch::default();
+        let mut next = from;
+        while next < to {
+            reader.read(u32::try_from(to - next).unwrap_or(u32::MAX), READ_BYTES, &mut read)?;
+            if read.count == 0 || read.base_offset != next {
+                return Err(Error::Invalid(format!(
+                    "offset {next} of the changelog is gone: the state cannot be made anew"
+                )));
+            }
+            for (offset, event) in (next..).zip(read.region().events()) {
+                visit(offset, event.map_err(|error| malformed(offset, &error))?.value())?;
+            }
+            next += u64::from(read.count);
+        }
+        Ok(())
+    }
+
+    /// The last turn of a stretch.
+    pub(super) fn last_turn(&self, from: u64, to: u64) -> Result<Option<(u64, Turn)>, Error> {
+        let mut last = None;
+        self.read(from, to, &mut |offset, bytes| {
+            if Record::is_turn(bytes)
+                && let Record::Turn(turn) = Record::decode(bytes).map_err(|error| malformed(offset, &error))?
+            {
+                last = Some((offset, turn));
+            }
+            Ok(())
+        })?;
+        Ok(last)
+    }
+
+    /// Applies a stretch, in which there is no turn.
+    pub(super) fn apply(&self, state: &mut PartitionState, from: u64, to: u64) -> Result<(), Error> {
+        self.read(from, to, &mut |offset, bytes| {
+            let delta = Delta::decode(bytes).map_err(|error| malformed(offset, &error))?;
+            state.apply(offset, &delta).map_err(|error| refused(&error))?;
+            if state.unflushed_bytes() >= FLUSH_BYTES
+                && let Some(flush) = state.start_flush()
+            {
+                let result = flush.run();
+                state.flushed(&flush, result.clone());
+                result.map_err(|error| refused(&error))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// How the cursor moved in the commit at an offset.
+    pub(super) fn head(&self, offset: u64) -> Result<Head, Error> {
+        let mut head = Head::default();
+        self.read(offset, offset + 1, &mut |offset, bytes| {
+            head = Delta::head(bytes).map_err(|error| malformed(offset, &error))?;
+            Ok(())
+        })?;
+        Ok(head)
+    }
+}
+
+fn malformed(offset: u64, what: &dyn std::fmt::Display) -> Error {
+    Error::Invalid(format!("changelog offset {offset}: {what}"))
+}
