@@ -5,7 +5,7 @@ use std::fmt::Write;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
-use sluice_event::Event;
+use sluice_event::{Event, Source};
 
 use crate::args::Global;
 use crate::exit::Failure;
@@ -58,7 +58,7 @@ pub(crate) fn event(
     let origin = event.origin().map(|origin| {
         json!({
             "topic": name(origin.topic), "topic-id": origin.topic, "partition": origin.partition,
-            "offset": origin.offset, "ordinal": origin.ordinal,
+            "offset": origin.offset, "ordinal": origin.ordinal, "timer": origin.source == Source::Timer,
         })
     });
     json!({

@@ -129,6 +129,8 @@ struct Attempt {
     id: u64,
     /// How many of its events were late.
     late: u32,
+    /// Timers fired wherever the watermark was.
+    closed: bool,
     stands: Stands,
 }
 
@@ -337,7 +339,8 @@ impl Keyed {
             WriterSeen { writer, newest, at }.keep(&mut layer);
         }
         self.stands.fired_outputs = fired_outputs;
-        self.attempts.push_back(Attempt { id, late, stands: self.stands.clone() });
+        let closed = self.closing.is_some();
+        self.attempts.push_back(Attempt { id, late, closed, stands: self.stands.clone() });
         if let Err(error) = self.config.shared.lock().push(id, layer) {
             self.failure.get_or_insert(error);
         }
@@ -350,10 +353,11 @@ impl Keyed {
         let behind = self.submitted.back().map(|submitted| submitted.through);
         let own = |attempt: &&Attempt| attempt.id <= through && behind.is_none_or(|behind| attempt.id > behind);
         let late = self.attempts.iter().filter(own).map(|attempt| attempt.late).sum();
+        let closed = self.attempts.iter().filter(own).any(|attempt| attempt.closed);
         let last = self.attempts.iter().rev().find(|attempt| attempt.id <= through);
         let (through, stands) = last.map_or((through, &self.stands), |last| (last.id, &last.stands));
         let (watermark, fired_outputs) = (stands.watermarks.current(), stands.fired_outputs);
-        let head = Head { watermark, fired_outputs, late, ..head };
+        let head = Head { watermark, fired_outputs, late, closed, ..head };
         let state = self.config.shared.lock();
         let at = state.applied().offset + self.submitted.len() as u64;
         let bytes = state.delta_through(through, head);

@@ -285,20 +285,19 @@ impl SideLane<'_> {
         let shared = sides.as_ref().map(|side| side.state.clone());
         let config = self.config(start, shared)?;
         let reader = self.log.reader(self.log.partition(&self.topic, self.tp.partition)?, start);
-        let source = Box::new(Bounded { reader, to });
+        let bound = Arc::new(AtomicU64::new(to));
+        let source = Box::new(Bounded { reader, to: bound.clone() });
         let mut runner = LaneRunner::new(config, source, storage.clone(), Arc::new(NoDay), Arc::new(|| {}));
-        loop {
-            match runner.step(false) {
-                Step::Idle => break,
-                Step::Halted(halt) => {
-                    return Err(invalid(format!("stands still at offset {}: {}", halt.offset, halt.reason)));
-                }
-                Step::Backoff(reason) => return Err(invalid(reason)),
-                Step::StopNode(error) => return Err(error.into()),
-                Step::Worked => {}
-                Step::Waiting | Step::WaitingUntil(_) => std::thread::yield_now(),
-            }
+        // Where timers fired for no more events were to come, they do so again.
+        let closings = self.past.map_or(Ok(Vec::new()), |past| past.closings(self.tp.partition, start, to))?;
+        for closing in closings {
+            bound.store(closing, Ordering::SeqCst);
+            Self::settle(&mut runner)?;
+            runner.close();
+            Self::settle(&mut runner)?;
         }
+        bound.store(to, Ordering::SeqCst);
+        Self::settle(&mut runner)?;
         drop(runner);
         let comparison = storage.comparison.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut comparison = comparison.ok_or(Error::Closed)?;
@@ -310,6 +309,22 @@ impl SideLane<'_> {
         };
         let (topic, partition) = (self.topic.name, self.tp.partition);
         Ok((Replayed { topic, partition, from, to, state }, comparison))
+    }
+
+    /// Lets a lane deal with all there is.
+    fn settle(runner: &mut LaneRunner) -> Result<(), NodeError> {
+        loop {
+            match runner.step(false) {
+                Step::Idle => return Ok(()),
+                Step::Halted(halt) => {
+                    return Err(invalid(format!("stands still at offset {}: {}", halt.offset, halt.reason)));
+                }
+                Step::Backoff(reason) => return Err(invalid(reason)),
+                Step::StopNode(error) => return Err(error.into()),
+                Step::Worked => {}
+                Step::Waiting | Step::WaitingUntil(_) => std::thread::yield_now(),
+            }
+        }
     }
 
     fn config(&self, cursor: u64, state: Option<SharedState>) -> Result<LaneConfig, Error> {
@@ -412,16 +427,16 @@ fn differing(
 /// Reads up to the end of the range.
 struct Bounded {
     reader: Reader,
-    to: u64,
+    to: Arc<AtomicU64>,
 }
 
 impl Source for Bounded {
     fn high_watermark(&self) -> u64 {
-        self.to
+        self.to.load(Ordering::SeqCst)
     }
 
     fn read(&mut self, from: u64, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error> {
-        let left = u32::try_from(self.to - from).unwrap_or(u32::MAX);
+        let left = u32::try_from(self.high_watermark() - from).unwrap_or(u32::MAX);
         self.reader.seek(from);
         self.reader.read(max_events.min(left), max_bytes, out)
     }

@@ -32,6 +32,8 @@ pub struct Head {
     pub fired_outputs: u32,
     /// How many of the events were late.
     pub late: u32,
+    /// Timers fired wherever the watermark was, for no more events were to come.
+    pub closed: bool,
 }
 
 /// What one commit changes. It is the value of one event of the changelog, whose offset is where it stands in the row of changes.
@@ -42,7 +44,7 @@ pub struct Head {
 ///  6  u16  length of this part, 64    40  u64  epoch
 ///  8  u32  source topic               48  i64  watermark, i64::MIN while there is none
 /// 12  u32  source partition           56  u32  number of entries
-/// 16  u16  0 (a turn: 1), u16 0       60  u32  number of late events
+/// 16  u16  0 (a turn: 1), u16 1: closed  60  u32  number of late events
 /// 20  u32  outputs so far of timers that fired before `to`
 /// 64  per entry, in the order in which they were made: u32 key length, u32 value length (0xffffffff: deleted),
 ///     i64 expiry (ms since the epoch, 0 never), key, value
@@ -134,7 +136,7 @@ impl Head {
         out.extend_from_slice(&self.topic.to_le_bytes());
         out.extend_from_slice(&self.partition.to_le_bytes());
         out.extend_from_slice(&kind.to_le_bytes());
-        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&u16::from(self.closed).to_le_bytes());
         out.extend_from_slice(&self.fired_outputs.to_le_bytes());
         out.extend_from_slice(&self.from.to_le_bytes());
         out.extend_from_slice(&self.to.to_le_bytes());
@@ -241,6 +243,7 @@ impl Delta {
             watermark: (watermark != i64::MIN).then_some(watermark),
             fired_outputs: u32_at(bytes, 20)?,
             late: 0,
+            closed: bytes.get(18) == Some(&1),
         };
         Ok((head, u32_at(bytes, 56)?))
     }

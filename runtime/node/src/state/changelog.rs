@@ -76,6 +76,14 @@ impl Changelog<'_> {
         })
     }
 
+    /// Tells how the cursor moved in the commits of a stretch, in which there is no turn.
+    pub(super) fn heads(&self, from: u64, to: u64, each: &mut dyn FnMut(Head)) -> Result<(), Error> {
+        self.read(from, to, &mut |offset, bytes| {
+            each(Delta::head(bytes).map_err(|error| malformed(offset, &error))?);
+            Ok(())
+        })
+    }
+
     /// How the cursor moved in the commit at an offset.
     pub(super) fn head(&self, offset: u64) -> Result<Head, Error> {
         let mut head = Head::default();

@@ -101,6 +101,20 @@ impl<'a> Past<'a> {
         Ok(Side { state: SharedState::new(state), cursor, folder: place.live })
     }
 
+    /// Where between two offsets timers fired for no more events were to come.
+    pub(crate) fn closings(&self, partition: u32, from: u64, to: u64) -> Result<Vec<u64>, Error> {
+        let changelog = self.changelog(partition)?;
+        let mut found = Vec::new();
+        for (first, end) in self.stands(partition)?.line() {
+            changelog.heads(first.max(changelog.partition.low_mark()), end, &mut |head| {
+                if head.closed && (from..=to).contains(&head.to) && found.last() != Some(&head.to) {
+                    found.push(head.to);
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
     /// How a partition goes to where a checkpoint has it.
     pub(crate) fn restore(&self, tp: TopicPartition, cursors: (u64, u64), line: &Line) -> Result<Back, Error> {
         self.turn(tp, cursors, self.stands(tp.partition)?, line.clone(), None)
