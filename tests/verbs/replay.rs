@@ -154,6 +154,8 @@ fn what_cannot_be_replayed_says_why() {
         (&["replay", "totals", "--diff", "--from", "checkpoint:none"], "none"),
         (&["replay", "totals", "--into", "sums"], "a topic of their own"),
         (&["replay", "totals", "--into", "paid"], "a topic of their own"),
+        (&["replay", "totals", "--into", "totals.changelog"], "a topic of their own"),
+        (&["replay", "totals", "--into", "totals.dead.marks"], "a topic of their own"),
         (&["replay", "totals", "--diff", "--plugin", "nothing.wasm"], "nothing.wasm"),
         (&["replay", "totals", "--diff", "--definitions", "payments"], "payments"),
         (&["verify", "totals", "--from", "7:0"], "does not read"),

@@ -265,6 +265,50 @@ fn a_timer_that_blocks_says_so_and_can_be_let_go_of() {
 }
 
 #[test]
+fn minutes_make_hours_in_one_chain_and_nothing_is_late() {
+    let workspace = Workspace::new();
+    let stage = |name: &str, seconds: u32| {
+        format!(
+            "[[stage]]\nplugin = \"../plugins/window-sums\"\nname = \"{name}\"\nconfig = {{ seconds = {seconds} }}\n\
+             capabilities = [\"state\", \"timers\"]\nkeys = \"unchanged\"\n"
+        )
+    };
+    let stages = stage("each-minute", 60) + &stage("hours", 3600);
+    workspace.write(
+        "pipelines/sums.toml",
+        format!("name = \"sums\"\n[source]\ntopics = [\"numbers\"]\n{stages}[[sink]]\ntopic = \"sums\"\n[batch]\nmax-events = 37\n"),
+    );
+    workspace.sluice(&["topic", "create", "numbers"]).ok();
+    // Some 20 seconds apart, now and then with a gap of hours.
+    let (mut time, mut lines) = (0, String::new());
+    let mut hours: BTreeMap<i64, i64> = BTreeMap::new();
+    for number in 0..600_i64 {
+        time += if number % 97 == 96 { 3 * HOUR + 1 } else { 20_000 + number % 7 };
+        *hours.entry(time / HOUR).or_default() += number;
+        lines.push_str(&(json!({"k": "k", "t": time, "n": number}).to_string() + "\n"));
+    }
+    workspace.write("numbers", lines);
+    workspace.sluice(&["produce", "numbers", "numbers", "--key", "k", "--timestamp", "t"]).ok();
+    workspace.sluice(&["run", "--until-idle", "--close-windows"]).ok();
+    assert_eq!(workspace.pipeline("sums")["dead"], 0);
+    let told = |event: &Value| {
+        let sum: Value = serde_json::from_str(event["value"].as_str().unwrap()).unwrap();
+        (event["timestamp"].as_i64().unwrap() / HOUR, sum["n"].as_i64().unwrap())
+    };
+    assert_eq!(workspace.events("sums").iter().map(told).collect::<Vec<_>>(), hours.into_iter().collect::<Vec<_>>());
+    assert!(workspace.sluice(&["verify", "sums"]).ok().contains(" 0 added, 0 missing, 0 changed"));
+}
+
+#[test]
+fn a_replay_has_no_time_of_day() {
+    let workspace = alarms("");
+    set(&workspace, &[("w-later", i64::from(u32::MAX) * 1000), ("a", 1000), ("b", 3000)]);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let told = workspace.sluice(&["verify", "alarm"]).ok();
+    assert!(told.contains("1 same, 0 added, 0 missing"), "{told}");
+}
+
+#[test]
 fn timers_must_be_granted() {
     let workspace = alarms("");
     let text = std::fs::read_to_string(workspace.path("pipelines/alarm.toml")).unwrap();

@@ -155,7 +155,9 @@ impl<H: Handle> Runner for Handler<H> {
             progress(if of.0 == Source::Timer { of.1 | TIMER_IN_HAND } else { of.1 });
             if keeps {
                 let (event, watermark) = (items.processed, view.watermark_before(items.processed));
-                set_now(Now { of, event, timestamp, watermark });
+                let origin = if let Item::Event(event) = &item { event.origin() } else { None };
+                let of_timer = view.chained && origin.is_some_and(|origin| origin.source == Source::Timer);
+                set_now(Now { of, event, timestamp, of_timer, watermark });
             }
             let mark = writer.mark();
             let result = self.deal_with(&items, &item, &mut Outputs { writer: &mut writer, of, timestamp });

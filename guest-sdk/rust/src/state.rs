@@ -132,11 +132,13 @@ pub(crate) struct Now {
     /// The event in hand, or the one before which the timer fires.
     pub(crate) event: u32,
     pub(crate) timestamp: i64,
+    /// It is an event that a timer of an earlier stage has sent.
+    pub(crate) of_timer: bool,
     pub(crate) watermark: Option<i64>,
 }
 
 thread_local! {
-    static NOW: Cell<Now> = const { Cell::new(Now { of: (Source::Input, 0), event: 0, timestamp: 0, watermark: None }) };
+    static NOW: Cell<Now> = const { Cell::new(Now { of: (Source::Input, 0), event: 0, timestamp: 0, of_timer: false, watermark: None }) };
     static SHELVES: RefCell<Vec<Rc<dyn AnyShelf>>> = const { RefCell::new(Vec::new()) };
 }
 

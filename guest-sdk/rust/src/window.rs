@@ -61,6 +61,12 @@ pub struct Window<A> {
     pub value: A,
 }
 
+impl<A> Window<A> {
+    fn touches(&self, start: i64, end: i64) -> bool {
+        self.start <= end && start <= self.end
+    }
+}
+
 /// How time is cut.
 #[derive(Debug, Clone, Copy)]
 enum Cut {
@@ -134,12 +140,18 @@ impl<A: Serialize + serde::de::DeserializeOwned + Clone + Default + 'static> Win
     {
         let mut open = self.open.get(key)?.unwrap_or_default();
         let before: Vec<i64> = open.iter().map(|window| window.end).collect();
-        let watermark = now().watermark.unwrap_or(i64::MIN);
+        let mut watermark = now().watermark.unwrap_or(i64::MIN);
+        if now().of_timer {
+            // What an earlier stage sends when its window closes is never late, however far the watermark had come: it was on its way.
+            watermark = watermark.min(time);
+        }
         let mut value = A::default();
         value.add(item);
         let mut added = Added::Late;
         let mut put = |start: i64, end: i64| {
-            if end > watermark {
+            // What is open takes in what belongs to it.
+            let joins = |other: &Window<A>| matches!(self.cut, Cut::Gap(_)) && other.touches(start, end);
+            if end > watermark || open.iter().any(joins) {
                 merge(&mut open, Window { start, end, value: value.clone() }, matches!(self.cut, Cut::Gap(_)));
                 added = Added::InTime;
             }
@@ -198,11 +210,11 @@ fn merge<A, I>(open: &mut Vec<Window<A>>, mut window: Window<A>, grow: bool)
 where
     A: Aggregate<I>,
 {
-    let touches = |other: &Window<A>, window: &Window<A>| {
+    let meets = |other: &Window<A>, window: &Window<A>| {
         let same = other.start == window.start && other.end == window.end;
-        same || (grow && other.start <= window.end && window.start <= other.end)
+        same || (grow && other.touches(window.start, window.end))
     };
-    while let Some(at) = open.iter().position(|other| touches(other, &window)) {
+    while let Some(at) = open.iter().position(|other| meets(other, &window)) {
         let other = open.remove(at);
         let (start, end) = (window.start.min(other.start), window.end.max(other.end));
         let mut value = other.value;

@@ -80,6 +80,7 @@ impl From<NodeError> for Problem {
                 let told: Vec<_> = diagnostics.iter().map(|diagnostic| diagnostic.render(false)).collect();
                 Self::bad_request(told.join("\n\n"))
             }
+            NodeError::Failed(reason) => Self::new(500, reason),
             NodeError::Host(error) => Self::new(500, error.to_string()),
         }
     }

@@ -135,6 +135,7 @@ impl From<NodeError> for Failure {
         match error {
             NodeError::Refused(diagnostics) => Self::refused(diagnostics),
             NodeError::Log(error) => error.into(),
+            NodeError::Failed(reason) => Self::failed(reason),
             NodeError::Host(error) => Self::storage(error.to_string()),
         }
     }

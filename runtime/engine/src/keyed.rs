@@ -296,15 +296,23 @@ impl Keyed {
 
     /// Timers that are due before one of the batch's events or behind the last, and how many of the events may be given with them. Where they are to
     /// be called apart, none, and the events before the first.
-    pub(crate) fn due_between(&self, now: &[Timer], apart: bool) -> Result<(Due, u32), sluice_state::Error> {
+    pub(crate) fn due_between(
+        &self,
+        now: &[Timer],
+        apart: bool,
+        stage: &str,
+    ) -> Result<(Due, u32), sluice_state::Error> {
         let events = (self.marks.len() - 1) as u32;
         let apart = apart || self.diverted(events).is_some();
+        let behind_first = |place: u32| if now.is_empty() { place } else { 0 };
         let mut due = Due { fired_outputs: self.stands.fired_outputs, ..Due::default() };
         let Some(last) = self.marks.last().copied().flatten() else { return Ok((due, events)) };
         let timers = self.config.shared.lock().due_timers(Clock::EventTime, last, MOST_DUE + 1)?;
         let place = |timer: &Timer| self.marks.partition_point(|mark| mark.is_none_or(|mark| mark < timer.time)) as u32;
-        if apart {
-            return Ok((due, timers.first().map_or(events, place)));
+        // Those of a stage that is not there any more are not given to another.
+        let is_foreign = |timer: &Timer| timer.stage != stage;
+        if apart || timers.iter().any(is_foreign) || now.iter().any(is_foreign) {
+            return Ok((due, behind_first(timers.first().map_or(events, place))));
         }
         // What does not come along any more fires in the next call.
         let most = timers.get(MOST_DUE).map_or(events, place);

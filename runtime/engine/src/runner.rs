@@ -109,6 +109,8 @@ pub struct LaneState {
     pub settled: bool,
     /// It holds instances and memory.
     pub warm: bool,
+    /// Timers wait to fire.
+    pub timers_due: bool,
 }
 
 /// An event that is to be tried again.
@@ -286,6 +288,7 @@ impl LaneRunner {
         self.state.halt = self.lane.halt().cloned();
         self.state.settled = self.is_settled();
         self.state.warm = self.chain.is_warm();
+        self.state.timers_due = self.timers_due();
         step
     }
 

@@ -354,8 +354,9 @@ struct Plan {
 
 fn lane(seed: u64, plan: Plan, storage: &ModelStorage, clock: &Arc<ManualClock>, rng: &mut Rng) -> LaneRunner {
     let guest = Arc::new(Mutex::new(Rng::from_seed(rng.next_u64())));
-    let stage = |index| StageConfig {
-        name: format!("alarms-{index}"),
+    let stage = |index: usize| StageConfig {
+        // The later one sorts before the earlier one.
+        name: ["first-alarms", "alarms"][index].to_owned(),
         plugin: Arc::new(Maker { stage: index, rng: guest.clone(), between: plan.between }),
         keys_unchanged: true,
         max_outputs_per_event: 10,

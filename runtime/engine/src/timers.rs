@@ -92,9 +92,10 @@ pub(crate) fn changes(
             missed(before, by);
         }
         if let (Some(time), Clock::EventTime) = (change.time, change.clock) {
-            let reached = |mark: &Option<i64>| mark.is_some_and(|mark| mark >= time);
-            if let Some(behind) = marks.get(next as usize..).and_then(|marks| marks.iter().position(reached)) {
-                pending.insert((change.key, change.tag), (next + behind as u32, by, time));
+            // They never fall.
+            let reached = marks.partition_point(|mark| mark.is_none_or(|mark| mark < time)).max(next as usize);
+            if reached < marks.len() {
+                pending.insert((change.key, change.tag), (reached as u32, by, time));
             }
         }
         set_timer(stage, change.key, change.tag, change.time.map(|time| (change.clock, time)), changes);
@@ -106,10 +107,11 @@ pub(crate) fn changes(
         // Those that fire behind it at the same place, and were fired.
         let behind = |timer: u32| {
             let other = &due.timers[timer as usize];
-            let there = due.before[timer as usize] == before && by.is_none_or(|by| by < timer);
-            there && other.clock == Clock::EventTime && order < other.due(before).order()
+            by.is_none_or(|by| by < timer) && other.clock == Clock::EventTime && order < other.due(before).order()
         };
-        if before < last || (0..outcome.fired()).any(behind) {
+        let first = due.before.partition_point(|other| *other < before) as u32;
+        let end = due.before.partition_point(|other| *other <= before) as u32;
+        if before < last || (first..end.min(outcome.fired())).any(behind) {
             missed(before, by);
         }
     }

@@ -161,10 +161,30 @@ impl Access {
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: u32, max_bytes: u32) -> Result<Vec<Entry>, Refused> {
         let (limit, max_bytes) = (limit.min(MOST_ENTRIES) as usize, (max_bytes as usize).min(self.max_bytes));
+        let mut after = after.map(<[u8]>::to_vec);
+        loop {
+            match self.page(prefix, after.as_deref(), limit, max_bytes)? {
+                // All of it was deleted or has expired: an empty page would say that there is no more.
+                (entries, Some(up_to)) if entries.is_empty() && limit > 0 => after = Some(up_to),
+                (entries, _) => return Ok(entries),
+            }
+        }
+    }
+
+    /// Some entries, and up to where they were looked for, where that is not all.
+    fn page(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<(Vec<Entry>, Option<Vec<u8>>), Refused> {
+        /// What has expired is passed over in no smaller pages.
+        const LEAST: usize = 256;
         let behind = |key: &[u8]| key.starts_with(prefix) && after.is_none_or(|after| key > after);
         let written: BTreeMap<_, _> = self.writes.iter().filter(|(key, _)| behind(key)).collect();
         // What is deleted here takes up room there.
-        let (mut kept, is_all) = self.state.scan(prefix, after, limit + written.len(), max_bytes)?;
+        let (mut kept, is_all) = self.state.scan(prefix, after, limit.max(LEAST) + written.len(), max_bytes)?;
         // Beyond the last entry that was found there may be more, which come before what was written behind it.
         let up_to = kept.last().filter(|_| !is_all).map(|(key, _)| key.clone());
         kept.retain(|(_, slot)| !self.has_expired(slot));
@@ -183,13 +203,7 @@ impl Access {
             }
             entries.push(entry);
         }
-        match up_to {
-            // All of it was deleted or has expired: an empty page would say that there is no more.
-            Some(up_to) if entries.is_empty() && limit > 0 => {
-                self.scan(prefix, Some(&up_to), limit as u32, max_bytes as u32)
-            }
-            _ => Ok(entries),
-        }
+        Ok((entries, up_to))
     }
 
     fn write(

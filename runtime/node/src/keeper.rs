@@ -129,6 +129,15 @@ impl Shared {
         let Some(pipeline) = log.pipeline(name) else { return Ok(()) };
         let stands: (u64, Vec<_>) =
             (pipeline.epoch, pipeline.cursors.iter().map(|(tp, cursor)| (*tp, cursor.next)).collect());
+        // Timers change the state where no cursor moves.
+        let changelog = log.topic(&changelog_topic(name)).ok();
+        let mut stands = stands;
+        for partition in 0..changelog.as_ref().map_or(0, |topic| topic.partitions) {
+            if let Some(topic) = &changelog {
+                let end = log.partition(topic, partition)?.high_watermark();
+                stands.1.push((TopicPartition { topic: topic.id, partition }, end));
+            }
+        }
         let policy = match self.plan().pipelines.get(name) {
             Some(kept) if kept.last.as_ref() != Some(&stands) => kept.policy,
             _ => return Ok(()),

@@ -25,6 +25,8 @@ pub(crate) struct Running {
     pub(crate) name: String,
     /// The pipeline's id.
     pub(crate) id: u32,
+    /// How many stages it has.
+    pub(crate) stages: usize,
     /// Topics it reads.
     pub(crate) sources: Vec<String>,
     /// Topics it writes to.
@@ -308,6 +310,7 @@ pub(crate) fn run(
     Ok(Running {
         name: pipeline.name.clone(),
         id: info.id,
+        stages: stages.len(),
         sources: pipeline.sources.clone(),
         sinks,
         lanes,
@@ -328,6 +331,8 @@ pub(crate) fn writers(log: &Log, all: &[Pipeline], to: TopicPartition, name: &st
             writers.extend((0..source.partitions).filter(comes).map(|partition| (source.id, partition)));
         }
     }
+    writers.sort_unstable();
+    writers.dedup();
     Ok(writers)
 }
 

@@ -45,6 +45,9 @@ pub enum NodeError {
     /// The log.
     #[error(transparent)]
     Log(#[from] Error),
+    /// What was asked for came to nothing.
+    #[error("{0}")]
+    Failed(String),
     /// The plugin host.
     #[error(transparent)]
     Host(#[from] sluice_host::Error),
@@ -377,7 +380,9 @@ impl Node {
     /// The same, then has the timers fire that are set for a time of events, for no more events are to come: pipeline by pipeline, those first whose
     /// outputs others read.
     pub fn wait_until_closed(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
-        let mut open: Vec<String> = self.running().iter().map(|running| running.name.clone()).collect();
+        // What one stage sends when it closes, the next may set timers for: so each stage has its turn.
+        let rounds = |running: &Running| std::iter::repeat_n(running.name.clone(), running.stages);
+        let mut open: Vec<String> = self.running().iter().flat_map(rounds).collect();
         loop {
             let outcome = self.wait_until_idle(interrupted);
             if open.is_empty() || !matches!(outcome, Outcome::Idle) {
@@ -397,7 +402,12 @@ impl Node {
                 // No definition with a cycle is taken; should there be one, it must come to an end.
                 ready.clone_from(&open);
             }
-            open.retain(|name| !ready.contains(name));
+            ready.sort();
+            ready.dedup();
+            for name in &ready {
+                let turn = open.iter().position(|open| open == name);
+                turn.into_iter().for_each(|turn| drop(open.remove(turn)));
+            }
             for lane in
                 running.iter().filter(|running| ready.contains(&running.name)).flat_map(|running| &running.lanes)
             {
@@ -413,6 +423,8 @@ impl Node {
     pub fn replay(&self, request: &replay::Request) -> Result<Replay, NodeError> {
         let info = self.log.pipeline(&request.pipeline);
         let info = info.ok_or_else(|| Error::UnknownPipeline(request.pipeline.clone()))?;
+        // The state of a pipeline that does not run is brought up from its own store, which only one may have.
+        let _operating = self.lanes_of(&info.name).is_empty().then(|| self.operating());
         let past = self.states.past(&self.log, &info);
         replay::run(&self.log, &self.host, &info, past.as_ref(), request)
     }
@@ -484,8 +496,9 @@ impl Node {
         }
         let mut pipelines = self.status().pipelines;
         pipelines.retain(|pipeline| pipeline.state != PipelineState::Stopped);
-        let done =
-            |lane: &LaneStatus| lane.halted.is_some() || lane.paused || (lane.lag == 0 && lane.retrying.is_none());
+        let done = |lane: &LaneStatus| {
+            lane.halted.is_some() || lane.paused || (lane.lag == 0 && lane.retrying.is_none() && !lane.timers_due)
+        };
         if !pipelines.iter().flat_map(|p| &p.partitions).all(done) || self.log.last_seq() != seq {
             return None;
         }
@@ -522,6 +535,7 @@ impl Node {
             partition.halted = seen.state.halt;
             partition.retrying = seen.state.retrying;
             partition.waits_for = seen.state.waits_for;
+            partition.timers_due = seen.state.timers_due;
             partition.paused = seen.paused && seen.at_rest && seen.state.settled;
             if let Some(state) = self.states.running(running.id, tp.partition) {
                 let state = state.lock();

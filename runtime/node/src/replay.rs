@@ -6,13 +6,13 @@
 
 mod compare;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluice_config::{OnError, Pipeline};
+use sluice_config::{OnError, Pipeline, changelog_topic};
 use sluice_engine::{
     Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, PartitionBy, Reopen, Retry, Sink, Source, StageConfig,
     StateConfig, Step, Storage, Writer,
@@ -26,6 +26,7 @@ use sluice_state::{PartitionState, SharedState};
 
 use self::compare::{Comparison, Range};
 pub use self::compare::{Difference, Kind, Shown};
+use crate::dead;
 use crate::definitions::{self, Trial};
 use crate::lanes;
 use crate::node::NodeError;
@@ -145,7 +146,7 @@ pub(crate) fn run(
     let (pipeline, stages) = stages(host, &all, request)?;
     let target = |text: &str| text.parse::<Target>().map_err(invalid);
     let (from, to) = (target(&request.from)?, target(&request.to)?);
-    let into = request.into.as_ref().map(|name| destination(log, &pipeline, info, name)).transpose()?;
+    let into = request.into.as_ref().map(|name| destination(log, &pipeline, name)).transpose()?;
     let mut replay = Replay { pipeline: info.name.clone(), into: request.into.clone(), ..Replay::default() };
     let mut hash = 0_u128;
     for (tp, cursor) in &info.cursors {
@@ -201,15 +202,20 @@ fn stages(host: &Arc<Host>, all: &[Pipeline], request: &Request) -> Result<(Pipe
 }
 
 /// The topic that outputs go to, which is made where it is missing.
-fn destination(log: &Log, pipeline: &Pipeline, info: &PipelineInfo, name: &str) -> Result<TopicInfo, NodeError> {
-    let is_read = log
-        .pipelines()
-        .iter()
-        .any(|other| other.cursors.keys().any(|tp| log.topic(name).is_ok_and(|t| t.id == tp.topic)));
+fn destination(log: &Log, pipeline: &Pipeline, name: &str) -> Result<TopicInfo, NodeError> {
+    let written = |info: &PipelineInfo| match Pipeline::parse(Path::new(""), &info.definition) {
+        Ok(pipeline) => pipeline.written().any(|(_, topic)| topic == name || dead::marks_topic(topic) == name),
+        Err(_) => false,
+    };
+    let id = log.topic(name).map(|topic| topic.id).ok();
+    let is_used = |info: &PipelineInfo| {
+        let is_read = info.cursors.keys().any(|tp| Some(tp.topic) == id);
+        is_read || name == changelog_topic(&info.name) || written(info)
+    };
     let own =
         pipeline.sources.iter().any(|source| source == name) || pipeline.written().any(|(_, topic)| topic == name);
-    if own || is_read {
-        let what = format!("topic {name} is one that pipelines read or that {} writes to", info.name);
+    if own || log.pipelines().iter().any(is_used) {
+        let what = format!("topic {name} is one that a pipeline reads or writes");
         return Err(invalid(format!("{what}: outputs of a replay go to a topic of their own")));
     }
     if let Ok(topic) = log.topic(name) {
@@ -293,8 +299,10 @@ impl SideLane<'_> {
         for closing in closings {
             bound.store(closing, Ordering::SeqCst);
             Self::settle(&mut runner)?;
-            runner.close();
-            Self::settle(&mut runner)?;
+            for _ in &self.pipeline.stages {
+                runner.close();
+                Self::settle(&mut runner)?;
+            }
         }
         bound.store(to, Ordering::SeqCst);
         Self::settle(&mut runner)?;
@@ -313,13 +321,15 @@ impl SideLane<'_> {
 
     /// Lets a lane deal with all there is.
     fn settle(runner: &mut LaneRunner) -> Result<(), NodeError> {
+        // Up to where it reads now; what is set for a time of day stays set.
+        [false, true].into_iter().for_each(|stop| runner.stop_here(stop));
         loop {
             match runner.step(false) {
                 Step::Idle => return Ok(()),
                 Step::Halted(halt) => {
-                    return Err(invalid(format!("stands still at offset {}: {}", halt.offset, halt.reason)));
+                    return Err(NodeError::Failed(format!("stands still at offset {}: {}", halt.offset, halt.reason)));
                 }
-                Step::Backoff(reason) => return Err(invalid(reason)),
+                Step::Backoff(reason) => return Err(NodeError::Failed(reason)),
                 Step::StopNode(error) => return Err(error.into()),
                 Step::Worked => {}
                 Step::Waiting | Step::WaitingUntil(_) => std::thread::yield_now(),

@@ -143,6 +143,8 @@ pub struct LaneStatus {
     pub retrying: Option<Retrying>,
     /// What it waits for, when storage refuses for the moment.
     pub waits_for: Option<String>,
+    /// Whether timers wait to fire.
+    pub timers_due: bool,
     /// How far its events have come in their own time, ms since the epoch, while it runs with state or timers.
     pub watermark: Option<i64>,
     /// How many of its events were late, while it runs with state or timers.
@@ -217,6 +219,7 @@ fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<Pi
             halted: None,
             retrying: None,
             waits_for: None,
+            timers_due: false,
             watermark: None,
             late: None,
         });

@@ -68,7 +68,7 @@ pub struct Usage {
 
 /// Up to where a state has come.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Applied {
     /// The next offset of the changelog.
     pub offset: u64,
@@ -174,8 +174,10 @@ impl PartitionState {
     /// When the store cannot be read.
     pub fn open(store: Arc<dyn Store>) -> Result<Self, Error> {
         let meta = store.get(META)?;
-        // What cannot be read is as good as nothing: the changelog is applied from its beginning.
-        let applied: Applied = meta.and_then(|meta| serde_json::from_slice(&meta).ok()).unwrap_or_default();
+        let unreadable =
+            |error: serde_json::Error| Error::Changelog { offset: 0, reason: format!("the store: {error}") };
+        let applied: Applied =
+            meta.map(|meta| serde_json::from_slice(&meta).map_err(unreadable)).transpose()?.unwrap_or_default();
         let (memory, flushed) = (Memory::new(), applied.offset);
         Ok(Self {
             store,

@@ -48,15 +48,27 @@ impl LaneRunner {
             self.keyed.iter_mut().for_each(|keyed| keyed.pass(now));
         }
         // A failure shows when they are called.
-        self.due_now().map_or(true, |due| !due.is_empty())
+        let Ok(due) = self.due_now() else { return true };
+        if self.firing.tried.take_if(|(tried, _)| !due.contains(tried)).is_some() {
+            // Somebody has cleared it, or set it anew.
+            self.state.retrying = None;
+        }
+        !due.is_empty()
     }
 
     fn due_now(&mut self) -> Result<Vec<Timer>, sluice_state::Error> {
-        let now = self.clock.now();
-        match &mut self.keyed {
-            Some(keyed) if self.chain.has_timers() => keyed.due_now(now),
-            _ => Ok(Vec::new()),
+        let Some(keyed) = self.keyed.as_mut().filter(|_| self.chain.has_timers()) else { return Ok(Vec::new()) };
+        // What is dealt with again only for the state has no time of day: those timers fire when that is over.
+        let is_quiet = keyed.quiet_until() > 0 && self.lane.planned() <= keyed.quiet_until();
+        let now = if is_quiet { i64::MIN } else { self.clock.now() };
+        let mut due = keyed.due_now(now)?;
+        if self.config.stages.len() > 1 {
+            // Of equal times, the earlier stage's come first: what they send is the later one's.
+            let place =
+                |timer: &Timer| (timer.clock == Clock::EventTime, timer.time, self.chain.position(&timer.stage));
+            due.sort_by_key(place);
         }
+        Ok(due)
     }
 
     /// When the lane is to be woken for a timer, by the time of day, or because a writer is idle then.
@@ -124,7 +136,7 @@ impl LaneRunner {
     ) -> Result<Due, sluice_state::Error> {
         let apart = self.is_apart(from, at_most);
         let Some(keyed) = self.keyed.as_ref().filter(|_| self.chain.has_timers()) else { return Ok(Due::default()) };
-        let (due, events) = keyed.due_between(now, apart)?;
+        let (due, events) = keyed.due_between(now, apart, &self.config.stages[0].name)?;
         if events < self.batch.count {
             let kept = self.batch.region().prefix(events, usize::MAX).map_or(0, |kept| kept.bytes().len());
             self.batch.bytes.truncate(kept);
@@ -161,8 +173,11 @@ impl LaneRunner {
             (None, _) => {
                 self.firing.apart = self.firing.apart.saturating_sub(1);
                 if events == 0 {
-                    (self.firing.at_most, self.firing.tried) = (None, None);
-                    self.state.retrying = None;
+                    self.firing.at_most = None;
+                    let fired = &due.timers[..called.fired as usize];
+                    if self.firing.tried.take_if(|(tried, _)| fired.contains(tried)).is_some() {
+                        self.state.retrying = None;
+                    }
                 }
                 Some(called)
             }
@@ -181,6 +196,8 @@ impl LaneRunner {
             return true;
         }
         let in_hand = error.in_hand.filter(|in_hand| in_hand & TIMER_IN_HAND != 0).map(|index| index & !TIMER_IN_HAND);
+        // The guest says so, and need not be right.
+        let in_hand = in_hand.filter(|index| (*index as usize) < due.len());
         let timers_only = self.batch.count == 0;
         self.look_apart(in_hand.or(timers_only.then_some(due.len() as u32 / 2)), timers_only);
         true
