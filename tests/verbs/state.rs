@@ -477,3 +477,64 @@ fn a_checkpoint_and_a_rewind_that_are_killed_are_done_or_not_and_never_half() {
     named.sort();
     assert_eq!(snapshots, named);
 }
+
+#[test]
+fn a_checkpoint_is_taken_to_another_directory_and_the_pipeline_goes_on_from_there() {
+    let here = workspace("exactly-once");
+    let lines = payments(0, 1200);
+    pay(&here, &lines[..800]);
+    here.sluice(&["run", "--until-idle"]).ok();
+    here.sluice(&["checkpoint", "create", "then"]).ok();
+    pay(&here, &lines[800..]);
+    here.sluice(&["run", "--until-idle"]).ok();
+    // Beside a node, and back to before what was committed since.
+    let mut node = here.start(&[]).unwrap();
+    here.sluice(&["checkpoint", "export", "then", "then.checkpoint"]).ok();
+    let told = here.sluice(&["checkpoint", "export", "then", "then.checkpoint"]).fails(2);
+    assert!(told.contains("is there already"), "{told}");
+    kill(&mut node);
+
+    let there = workspace("exactly-once");
+    let file = here.path("then.checkpoint");
+    let file = file.to_str().unwrap();
+    pay(&there, &lines);
+    let told = there.sluice(&["checkpoint", "import", file]).fails(2);
+    assert!(told.contains("has never run here"), "{told}");
+    there.sluice(&["run", "--until-idle"]).ok();
+    // A file that is cut short or damaged makes nothing.
+    let bytes = std::fs::read(file).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[bytes.len() / 2] ^= 1;
+    for (bytes, says) in [(&bytes[..bytes.len() - 7], "cut short"), (&damaged, "damaged"), (&bytes[..9], "cut short")] {
+        there.write("cut", bytes);
+        let told = there.sluice(&["checkpoint", "import", "cut"]).fails(2);
+        assert!(told.contains(says), "{told}");
+    }
+    assert_eq!(there.json(&["checkpoint", "list"]), json!([]));
+    let mut node = there.start(&[]).unwrap();
+    there.sluice(&["checkpoint", "import", file, "--name", "from-there"]).ok();
+    // The state that it brings is another one than that of here at the same place: nothing is mixed.
+    there.sluice(&["rewind", "totals", "--to", "earliest", "--state", "reset", "--yes"]).ok();
+    there.until("all is read", || there.pipeline("totals")["lag"] == 0);
+    let before = there.events("sums").len();
+    there.sluice(&["checkpoint", "restore", "from-there", "--yes"]).ok();
+    there.until("all is read", || there.pipeline("totals")["lag"] == 0);
+    assert_eq!(kept(&there), plain(&lines));
+    let good = |line: &&String| !line.contains("none");
+    assert_eq!(there.events("sums").len() - before, lines[800..].iter().filter(good).count());
+    // It outlives the process, and the loss of its store.
+    kill(&mut node);
+    there.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(kept(&there), plain(&lines));
+    let id = there.json(&["checkpoint", "list"])[0]["pipelines"][0]["id"].as_u64().unwrap();
+    std::fs::remove_dir_all(there.path(&format!(".sluice/state/{id}/0/live"))).unwrap();
+    pay(&there, &payments(1200, 1210));
+    there.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(kept(&there), plain(&payments(0, 1210)));
+    // Where there is less, it does not fit.
+    let less = workspace("exactly-once");
+    pay(&less, &lines[..100]);
+    less.sluice(&["run", "--until-idle"]).ok();
+    let told = less.sluice(&["checkpoint", "import", file]).fails(2);
+    assert!(told.contains("has events up to"), "{told}");
+}

@@ -22,7 +22,8 @@ use tokio::runtime::Runtime;
 use crate::problem::Problem;
 use crate::socket;
 use crate::wire::{
-    CheckpointRequest, DeadRequest, Located, NewTopic, NextSequence, Produced, RewindRequest, Want, decode_read,
+    CheckpointRequest, DeadRequest, FileRequest, Located, NewTopic, NextSequence, Produced, RewindRequest, Want,
+    decode_read,
 };
 
 /// A connection to a running node. Calls block.
@@ -219,6 +220,25 @@ impl Client {
         let request = RewindRequest { to: target.to_string(), state, really };
         let body = serde_json::to_vec(&request).map_err(Problem::connection)?;
         self.json("POST", &format!("/pipelines/{}/rewind", escaped(pipeline)), body)
+    }
+
+    /// Writes a checkpoint to a file, whose path is absolute.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn export_checkpoint(&mut self, name: &str, file: &Path) -> Result<Checkpoint, Problem> {
+        let body =
+            serde_json::to_vec(&FileRequest { file: file.to_owned(), name: None }).map_err(Problem::connection)?;
+        self.json("POST", &format!("/checkpoints/{}/export", escaped(name)), body)
+    }
+
+    /// Takes a checkpoint in from a file, whose path is absolute.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn import_checkpoint(&mut self, file: &Path, name: Option<&str>) -> Result<Checkpoint, Problem> {
+        let request = FileRequest { file: file.to_owned(), name: name.map(str::to_owned) };
+        self.json("POST", "/checkpoint-imports", serde_json::to_vec(&request).map_err(Problem::connection)?)
     }
 
     /// Runs a range of a pipeline's history once more, aside.

@@ -22,8 +22,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::problem::Problem;
 use crate::wire::{
-    CheckpointRequest, DeadRequest, LocateQuery, Located, MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic, NextSequence,
-    ProduceQuery, Produced, ReadQuery, RewindRequest, Want, encode_read,
+    CheckpointRequest, DeadRequest, FileRequest, LocateQuery, Located, MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic,
+    NextSequence, ProduceQuery, Produced, ReadQuery, RewindRequest, Want, encode_read,
 };
 
 #[derive(Clone)]
@@ -64,6 +64,8 @@ pub async fn serve(
         .route("/pipelines/{pipeline}/dead/discard", post(dead_discard))
         .route("/checkpoints", get(checkpoints).post(make_checkpoint))
         .route("/checkpoints/{name}", delete(delete_checkpoint))
+        .route("/checkpoints/{name}/export", post(export_checkpoint))
+        .route("/checkpoint-imports", post(import_checkpoint))
         .route("/audit", get(audit))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Api { node, appended });
@@ -216,6 +218,23 @@ async fn make_checkpoint(
 ) -> Answer<Checkpoint> {
     let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     blocking(move || Ok(api.node.checkpoint(&request.name, request.pipeline.as_deref())?)).await.map(Json)
+}
+
+async fn export_checkpoint(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    request: Result<Json<FileRequest>, JsonRejection>,
+) -> Answer<Checkpoint> {
+    let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    blocking(move || Ok(api.node.export_checkpoint(&name, &request.file)?)).await.map(Json)
+}
+
+async fn import_checkpoint(
+    State(api): State<Api>,
+    request: Result<Json<FileRequest>, JsonRejection>,
+) -> Answer<Checkpoint> {
+    let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    blocking(move || Ok(api.node.import_checkpoint(&request.file, request.name.as_deref())?)).await.map(Json)
 }
 
 async fn delete_checkpoint(State(api): State<Api>, Path(name): Path<String>) -> Answer<()> {

@@ -109,6 +109,17 @@ pub(crate) struct RewindRequest {
     pub(crate) really: bool,
 }
 
+/// A checkpoint as a file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileRequest {
+    /// Absolute.
+    pub(crate) file: std::path::PathBuf,
+    /// Imported: under this name.
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+}
+
 /// A checkpoint to make.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

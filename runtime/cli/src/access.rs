@@ -1,5 +1,6 @@
 //! The same verbs beside a running node and without one.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -155,6 +156,22 @@ impl Access {
         match self {
             Self::Node(client) => Ok(client.make_checkpoint(name, pipeline)?),
             Self::Directory(log) => Ok(checkpoint::create_in(log, name, pipeline)?),
+        }
+    }
+
+    /// Writes a checkpoint to a file, whose path is absolute.
+    pub(crate) fn export_checkpoint(&mut self, name: &str, to: &Path) -> Result<Checkpoint, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.export_checkpoint(name, to)?),
+            Self::Directory(log) => Ok(checkpoint::export_in(log, name, to)?),
+        }
+    }
+
+    /// Takes a checkpoint in from a file, whose path is absolute.
+    pub(crate) fn import_checkpoint(&mut self, from: &Path, name: Option<&str>) -> Result<Checkpoint, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.import_checkpoint(from, name)?),
+            Self::Directory(log) => Ok(checkpoint::import_in(log, from, name)?),
         }
     }
 

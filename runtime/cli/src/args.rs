@@ -208,6 +208,21 @@ pub(crate) enum Checkpoint {
         #[arg(long)]
         yes: bool,
     },
+    /// Write a checkpoint to one file, to be kept elsewhere or taken to another data directory
+    Export {
+        /// The checkpoint
+        name: String,
+        /// The file, which must not be there
+        file: PathBuf,
+    },
+    /// Take a checkpoint in from a file: for pipelines of the same names, which have run here, and topics that go as far
+    Import {
+        /// The file
+        file: PathBuf,
+        /// Under this name [default: its own]
+        #[arg(long)]
+        name: Option<String>,
+    },
     /// Delete a checkpoint
     Delete {
         /// The checkpoint

@@ -4,6 +4,8 @@
 //! changelog made the state. Beside the live stores lie snapshots (`state/PIPELINE-ID/PARTITION/at-NAME`), made just before, from which these
 //! states are quickly made again; the changelog has all that comes behind.
 
+mod transfer;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,7 @@ use sluice_env::{Clock, SystemClock};
 use sluice_log::{Error, Log, PipelineInfo, TopicPartition};
 use sluice_state::{Line, SharedState};
 
+pub(crate) use self::transfer::{IMPORTED, export, import};
 use crate::state::{self, Past};
 
 /// Where pipelines stood at one commit.
@@ -71,6 +74,13 @@ pub struct Kept {
     pub keys: u64,
 }
 
+impl Kept {
+    /// Whether it came from another data directory, and nothing was added to it here.
+    pub(crate) fn is_imported(&self) -> bool {
+        self.line.last().is_some_and(|(from, _)| *from >= IMPORTED)
+    }
+}
+
 fn folder(data: &Path) -> PathBuf {
     data.join("checkpoints")
 }
@@ -91,6 +101,15 @@ fn cannot<'a>(what: &'a str, path: &'a Path) -> impl Fn(std::io::Error) -> Error
     move |error| Error::Invalid(format!("cannot {what} {}: {error}", path.display()))
 }
 
+fn check_name(name: &str) -> Result<(), Error> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !(1..=230).contains(&name.len()) || !name.chars().all(good) || name.starts_with('.') {
+        let rule = "use 1 to 230 letters, digits, `-`, `_` and `.`, not beginning with `.`";
+        return Err(Error::Invalid(format!("not a name for a checkpoint: {name:?}; {rule}")));
+    }
+    Ok(())
+}
+
 /// Makes a checkpoint of these pipelines, or of all; `shared` brings up states.
 pub(crate) fn create(
     log: &Log,
@@ -99,11 +118,7 @@ pub(crate) fn create(
     name: &str,
     only: Option<&str>,
 ) -> Result<Checkpoint, Error> {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if !(1..=230).contains(&name.len()) || !name.chars().all(good) || name.starts_with('.') {
-        let rule = "use 1 to 230 letters, digits, `-`, `_` and `.`, not beginning with `.`";
-        return Err(Error::Invalid(format!("not a name for a checkpoint: {name:?}; {rule}")));
-    }
+    check_name(name)?;
     let data = log.root();
     if file(data, name).exists() {
         return Err(Error::Invalid(format!("there is a checkpoint {name} already: choose another name, or delete it")));
@@ -175,6 +190,22 @@ fn write(data: &Path, checkpoint: &Checkpoint) -> Result<(), Error> {
 /// When there is no such pipeline, one of this name already, or it cannot be written.
 pub fn create_in(log: &Log, name: &str, pipeline: Option<&str>) -> Result<Checkpoint, Error> {
     create(log, &SystemClock, |pipeline, partition| state::bring_up(log, pipeline, partition), name, pipeline)
+}
+
+/// Writes a checkpoint to a file, in a data directory on which no node runs.
+///
+/// # Errors
+/// When there is none, its state cannot be made any more, or the file is there or cannot be written.
+pub fn export_in(log: &Log, name: &str, to: &Path) -> Result<Checkpoint, Error> {
+    export(log, |pipeline, partition| state::bring_up(log, pipeline, partition), name, to)
+}
+
+/// Takes a checkpoint in from a file, in a data directory on which no node runs.
+///
+/// # Errors
+/// When the file is no whole checkpoint, or what it is of is not here, or not as it was there.
+pub fn import_in(log: &Log, from: &Path, name: Option<&str>) -> Result<Checkpoint, Error> {
+    import(log, from, name)
 }
 
 /// All checkpoints of a data directory, the oldest first.

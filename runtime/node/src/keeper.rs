@@ -181,7 +181,7 @@ fn let_go(
         if state.applied().offset < end {
             continue;
         }
-        let kept = checkpoint::kept(checkpoints, pipeline.id, partition);
+        let kept = checkpoint::kept(checkpoints, pipeline.id, partition).filter(|(_, kept)| !kept.is_imported());
         let Some(needed) = kept.map(|(_, kept)| kept.snapshot.last().map_or(0, |(_, end)| *end)).min() else {
             continue;
         };

@@ -1,7 +1,7 @@
 //! A running node.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -327,6 +327,25 @@ impl Node {
         let _operating = self.operating();
         let shared = |pipeline: &PipelineInfo, partition| self.states.shared(&self.log, pipeline, partition);
         checkpoint::create(&self.log, &*self.clock, shared, name, pipeline)
+    }
+
+    /// Writes a checkpoint to a file.
+    ///
+    /// # Errors
+    /// When there is none, its state cannot be made any more, or the file is there or cannot be written.
+    pub fn export_checkpoint(&self, name: &str, to: &Path) -> Result<Checkpoint, Error> {
+        let _operating = self.operating();
+        let shared = |pipeline: &PipelineInfo, partition| self.states.shared(&self.log, pipeline, partition);
+        checkpoint::export(&self.log, shared, name, to)
+    }
+
+    /// Takes a checkpoint in from a file.
+    ///
+    /// # Errors
+    /// When the file is no whole checkpoint, or what it is of is not here, or not as it was there.
+    pub fn import_checkpoint(&self, from: &Path, name: Option<&str>) -> Result<Checkpoint, Error> {
+        let _operating = self.operating();
+        checkpoint::import(&self.log, from, name)
     }
 
     /// Looks into a pipeline's state.

@@ -16,7 +16,7 @@ use sluice_log::{Error, Log, PipelineInfo, TopicPartition};
 use sluice_state::{Line, LsmStore, PartitionState, SharedState, StoreCache};
 
 pub use self::past::StateChoice;
-pub(crate) use self::past::{Past, Side, each};
+pub(crate) use self::past::{Past, Side, each, every};
 use self::place::Place;
 use self::query::look;
 pub use self::query::{Entry, Found, Query, look_in};
@@ -123,7 +123,8 @@ pub(crate) fn snapshot(shared: &SharedState, to: &Path) -> Result<(Line, u64, u6
     Ok((applied.line(), files_size(to), applied.usage.values().map(|usage| usage.keys).sum()))
 }
 
-fn files_size(folder: &Path) -> u64 {
+/// Bytes of a folder's files.
+pub(crate) fn files_size(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let size = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(found) if found.is_dir() => files_size(&entry.path()),

@@ -265,7 +265,19 @@ impl PartitionState {
     /// # Errors
     /// When the store cannot be read.
     pub fn each(&self, visit: &mut dyn FnMut(Change<'_>)) -> Result<(), Error> {
-        for prefix in [STATE, TIMER] {
+        self.each_of(&[STATE, TIMER], visit)
+    }
+
+    /// Visits all that deltas have put there: values, timers, and what is known of writers.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn every(&self, visit: &mut dyn FnMut(Change<'_>)) -> Result<(), Error> {
+        self.each_of(&[STATE, TIMER, WRITER], visit)
+    }
+
+    fn each_of(&self, kinds: &[u8], visit: &mut dyn FnMut(Change<'_>)) -> Result<(), Error> {
+        for prefix in kinds.iter().copied() {
             self.scan(&[prefix], &[prefix], false, &mut |change| {
                 visit(change);
                 true

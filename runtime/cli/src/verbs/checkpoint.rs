@@ -57,6 +57,20 @@ pub(crate) fn checkpoint(global: &Global, verb: &args::Checkpoint) -> Result<Exi
                 show::answer(global, &rewind, || describe(&rewind))?;
             }
         }
+        args::Checkpoint::Export { name, file } => {
+            let made = access.export_checkpoint(name, &std::path::absolute(file)?)?;
+            show::answer(global, &made, || format!("checkpoint {name} written to {}\n", file.display()))?;
+        }
+        args::Checkpoint::Import { file, name } => {
+            let made = access.import_checkpoint(&std::path::absolute(file)?, name.as_deref())?;
+            show::answer(global, &made, || {
+                let Checkpoint { name, .. } = &made;
+                format!(
+                    "checkpoint {name} is here: {}; `sluice checkpoint restore {name}` shows what going there would do\n",
+                    names(&made)
+                )
+            })?;
+        }
         args::Checkpoint::Delete { name } => {
             access.delete_checkpoint(name)?;
             show::answer(global, &serde_json::json!({ "deleted": name }), || format!("checkpoint {name} deleted\n"))?;

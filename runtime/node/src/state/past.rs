@@ -12,7 +12,7 @@ use sluice_state::{Applied, Change, Head, Line, PartitionState, SharedState, Sto
 use super::changelog::Changelog;
 use super::place::Place;
 use super::refused;
-use crate::checkpoint;
+use crate::checkpoint::{self, IMPORTED};
 
 /// What becomes of the state when a cursor is set anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -89,15 +89,25 @@ impl<'a> Past<'a> {
             // Before its beginning there was none.
             _ => (Line::new(), offset),
         };
-        self.check(partition, &line)?;
+        let side = self.side_named(partition, &line, cursor, use_)?;
+        if cursor < offset {
+            side.state.lock().quiet_until(offset);
+        }
+        Ok(side)
+    }
+
+    /// The state that a line made, to be used aside.
+    pub(crate) fn side_at(&self, partition: u32, line: &Line, cursor: u64) -> Result<Side, Error> {
+        self.side_named(partition, line, cursor, "export")
+    }
+
+    fn side_named(&self, partition: u32, line: &Line, cursor: u64, use_: &str) -> Result<Side, Error> {
+        self.check(partition, line)?;
         let (id, name) = (self.pipeline.id, &*self.pipeline.name);
         let mut place = Place::of(self.log.root(), &StoreCache::default(), (id, name), partition);
         // Should the process die, the next start finds that no checkpoint has this name.
         place.live.set_file_name(format!("at-~{use_}-{}", NEXT_SIDE.fetch_add(1, Ordering::Relaxed)));
-        let mut state = place.open_at(self.log, &line)?;
-        if cursor < offset {
-            state.quiet_until(offset);
-        }
+        let state = place.open_at(self.log, line)?;
         Ok(Side { state: SharedState::new(state), cursor, folder: place.live })
     }
 
@@ -171,8 +181,9 @@ impl<'a> Past<'a> {
     /// That the state which a line makes can be made: from the live store, a snapshot or nothing, and what is left of the changelog.
     fn check(&self, partition: u32, line: &Line) -> Result<(), Error> {
         let low = self.changelog(partition)?.partition.low_mark();
-        let can = |mine: &Line| missing(mine, line).is_some_and(|rest| rest.iter().all(|(from, _)| *from >= low));
-        if low == 0 || can(&Line::new()) {
+        let is_there = |from: u64| (low..IMPORTED).contains(&from);
+        let can = |mine: &Line| missing(mine, line).is_some_and(|rest| rest.iter().all(|(from, _)| is_there(*from)));
+        if can(&Line::new()) {
             return Ok(());
         }
         let checkpoints = checkpoint::list(self.log.root())?;
@@ -219,6 +230,11 @@ pub(crate) fn each(state: &PartitionState, visit: &mut dyn FnMut(Change<'_>)) ->
     state.each(visit).map_err(|error| refused(&error))
 }
 
+/// Visits all that deltas have put into a state.
+pub(crate) fn every(state: &PartitionState, visit: &mut dyn FnMut(Change<'_>)) -> Result<(), Error> {
+    state.every(visit).map_err(|error| refused(&error))
+}
+
 /// Where a partition's state stands.
 struct Stands {
     /// The end of the changelog.
@@ -250,9 +266,11 @@ fn line_up_to(changelog: &Changelog<'_>, line: &Line, to: u64) -> Result<(Line, 
         }
         u64::MAX
     };
-    // Of the oldest part of the changelog nothing may be left.
+    // Of the oldest part of the changelog nothing may be left, and an imported state was never in it.
     let left = changelog.partition.low_mark();
-    let gone: u64 = line.iter().map(|(from, to)| (*to).min(left).saturating_sub(*from)).sum();
+    let gone_of =
+        |(from, to): &(u64, u64)| if *from >= IMPORTED { to - from } else { (*to).min(left).saturating_sub(*from) };
+    let gone: u64 = line.iter().map(gone_of).sum();
     // Cursors only grow along a line.
     let (mut low, mut high) = (gone, total);
     while low < high {

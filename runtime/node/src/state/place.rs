@@ -9,7 +9,7 @@ use sluice_state::{Line, LsmStore, PartitionState, StoreCache, ended, missing};
 
 use super::changelog::Changelog;
 use super::{pipeline_folder, refused, snapshot_folder};
-use crate::checkpoint;
+use crate::checkpoint::{self, IMPORTED};
 
 /// Where the state of a partition is kept.
 pub(super) struct Place {
@@ -49,7 +49,7 @@ impl Place {
         };
         if let Some(line) = wanted {
             let missing = match state.applied().missing(&line) {
-                Some(missing) if missing.iter().all(|(from, _)| *from >= low) => missing,
+                Some(missing) if missing.iter().all(|(from, to)| *from >= low && *to <= end) => missing,
                 _ => {
                     drop(state);
                     state = self.made_from_snapshot(log.root(), &line, low)?;
@@ -100,6 +100,10 @@ impl Place {
             .map(|(name, kept)| (covers(&kept.snapshot), snapshot_folder(data, self.id, self.partition, name)));
         let nearest = on_the_way.filter(|(_, folder)| folder.exists()).max_by_key(|(covered, _)| *covered);
         let Some((_, folder)) = nearest else {
+            if line.iter().any(|(from, _)| *from >= IMPORTED) {
+                let what = "the state goes back to an imported checkpoint, which is not there any more";
+                return Err(Error::Invalid(format!("{what}: it cannot be made anew")));
+            }
             if line.first().is_some_and(|(from, _)| *from < low) {
                 // What there is stays as it is, for somebody to look at.
                 let what = format!("the changelog begins at {low}, and no checkpoint has what was before");
@@ -116,7 +120,9 @@ impl Place {
     /// What made the state, by the newest checkpoint, if nothing was rewound since.
     fn newest_line(&self, data: &Path, end: u64) -> Result<Line, Error> {
         let checkpoints = checkpoint::list(data)?;
-        let newest = checkpoint::kept(&checkpoints, self.id, self.partition).next_back();
+        let mut own = checkpoint::kept(&checkpoints, self.id, self.partition);
+        // One that was imported says nothing of what was here.
+        let newest = own.rfind(|(_, kept)| !kept.is_imported());
         let line = newest.map(|(_, kept)| kept.line.clone()).filter(|line| !line.is_empty());
         Ok(ended(line.unwrap_or_else(|| vec![(0, 0)]), end))
     }
