@@ -88,9 +88,11 @@ fn a_failed_sync_stops_the_node_and_what_was_acknowledged_is_there_afterwards() 
         // As root, also what the cache remembers is forgotten.
         rustix::fs::sync();
         let _ = std::fs::write("/proc/sys/vm/drop_caches", "3");
-        assert_eq!(workspace.values("in").len(), acknowledged, "sync {at}");
+        // The last one may have been committed, and the node gone before it could say so.
+        let there = workspace.values("in").len();
+        assert!((acknowledged..=acknowledged + 1).contains(&there), "sync {at}: {there} of {acknowledged}");
         workspace.sluice(&["run", "--until-idle"]).ok();
-        assert_eq!(workspace.values("out").len(), acknowledged, "sync {at}");
+        assert_eq!(workspace.values("out").len(), there, "sync {at}");
         assert!(workspace.sluice(&["fsck"]).ok().contains("nothing is damaged"));
     }
 }

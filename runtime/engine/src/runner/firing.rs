@@ -101,8 +101,10 @@ impl LaneRunner {
         let apart = self.is_apart(from, at_most) || from >= readable;
         let Some(first) = now.first().filter(|_| apart) else { return Ok(now) };
         let Some(stage) = self.chain.position(&first.stage) else {
-            let reason = format!("a timer of stage {}, which the pipeline does not have any more", first.stage);
-            self.lane.halt_at(from, HaltKind::Other, reason);
+            let gone = "which the pipeline does not have any more: give a stage its name again, or let go of it";
+            let reason = format!("{} is of stage {}, {gone}", Told(first), first.stage);
+            self.firing.halted = Some(first.clone());
+            self.lane.halt_at(from, HaltKind::Timer, reason);
             return Err(Step::Worked);
         };
         let same = now.iter().take_while(|timer| timer.stage == first.stage).count();
@@ -189,12 +191,12 @@ impl LaneRunner {
         if due.is_empty() {
             return false;
         }
-        self.state.failed_calls += 1;
         if self.batch.count == 0 && due.len() == 1 {
             let error = CallError { in_hand: None, ..error.clone() };
             self.timer_failed(from, &due.timers[0], Failed { index: 0, stage, error, attempts: 1 });
             return true;
         }
+        self.state.failed_calls += 1;
         let in_hand = error.in_hand.filter(|in_hand| in_hand & TIMER_IN_HAND != 0).map(|index| index & !TIMER_IN_HAND);
         // The guest says so, and need not be right.
         let in_hand = in_hand.filter(|index| (*index as usize) < due.len());
