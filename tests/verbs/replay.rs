@@ -3,32 +3,14 @@
 use serde_json::{Value, json};
 use sluice_tests::sluice::{Workspace, kill, project};
 
-const TOTALS: &str = r#"name = "totals"
-[source]
-topics = ["paid"]
-[[stage]]
-plugin = "../plugins/totals"
-capabilities = ["state"]
-[[sink]]
-topic = "sums"
-[batch]
-max-events = 30
-"#;
+use crate::state;
 
 fn totals() -> Workspace {
-    let workspace = Workspace::new();
-    workspace.write("pipelines/totals.toml", TOTALS);
-    workspace.sluice(&["topic", "create", "paid", "--partitions", "2"]).ok();
-    workspace
+    state::workspace("exactly-once")
 }
 
 fn pay(workspace: &Workspace, from: u64, to: u64) {
-    let line = |n: u64| match n % 97 {
-        13 => format!("{{\"k\":\"user-{}\",\"cents\":\"none\"}}\n", n % 11),
-        _ => format!("{{\"k\":\"user-{}\",\"cents\":{}}}\n", n * 7919 % 31, n % 1000),
-    };
-    workspace.write("payments", (from..to).map(line).collect::<String>());
-    workspace.sluice(&["produce", "paid", "payments", "--key", "k"]).ok();
+    state::pay(workspace, &state::payments(from, to));
 }
 
 fn number(replay: &Value, name: &str) -> u64 {

@@ -21,7 +21,7 @@ partitions = 2
 max-events = 40
 "#;
 
-fn workspace(delivery: &str) -> Workspace {
+pub(crate) fn workspace(delivery: &str) -> Workspace {
     let workspace = Workspace::new();
     let every = if delivery == "at-least-once" { "commit-every = \"20ms\"\n" } else { "" };
     workspace.write("pipelines/totals.toml", TOTALS.replace("DELIVERY", delivery) + every);
@@ -30,7 +30,7 @@ fn workspace(delivery: &str) -> Workspace {
 }
 
 /// What is paid: key and cents; some lines are no payments.
-fn payments(from: u64, to: u64) -> Vec<String> {
+pub(crate) fn payments(from: u64, to: u64) -> Vec<String> {
     let line = |n: u64| match n % 97 {
         13 => format!(r#"{{"k":"user-{}","cents":"none"}}"#, n % 11),
         _ => format!(r#"{{"k":"user-{}","cents":{}}}"#, n * 7919 % 31, n % 1000),
@@ -67,7 +67,7 @@ fn kept(workspace: &Workspace) -> BTreeMap<String, (u64, u64)> {
     entries.map(entry).collect()
 }
 
-fn pay(workspace: &Workspace, lines: &[String]) {
+pub(crate) fn pay(workspace: &Workspace, lines: &[String]) {
     workspace.write("payments", lines.join("\n") + "\n");
     workspace.sluice(&["produce", "paid", "payments", "--key", "k"]).ok();
 }

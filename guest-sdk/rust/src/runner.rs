@@ -2,13 +2,10 @@
 
 use std::rc::Rc;
 
-use sluice_event::{DueTimer, Events, Malformed, OutcomeWriter, Region, Source, View};
+use sluice_event::{DueTimer, Events, Malformed, OutcomeWriter, Region, Source, TIMER_IN_HAND, View};
 
 use crate::state::{AnyShelf, Batch, Now, Wants, set_batch, set_now, take_shelves};
 use crate::{Consumer, Event, Failure, Outputs, Result, Timer, timer};
-
-/// Set in what the host is told of the one in hand when that is a timer.
-const TIMER_IN_HAND: u32 = 1 << 31;
 
 /// A consumer that is ready to run.
 pub trait Runner {

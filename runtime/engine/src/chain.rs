@@ -255,7 +255,7 @@ impl Chain {
             if !own.is_empty() {
                 (called.fired, called.failed_timer) = (told.fired, told.failed_timer);
             }
-            called.cut = called.cut.into_iter().chain(cut).min_by_key(|cut| (cut.events, cut.timers));
+            called.cut = called.cut.into_iter().chain(cut).min();
             let failed = told.failed.into_iter();
             called.failed.extend(failed.map(|(i, reason)| Failed::told(i, at, CallErrorKind::Permanent, reason)));
             if let Some((source, reason)) = told.stopped {
@@ -432,7 +432,7 @@ impl Chain {
                     };
                     keyed::changes(&outcome, has_failed, &stage.prefix, changes)?;
                     let own = timers::changes(&outcome, &stage.config.name, due, place, marks.before, changes)?;
-                    cut = cut.into_iter().chain(own).min_by_key(|cut| (cut.events, cut.timers));
+                    cut = cut.into_iter().chain(own).min();
                     keyed::check_size(state, &stage.config.name, grant, changes)?;
                 }
                 Ok((told, cut))

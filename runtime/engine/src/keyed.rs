@@ -10,7 +10,7 @@ use sluice_state::{
 };
 
 use crate::port::{CallError, CallErrorKind};
-use crate::timers::Due;
+use crate::timers::{Due, MOST_DUE};
 use crate::watermark::{OUTSIDE, Seen, TimePolicy, Watermarks};
 
 /// A lane waits for the store when so much is not there yet.
@@ -143,9 +143,6 @@ struct Stands {
     fired_outputs: u32,
 }
 
-/// Timers that come with one call, at most.
-const MOST_DUE: usize = 1024;
-
 /// A commit with changes that is not answered.
 #[derive(Debug, Clone, Copy)]
 struct Submitted {
@@ -270,13 +267,13 @@ impl Keyed {
         Ok(waits.then_some(next))
     }
 
-    /// Timers that are due before the next event, by the time of day and by the watermark.
-    pub(crate) fn due_now(&mut self, now: i64) -> Result<Vec<Timer>, sluice_state::Error> {
+    /// Timers that are due before the next event, by the time of day and by the watermark; at most so many.
+    pub(crate) fn due_now(&mut self, now: i64, most: usize) -> Result<Vec<Timer>, sluice_state::Error> {
         let watermark = self.watermark();
         let mut state = self.config.shared.lock();
-        let mut due = state.due_timers(Clock::WallClock, now, MOST_DUE)?;
-        if let Some(watermark) = watermark.filter(|_| due.len() < MOST_DUE) {
-            due.extend(state.due_timers(Clock::EventTime, watermark, MOST_DUE - due.len())?);
+        let mut due = state.due_timers(Clock::WallClock, now, most)?;
+        if let Some(watermark) = watermark.filter(|_| due.len() < most) {
+            due.extend(state.due_timers(Clock::EventTime, watermark, most - due.len())?);
         }
         Ok(due)
     }
@@ -287,11 +284,11 @@ impl Keyed {
         Ok((next < i64::MAX).then_some(next))
     }
 
-    /// Has the timers fire that are set by now for any time. Whether there are any.
-    pub(crate) fn close(&mut self) -> Result<bool, sluice_state::Error> {
+    /// Has the timers fire that are set by now for any time.
+    pub(crate) fn close(&mut self) -> Result<(), sluice_state::Error> {
         let last = self.config.shared.lock().last_timer(Clock::EventTime)?;
         self.closing = self.closing.max(last);
-        Ok(last.is_some())
+        Ok(())
     }
 
     /// Timers that are due before one of the batch's events or behind the last, and how many of the events may be given with them. Where they are to

@@ -1,6 +1,6 @@
 //! From a guest's outcome to batches for the sinks: checks, routes and copies each output once.
 
-use sluice_event::{Batch, Event, FailureKind, Items, Origin, Outcome, Region, Source};
+use sluice_event::{Batch, Event, FailureKind, Items, Origin, Outcome, Region, Source, TIMER_IN_HAND};
 use sluice_log::{Append, MAX_EVENT_BYTES, TopicPartition};
 
 use crate::errors::Failed;
@@ -8,7 +8,7 @@ use crate::keyed::StateGrant;
 use crate::legible::legible;
 use crate::partitioner::PartitionBy;
 use crate::port::{CallError, CallErrorKind};
-use crate::timers::{Due, TIMER_IN_HAND};
+use crate::timers::Due;
 
 /// Where a pipeline's outputs can go.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -288,7 +288,10 @@ impl LaneRunner {
         self.state.halt = self.lane.halt().cloned();
         self.state.settled = self.is_settled();
         self.state.warm = self.chain.is_warm();
-        self.state.timers_due = self.timers_due();
+        if !matches!(step, Step::Worked) {
+            // Only where it comes to rest does anybody ask.
+            self.state.timers_due = self.timers_due();
+        }
         step
     }
 

@@ -7,8 +7,8 @@ use sluice_state::{Layer, MAX_TIMER_KEY_BYTES, Timer, set_timer};
 
 use crate::port::{CallError, CallErrorKind};
 
-/// Set in the guest's word for what is in hand when that is a timer.
-pub(crate) const TIMER_IN_HAND: u32 = 1 << 31;
+/// Timers that come with one call, at most.
+pub(crate) const MOST_DUE: usize = 1024;
 
 /// Timers that are due in a call.
 #[derive(Debug, Clone, Default)]
@@ -42,8 +42,8 @@ impl Due {
 /// A key and a tag.
 type Id<'a> = (&'a [u8], &'a [u8]);
 
-/// How much of a call may be made, for what comes behind that was not known to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much of a call may be made, for what comes behind that was not known to come; the least of several counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Cut {
     /// So many of its events,
     pub(crate) events: u32,
@@ -70,9 +70,7 @@ pub(crate) fn changes(
     let mut missed = |events: u32, by: Option<u32>| {
         let earlier = due.before.iter().take_while(|before| **before < events).count() as u32;
         let found = Cut { events, timers: by.map_or(0, |by| by + 1).max(earlier) };
-        if cut.is_none_or(|cut| (found.events, found.timers) < (cut.events, cut.timers)) {
-            cut = Some(found);
-        }
+        cut = cut.into_iter().chain([found]).min();
     };
     for change in outcome.timer_changes() {
         let change = change?;

@@ -34,7 +34,7 @@ pub use new_event::{NewEvent, TooLarge};
 pub use outcome::{Failure, Failures, Items, Outcome, Output, Outputs, Rank, StateWrite, StateWrites, TimerChanges};
 pub use outcome_writer::{FailureKind, Mark, OutcomeWriter};
 pub use region::{Events, Region};
-pub use timer::{Clock, DueTimer, DueTimers, FiringOrder, TimerChange};
+pub use timer::{Clock, DueTimer, DueTimers, FiringOrder, TIMER_IN_HAND, TimerChange};
 pub use view::{View, has_expired};
 
 /// Every event, and so every region, is a multiple of this many bytes long.

@@ -11,6 +11,9 @@ const DUE: usize = 32;
 /// Bytes of a timer change before its key.
 const CHANGE: usize = 32;
 
+/// Set in the guest's word for what is in hand when that is a timer.
+pub const TIMER_IN_HAND: u32 = 1 << 31;
+
 /// Which clock a timer goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]

@@ -127,14 +127,12 @@ impl Shared {
     fn keep_one(&self, log: &Log, name: &str) -> Result<(), Error> {
         let _operating = self.operating.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pipeline) = log.pipeline(name) else { return Ok(()) };
-        let stands: (u64, Vec<_>) =
+        let mut stands: (u64, Vec<_>) =
             (pipeline.epoch, pipeline.cursors.iter().map(|(tp, cursor)| (*tp, cursor.next)).collect());
         // Timers change the state where no cursor moves.
-        let changelog = log.topic(&changelog_topic(name)).ok();
-        let mut stands = stands;
-        for partition in 0..changelog.as_ref().map_or(0, |topic| topic.partitions) {
-            if let Some(topic) = &changelog {
-                let end = log.partition(topic, partition)?.high_watermark();
+        if let Ok(topic) = log.topic(&changelog_topic(name)) {
+            for partition in 0..topic.partitions {
+                let end = log.partition(&topic, partition)?.high_watermark();
                 stands.1.push((TopicPartition { topic: topic.id, partition }, end));
             }
         }

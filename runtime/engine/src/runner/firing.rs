@@ -3,7 +3,7 @@
 //! Timers come with the events between which they fire. When anything goes wrong in such a call, for a while they are called apart, and in the end one by
 //! one: **what is to blame is one event, or one timer.**
 
-use sluice_event::{Batch, Clock, NewEvent};
+use sluice_event::{Batch, Clock, NewEvent, TIMER_IN_HAND};
 use sluice_log::ReadBatch;
 use sluice_state::Timer;
 
@@ -16,7 +16,7 @@ use crate::keyed::Keyed;
 use crate::lane::HaltKind;
 use crate::legible::brief;
 use crate::port::CallError;
-use crate::timers::{Due, TIMER_IN_HAND};
+use crate::timers::{Due, MOST_DUE};
 
 /// After a call with events and timers failed, so many calls have one or the other.
 const CALLS_APART: u32 = 16;
@@ -48,7 +48,8 @@ impl LaneRunner {
             self.keyed.iter_mut().for_each(|keyed| keyed.pass(now));
         }
         // A failure shows when they are called.
-        let Ok(due) = self.due_now() else { return true };
+        let most = if self.firing.tried.is_some() { MOST_DUE } else { 1 };
+        let Ok(due) = self.due_now(most) else { return true };
         if self.firing.tried.take_if(|(tried, _)| !due.contains(tried)).is_some() {
             // Somebody has cleared it, or set it anew.
             self.state.retrying = None;
@@ -56,12 +57,12 @@ impl LaneRunner {
         !due.is_empty()
     }
 
-    fn due_now(&mut self) -> Result<Vec<Timer>, sluice_state::Error> {
+    fn due_now(&mut self, most: usize) -> Result<Vec<Timer>, sluice_state::Error> {
         let Some(keyed) = self.keyed.as_mut().filter(|_| self.chain.has_timers()) else { return Ok(Vec::new()) };
         // What is dealt with again only for the state has no time of day: those timers fire when that is over.
         let is_quiet = keyed.quiet_until() > 0 && self.lane.planned() <= keyed.quiet_until();
         let now = if is_quiet { i64::MIN } else { self.clock.now() };
-        let mut due = keyed.due_now(now)?;
+        let mut due = keyed.due_now(now, most)?;
         if self.config.stages.len() > 1 {
             // Of equal times, the earlier stage's come first: what they send is the later one's.
             let place =
@@ -83,15 +84,17 @@ impl LaneRunner {
         Some(self.clock.elapsed() + std::time::Duration::from_millis(millis))
     }
 
-    /// Has all timers fire that are set by now for a time of events, for no more events are to come. Whether there are any.
-    pub fn close(&mut self) -> bool {
-        let closed = self.keyed.as_mut().filter(|_| self.chain.has_timers()).map(Keyed::close);
-        closed.is_some_and(|closed| closed.unwrap_or(true))
+    /// Has all timers fire that are set by now for a time of events, for no more events are to come.
+    pub fn close(&mut self) {
+        if let Some(keyed) = self.keyed.as_mut().filter(|_| self.chain.has_timers()) {
+            // A failure shows when they are called.
+            let _ = keyed.close();
+        }
     }
 
     /// Calls the timers that are due at `from`, where that is to be a call of its own.
     pub(super) fn fire_apart(&mut self, from: u64, at_most: Option<u32>, readable: u64) -> Result<Vec<Timer>, Step> {
-        let now = match self.due_now() {
+        let now = match self.due_now(MOST_DUE) {
             Ok(now) => now,
             Err(error) => {
                 self.lane.halt_at(from, HaltKind::Other, error.to_string());

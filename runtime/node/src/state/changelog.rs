@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sluice_log::{Error, Log, Partition, ReadBatch};
-use sluice_state::{Delta, FLUSH_BYTES, Head, PartitionState, Record, Turn};
+use sluice_state::{Delta, FLUSH_BYTES, Head, Line, PartitionState, Record, Turn};
 
 use super::refused;
 
@@ -74,6 +74,15 @@ impl Changelog<'_> {
             }
             Ok(())
         })
+    }
+
+    /// Applies what a state misses of a line.
+    pub(super) fn apply_line(&self, state: &mut PartitionState, missing: &Line) -> Result<(), Error> {
+        for (from, to) in missing {
+            state.go_on_at(*from);
+            self.apply(state, *from, *to)?;
+        }
+        Ok(())
     }
 
     /// Tells how the cursor moved in the commits of a stretch, in which there is no turn.

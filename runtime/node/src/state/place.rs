@@ -28,8 +28,7 @@ impl Place {
 
     /// Opens the store and applies what the changelog has beyond it.
     pub(super) fn open(&self, log: &Log) -> Result<PartitionState, Error> {
-        let topic = log.topic(&changelog_topic(&self.pipeline))?;
-        let changelog = Changelog { log, partition: log.partition(&topic, self.partition)? };
+        let changelog = self.changelog(log)?;
         let end = changelog.partition.high_watermark();
         let low = changelog.partition.low_mark();
         let (mut state, lost) = match self.open_store() {
@@ -63,10 +62,7 @@ impl Place {
                     }
                 }
             };
-            for (from, to) in missing {
-                state.go_on_at(from);
-                changelog.apply(&mut state, from, to)?;
-            }
+            changelog.apply_line(&mut state, &missing)?;
             from = state.applied().offset;
         }
         if let Some((at, turn)) = turn {
@@ -77,17 +73,18 @@ impl Place {
         Ok(state)
     }
 
+    fn changelog<'a>(&self, log: &'a Log) -> Result<Changelog<'a>, Error> {
+        let topic = log.topic(&changelog_topic(&self.pipeline))?;
+        Ok(Changelog { log, partition: log.partition(&topic, self.partition)? })
+    }
+
     /// The state that a line made, in a place of its own.
     pub(super) fn open_at(&self, log: &Log, line: &Line) -> Result<PartitionState, Error> {
-        let topic = log.topic(&changelog_topic(&self.pipeline))?;
-        let changelog = Changelog { log, partition: log.partition(&topic, self.partition)? };
+        let changelog = self.changelog(log)?;
         let mut state = self.made_from_snapshot(log.root(), line, changelog.partition.low_mark())?;
         let missing = state.applied().missing(line);
         let missing = missing.ok_or_else(|| Error::Invalid("a snapshot is not what its checkpoint says".to_owned()))?;
-        for (from, to) in missing {
-            state.go_on_at(from);
-            changelog.apply(&mut state, from, to)?;
-        }
+        changelog.apply_line(&mut state, &missing)?;
         Ok(state)
     }
 
