@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use sluice_engine::{
     Breaker, CallError, Consumer, Delivery, ErrorPolicy, LaneConfig, LaneRunner, OnError, PartitionBy, Plugin, Retry,
-    Sink, Source, StageConfig, Step, Storage,
+    Sink, Source, SourceConfig, StageConfig, Step, Storage,
 };
 use sluice_env::ManualClock;
 use sluice_event::Batch;
@@ -100,10 +100,6 @@ pub(crate) fn run(events: u64, only_make: bool) -> Result<()> {
         epoch: 1,
         generation: 1,
         delivery: Delivery::ExactlyOnce,
-        source: SOURCE,
-        topic_name: "in".into(),
-        cursor: 0,
-        tried: None,
         errors,
         witness: Arc::new(()),
         stages: vec![stage],
@@ -115,7 +111,8 @@ pub(crate) fn run(events: u64, only_make: bool) -> Result<()> {
         state: None,
     };
     let clock = Arc::new(ManualClock::default());
-    let mut lane = LaneRunner::new(config, Box::new(memory), Arc::new(Nowhere), clock, Arc::new(|| {}));
+    let source = SourceConfig { source: SOURCE, topic_name: "in".into(), cursor: 0, tried: None };
+    let mut lane = LaneRunner::new(config, vec![(source, Box::new(memory))], Arc::new(Nowhere), clock, Arc::new(|| {}));
     loop {
         match lane.step(false) {
             Step::Worked => {}

@@ -3,6 +3,7 @@
 
 mod delivery;
 mod errors;
+mod join;
 mod operate;
 mod replay;
 mod state;
@@ -117,7 +118,7 @@ fn the_flights_run_through_the_example_pipelines() {
                 .all(|event| (978_307_200_000..1_009_843_200_000).contains(&event["timestamp"].as_i64().unwrap()))
         );
     }
-    // Four pipelines read the flights, one the late ones, and one the flights by the pairs of their airports.
+    // Four pipelines read the flights, one the late ones, and one the flights there and back.
     assert_eq!(told["read"], 5 * all.len() + expected.len());
     check_round_trips(&workspace);
     // The averages of routes, over four partitions: each flight has its own, and the last one of a route is that of all.

@@ -16,12 +16,12 @@ fn hours() -> Workspace {
     workspace
 }
 
-fn flights(from: usize, to: usize) -> String {
+pub(crate) fn flights(from: usize, to: usize) -> String {
     let all = std::fs::read_to_string(project().join("pipelines/data/flights.ndjson")).unwrap();
     all.lines().skip(from).take(to - from).map(|line| format!("{line}\n")).collect()
 }
 
-fn fly(workspace: &Workspace, flights: &str) {
+pub(crate) fn fly(workspace: &Workspace, flights: &str) {
     workspace.write("some", flights);
     let time = ["--timestamp", "date", "--timestamp-format", "%Y/%m/%d %H:%M"];
     workspace.sluice(&[&["produce", "flights", "some", "--key", "origin"][..], &time].concat()).ok();
@@ -232,6 +232,9 @@ fn a_timer_of_the_day_fires_without_an_event_when_its_time_has_come() {
     assert!(now() >= due);
     assert_eq!(fired(&workspace), named(&[("w", due)]));
     kill(&mut node);
+    // What time it was stands in the changelog, so a replay does the same.
+    let replay = workspace.json(&["verify", "alarm"]);
+    assert_eq!(["same", "added", "missing", "changed"].map(|name| replay[name].as_u64().unwrap()), [1, 0, 0, 0]);
 }
 
 #[test]

@@ -27,7 +27,9 @@ pub struct Tester {
     state: Kept,
     /// When each timer fires, by its key and tag.
     timers: BTreeMap<(Vec<u8>, Vec<u8>), (Clock, i64)>,
-    /// The newest timestamp so far, which is the watermark.
+    /// The newest timestamp of each topic so far.
+    newest: BTreeMap<String, Option<i64>>,
+    /// The least of them.
     watermark: Option<i64>,
     /// The time of day.
     now: i64,
@@ -82,6 +84,8 @@ pub struct Given {
     pub value: Vec<u8>,
     /// Milliseconds since the epoch.
     pub timestamp: i64,
+    /// The topic it was read from; `test` unless told otherwise.
+    pub topic: Option<String>,
 }
 
 /// An event that a consumer sent.
@@ -149,6 +153,16 @@ impl Given {
     pub fn timestamp(self, timestamp: i64) -> Self {
         Self { timestamp, ..self }
     }
+
+    /// The same, of a topic.
+    #[must_use]
+    pub fn topic(self, topic: impl Into<String>) -> Self {
+        Self { topic: Some(topic.into()), ..self }
+    }
+
+    fn topic_name(&self) -> &str {
+        self.topic.as_deref().unwrap_or("test")
+    }
 }
 
 impl Tester {
@@ -162,7 +176,14 @@ impl Tester {
 
     fn of(runner: Box<dyn Runner>) -> Self {
         let (state, timers) = (Kept::new(), BTreeMap::new());
-        Self { runner, next_offset: 0, state, timers, watermark: None, now: 0 }
+        Self { runner, next_offset: 0, state, timers, newest: BTreeMap::new(), watermark: None, now: 0 }
+    }
+
+    /// The same, with events of these topics: there is no watermark before each has had one.
+    #[must_use]
+    pub fn reading(mut self, topics: &[&str]) -> Self {
+        self.newest = topics.iter().map(|topic| ((*topic).to_owned(), None)).collect();
+        self
     }
 
     /// The consumer's state: the value under a key of a [`State`](crate::State) of this name, as JSON.
@@ -213,12 +234,17 @@ impl Tester {
         self.process(&[])
     }
 
-    /// Makes one call with what is left. Whether there may be more to do.
+    /// Makes one call with what is left, up to the next event of another topic. Whether there may be more to do.
     fn call(&mut self, events: &[Given], tested: &mut Tested) -> bool {
         let mut batch = Batch::default();
-        let mut marks = vec![self.watermark];
-        for given in events {
-            marks.push(marks[marks.len() - 1].max(Some(given.timestamp)));
+        let (mut marks, mut newest) = (vec![self.watermark], self.newest.clone());
+        let topic = events.first().map_or("test", Given::topic_name);
+        let mut states = Vec::new();
+        for given in events.iter().take_while(|given| given.topic_name() == topic) {
+            let of_topic = newest.entry(topic.to_owned()).or_default();
+            *of_topic = (*of_topic).max(Some(given.timestamp));
+            states.push(*of_topic);
+            marks.push(marks[marks.len() - 1].max(newest.values().copied().min().flatten()));
             let event = NewEvent {
                 timestamp: given.timestamp,
                 key: given.key.as_deref(),
@@ -251,7 +277,7 @@ impl Tester {
             seed: 0,
             topic: 1,
             partition: 0,
-            topic_name: "test",
+            topic_name: topic,
             chained: false,
             watermarks: &watermarks,
             due: (&due_bytes, due.len() as u32),
@@ -266,6 +292,9 @@ impl Tester {
         let processed = outcome.processed();
         self.next_offset += u64::from(processed);
         self.watermark = marks[processed as usize];
+        if let Some(last) = states.get((processed as usize).wrapping_sub(1)) {
+            self.newest.insert(topic.to_owned(), *last);
+        }
         let watermark = self.watermark;
         self.state.retain(|_, (_, expires)| !has_expired(*expires, watermark));
         tested.processed += processed;

@@ -86,11 +86,6 @@ impl Checker<'_> {
         let errors = self.errors(definition.errors, &name);
         let checkpoints = self.checkpoints(definition.checkpoint);
         let time = self.time(definition.time, &stages, &sinks);
-        if sources.len() > 1 && stages.iter().any(Stage::keeps) {
-            let (_, span) =
-                self.places.iter().find(|(place, _)| *place == At::Source(1)).cloned().unwrap_or((At::Name, 0..0));
-            self.not_yet(span, "state in a pipeline that reads several topics", "read one topic");
-        }
         Some(Pipeline {
             file: self.file.to_owned(),
             text: self.text.to_owned(),

@@ -109,15 +109,14 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// The stages of a pipeline, whose calls a witness is told of, on a source partition.
+    /// The stages of a pipeline, whose calls a witness is told of. It is to be [pointed at](Self::point_at) a source partition first.
     pub(crate) fn new(
         (pipeline, witness): (u32, Arc<dyn Witness>),
         stages: &[StageConfig],
         sinks: Vec<Sink>,
-        source: TopicPartition,
-        topic_name: String,
         state: Option<SharedState>,
     ) -> Self {
+        let (source, topic_name) = (TopicPartition::default(), String::new());
         let stage =
             |config: &StageConfig| Stage { config: config.clone(), consumer: None, prefix: prefix_of(&config.name) };
         Self {
@@ -139,6 +138,9 @@ impl Chain {
 
     /// Has it called with events of another partition from now on.
     pub(crate) fn point_at(&mut self, source: TopicPartition, topic_name: &str) {
+        if self.source == source && self.topic_name == topic_name {
+            return;
+        }
         self.source = source;
         self.topic_name.clear();
         self.topic_name.push_str(topic_name);
@@ -219,7 +221,7 @@ impl Chain {
         late: Option<(usize, &[u32])>,
     ) -> Result<Called, StageError> {
         let count = self.stages.len();
-        self.router.begin(batch.count, due.fired_outputs);
+        self.router.begin(batch.count, due);
         self.changes.clear();
         let mut called = Called { processed: batch.count, fired: due.len() as u32, ..Called::default() };
         let mut keep_instances = true;

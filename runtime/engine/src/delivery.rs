@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use sluice_event::Batch;
-use sluice_log::{Input, Step};
+use sluice_log::{Input, Step, TopicPartition};
 
 /// How often an event's effects can come about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,8 +49,8 @@ impl Counts {
 pub(crate) struct Follower {
     /// Attempts whose outputs are handed over, oldest first: each by its number.
     attempts: VecDeque<(u64, Delivered)>,
-    /// What was delivered and the cursor has not passed.
-    delivered: Delivered,
+    /// What was delivered and the cursor has not passed, oldest first: each of one source.
+    delivered: VecDeque<Delivered>,
     /// When the cursor last moved.
     moved_at: Duration,
     /// The commit that moves it: its number and what it says.
@@ -62,6 +62,8 @@ pub(crate) struct Follower {
 /// What became of the events up to `to`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Delivered {
+    /// Whose events they are.
+    pub(crate) source: TopicPartition,
     /// The number of the last attempt.
     pub(crate) through: u64,
     pub(crate) to: u64,
@@ -118,7 +120,11 @@ impl Follower {
     pub(crate) fn committed(&mut self, id: u64) {
         let at = self.attempts.iter().position(|attempt| attempt.0 == id);
         if let Some((_, delivered)) = at.and_then(|at| self.attempts.remove(at)) {
-            self.delivered.add(delivered);
+            // The cursor moves in one topic at a time.
+            match self.delivered.back_mut().filter(|last| last.source == delivered.source) {
+                Some(last) => last.add(delivered),
+                None => self.delivered.push_back(delivered),
+            }
         }
     }
 
@@ -136,14 +142,19 @@ impl Follower {
         every: Duration,
         at_once: bool,
     ) -> Option<(Input, Vec<Batch>, u64)> {
-        let due = at_once
-            || now >= self.moved_at + every
-            || self.delivered.bytes + self.delivered.dead_bytes() >= MOST_BYTES
-            || self.delivered.calls.len() >= MOST_CALLS;
-        if !due || self.stuck || self.moving.is_some() || !self.delivered.is_behind(cursor) {
+        if self.stuck || self.moving.is_some() || !self.is_behind(cursor) {
             return None;
         }
-        let delivered = std::mem::take(&mut self.delivered);
+        let first = self.delivered.front()?;
+        let due = at_once
+            || self.delivered.len() > 1
+            || now >= self.moved_at + every
+            || first.bytes + first.dead_bytes() >= MOST_BYTES
+            || first.calls.len() >= MOST_CALLS;
+        if !due {
+            return None;
+        }
+        let delivered = self.delivered.pop_front()?;
         let (to, calls) = (delivered.to.max(cursor), delivered.calls.clone());
         let mut input = Input { step: Step::Done, from: cursor, to, calls, ..Input::default() };
         delivered.counts.tell(&mut input);
@@ -160,9 +171,17 @@ impl Follower {
             *cursor = delivered.to.max(*cursor);
             return true;
         }
-        delivered.add(std::mem::take(&mut self.delivered));
-        self.delivered = delivered;
+        match self.delivered.pop_front() {
+            Some(next) if next.source == delivered.source => delivered.add(next),
+            Some(next) => self.delivered.push_front(next),
+            None => {}
+        }
+        self.delivered.push_front(delivered);
         true
+    }
+
+    fn is_behind(&self, cursor: u64) -> bool {
+        self.delivered.iter().any(|delivered| delivered.is_behind(cursor))
     }
 
     /// The log refuses to move the cursor: it is not asked again.
@@ -177,7 +196,7 @@ impl Follower {
 
     /// Whether the cursor is where it should be, as far as it can be.
     pub(crate) fn is_settled(&self, cursor: u64) -> bool {
-        self.moving.is_none() && (self.stuck || !self.delivered.is_behind(cursor))
+        self.moving.is_none() && (self.stuck || !self.is_behind(cursor))
     }
 
     /// Whether a commit that moves the cursor is under way.
@@ -187,7 +206,7 @@ impl Follower {
 
     /// When the cursor is to move next, if it is to move at all.
     pub(crate) fn next_at(&self, cursor: u64, every: Duration) -> Option<Duration> {
-        (self.moving.is_none() && !self.stuck && self.delivered.is_behind(cursor)).then_some(self.moved_at + every)
+        (self.moving.is_none() && !self.stuck && self.is_behind(cursor)).then_some(self.moved_at + every)
     }
 }
 

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use sluice_event::{Batch, Clock, NewEvent, Outcome, Source as EventSource};
 use sluice_log::{Append, Committed, Error, ReadBatch, TopicPartition};
 use sluice_state::{
-    Applied, FLUSH_BYTES, Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, SharedState, Timer, WriterSeen,
+    Applied, FLUSH_BYTES, Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, Quiet, SharedState, Timer,
 };
 
 use crate::port::{CallError, CallErrorKind};
 use crate::timers::{Due, MOST_DUE};
-use crate::watermark::{OUTSIDE, Seen, TimePolicy, Watermarks};
+use crate::watermark::{EventTime, OUTSIDE, TimePolicy};
 
 /// A lane waits for the store when so much is not there yet.
 const MOST_UNFLUSHED_BYTES: usize = 64 << 20;
+/// So many times of day are remembered of one commit, at most.
+const MOST_CLOCKS: usize = 1024;
 /// The largest value.
 const MAX_VALUE_BYTES: usize = 1 << 20;
 
@@ -61,17 +63,22 @@ pub struct StateGrant {
     pub timers: bool,
 }
 
-/// Has the first events of a batch pass by: `each` is told of each its index, whether it is late, and the watermark behind it.
-fn pass_by(watermarks: &mut Watermarks, batch: &ReadBatch, events: u32, mut each: impl FnMut(u32, bool, Option<i64>)) {
+/// Has the first events of a batch of a source topic pass by: `each` is told of each its index, whether it is late, and the watermark behind it.
+fn pass_by(
+    time: &mut EventTime,
+    (topic, batch): (usize, &ReadBatch),
+    events: u32,
+    mut each: impl FnMut(u32, bool, Option<i64>),
+) {
     let mut appended = batch.append_times.iter().peekable();
-    let mut time = 0;
+    let mut appended_at = 0;
     for (index, event) in (0..events).zip(batch.region().events().flatten()) {
         while let Some((_, next)) = appended.next_if(|(from, _)| *from <= index) {
-            time = *next;
+            appended_at = *next;
         }
         let writer = event.origin().map_or(OUTSIDE, |origin| (origin.topic, origin.partition));
-        let is_late = watermarks.event(writer, event.timestamp(), time);
-        each(index, is_late, watermarks.current());
+        let is_late = time.event(topic, writer, event.timestamp(), appended_at);
+        each(index, is_late, time.current());
     }
 }
 
@@ -131,6 +138,8 @@ struct Attempt {
     late: u32,
     /// Timers fired wherever the watermark was.
     closed: bool,
+    /// Where the time of day mattered, and what it was.
+    clock: Option<(u64, i64)>,
     stands: Stands,
 }
 
@@ -138,13 +147,13 @@ struct Attempt {
 #[derive(Debug, Clone)]
 struct Stands {
     /// Behind all events that were given to the consumer.
-    watermarks: Watermarks,
+    time: EventTime,
     /// Outputs so far of timers that fired before the next event.
     fired_outputs: u32,
 }
 
 /// A commit with changes that is not answered.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Submitted {
     id: u64,
     /// The last attempt whose changes it holds.
@@ -155,36 +164,39 @@ struct Submitted {
 /// The state of a lane, and what is in flight of it.
 pub(crate) struct Keyed {
     config: StateConfig,
+    /// The source topics.
+    topics: Vec<u32>,
     attempts: VecDeque<Attempt>,
     submitted: VecDeque<Submitted>,
     stands: Stands,
     /// All timers up to this time fire, wherever the watermark is.
     closing: Option<i64>,
+    /// Since the last attempt this time of day has mattered: a writer is idle by it, or a timer is due.
+    clock: Option<i64>,
     /// Before each event of the batch in hand, and behind the last.
     marks: Vec<Option<i64>>,
     /// The same, as the guest gets them.
     bytes: Vec<u8>,
     /// Events of the batch in hand that are late, by their index.
     late: Vec<u32>,
-    /// How the lane stands behind all of it.
-    ahead: Watermarks,
+    /// How time stands behind all of it.
+    ahead: EventTime,
     /// Why the state cannot be relied on any more.
     failure: Option<sluice_state::Error>,
 }
 
 impl Stands {
     /// By what is committed.
-    fn of(config: &StateConfig) -> Result<Self, sluice_state::Error> {
+    fn of(config: &StateConfig, topics: &[u32]) -> Result<Self, sluice_state::Error> {
         let state = config.shared.lock();
         let Applied { watermark, fired_outputs, .. } = *state.applied();
-        let seen = |WriterSeen { writer, newest, at }| Seen { writer, newest, at, changed: false };
-        let writers = state.writers()?.into_iter().map(seen).collect();
-        Ok(Self { watermarks: Watermarks::of(&config.time, watermark, writers), fired_outputs })
+        let time = EventTime::of(&config.time, topics, watermark, &state.writers()?);
+        Ok(Self { time, fired_outputs })
     }
 
     /// By nothing.
-    fn new(config: &StateConfig) -> Self {
-        Self { watermarks: Watermarks::of(&config.time, None, Vec::new()), fired_outputs: 0 }
+    fn new(config: &StateConfig, topics: &[u32]) -> Self {
+        Self { time: EventTime::of(&config.time, topics, None, &[]), fired_outputs: 0 }
     }
 }
 
@@ -198,30 +210,31 @@ pub(crate) struct Marks<'a> {
 }
 
 impl Keyed {
-    /// The state of a lane that is woken with `wake`.
-    pub(crate) fn new(config: StateConfig, wake: &Arc<dyn Fn() + Send + Sync>) -> Self {
+    /// The state of a lane that reads these topics and is woken with `wake`.
+    pub(crate) fn new(config: StateConfig, topics: Vec<u32>, wake: &Arc<dyn Fn() + Send + Sync>) -> Self {
         config.shared.wake_with(wake.clone());
-        let time = config.time.clone();
-        let (stands, failure) = match Stands::of(&config) {
+        let (stands, failure) = match Stands::of(&config, &topics) {
             Ok(stands) => (stands, None),
-            Err(error) => (Stands::new(&config), Some(error)),
+            Err(error) => (Stands::new(&config, &topics), Some(error)),
         };
         Self {
             config,
+            topics,
             attempts: VecDeque::new(),
             submitted: VecDeque::new(),
+            ahead: stands.time.clone(),
             stands,
             closing: None,
+            clock: None,
             marks: Vec::new(),
             bytes: Vec::new(),
             late: Vec::new(),
-            ahead: Watermarks::of(&time, None, Vec::new()),
             failure,
         }
     }
 
-    /// Notes the watermark before each event of a batch.
-    pub(crate) fn begin(&mut self, batch: &ReadBatch) {
+    /// Notes the watermark before each event of a batch of a source topic, by its position.
+    pub(crate) fn begin(&mut self, (topic, batch): (usize, &ReadBatch)) {
         if batch.count > 0 {
             // What was closed is open again.
             self.closing = None;
@@ -230,8 +243,8 @@ impl Keyed {
         self.bytes.clear();
         self.late.clear();
         self.marks.push(self.watermark());
-        self.ahead = self.stands.watermarks.clone();
-        pass_by(&mut self.ahead, batch, batch.count, |index, is_late, watermark| {
+        self.ahead = self.stands.time.clone();
+        pass_by(&mut self.ahead, (topic, batch), batch.count, |index, is_late, watermark| {
             self.late.extend(is_late.then_some(index));
             self.marks.push(watermark);
         });
@@ -246,7 +259,7 @@ impl Keyed {
 
     /// The watermark that timers fire by.
     fn watermark(&self) -> Option<i64> {
-        self.stands.watermarks.current().max(self.closing)
+        self.stands.time.current().max(self.closing)
     }
 
     /// The sink to which late events go, and those among the first of the batch in hand, by their index, if there are any.
@@ -255,14 +268,16 @@ impl Keyed {
         self.config.time.late_sink.filter(|_| !late.is_empty()).map(|sink| (sink, late))
     }
 
-    /// It is this time of day, and nothing more was appended before it.
-    pub(crate) fn pass(&mut self, now: i64) {
-        self.stands.watermarks.pass(now);
+    /// It is this time of day, and nothing more was appended before it to the source topics that are silent.
+    pub(crate) fn pass(&mut self, now: i64, silent: &[bool]) {
+        if self.stands.time.pass(now, silent) {
+            self.clock = Some(now);
+        }
     }
 
     /// When time goes on by itself, for a writer is idle then; `None` when no timer waits for it.
     pub(crate) fn next_idle(&mut self) -> Result<Option<i64>, sluice_state::Error> {
-        let Some(next) = self.stands.watermarks.next_idle() else { return Ok(None) };
+        let Some(next) = self.stands.time.next_idle() else { return Ok(None) };
         let waits = self.config.shared.lock().next_timer(Clock::EventTime)? < i64::MAX;
         Ok(waits.then_some(next))
     }
@@ -272,6 +287,9 @@ impl Keyed {
         let watermark = self.watermark();
         let mut state = self.config.shared.lock();
         let mut due = state.due_timers(Clock::WallClock, now, most)?;
+        if !due.is_empty() {
+            self.clock = Some(now);
+        }
         if let Some(watermark) = watermark.filter(|_| due.len() < most) {
             due.extend(state.due_timers(Clock::EventTime, watermark, most - due.len())?);
         }
@@ -298,11 +316,12 @@ impl Keyed {
         now: &[Timer],
         apart: bool,
         stage: &str,
+        behind: (TopicPartition, u64),
     ) -> Result<(Due, u32), sluice_state::Error> {
         let events = (self.marks.len() - 1) as u32;
         let apart = apart || self.diverted(events).is_some();
         let behind_first = |place: u32| if now.is_empty() { place } else { 0 };
-        let mut due = Due { fired_outputs: self.stands.fired_outputs, ..Due::default() };
+        let mut due = Due { fired_outputs: self.stands.fired_outputs, behind, ..Due::default() };
         let Some(last) = self.marks.last().copied().flatten() else { return Ok((due, events)) };
         let timers = self.config.shared.lock().due_timers(Clock::EventTime, last, MOST_DUE + 1)?;
         let place = |timer: &Timer| self.marks.partition_point(|mark| mark.is_none_or(|mark| mark < timer.time)) as u32;
@@ -326,26 +345,26 @@ impl Keyed {
         self.stands.fired_outputs
     }
 
-    /// An attempt over the first events of a batch has made these changes; with how many outputs of timers that fired before the next event.
+    /// An attempt at a place, over the first events of a batch of a source topic, has made these changes; with how many outputs of timers that fired
+    /// before the next event.
     pub(crate) fn attempted(
         &mut self,
-        id: u64,
-        (batch, processed): (&ReadBatch, u32),
+        (id, place): (u64, u64),
+        (topic, batch, processed): (usize, &ReadBatch, u32),
         fired_outputs: u32,
         mut layer: Layer,
     ) {
         let mut late = 0;
         if processed > 0 && processed as usize == self.marks.len() - 1 {
-            (self.stands.watermarks, late) = (self.ahead.clone(), self.late.len() as u32);
+            (self.stands.time, late) = (self.ahead.clone(), self.late.len() as u32);
         } else {
-            pass_by(&mut self.stands.watermarks, batch, processed, |_, is_late, _| late += u32::from(is_late));
+            let late = |_, is_late, _| late += u32::from(is_late);
+            pass_by(&mut self.stands.time, (topic, batch), processed, late);
         }
-        for Seen { writer, newest, at, .. } in self.stands.watermarks.take_changed() {
-            WriterSeen { writer, newest, at }.keep(&mut layer);
-        }
+        self.stands.time.take_changed().iter().for_each(|seen| seen.keep(&mut layer));
         self.stands.fired_outputs = fired_outputs;
-        let closed = self.closing.is_some();
-        self.attempts.push_back(Attempt { id, late, closed, stands: self.stands.clone() });
+        let (closed, clock) = (self.closing.is_some(), self.clock.take().map(|now| (place, now)));
+        self.attempts.push_back(Attempt { id, late, closed, clock, stands: self.stands.clone() });
         if let Err(error) = self.config.shared.lock().push(id, layer) {
             self.failure.get_or_insert(error);
         }
@@ -359,13 +378,15 @@ impl Keyed {
         let own = |attempt: &&Attempt| attempt.id <= through && behind.is_none_or(|behind| attempt.id > behind);
         let late = self.attempts.iter().filter(own).map(|attempt| attempt.late).sum();
         let closed = self.attempts.iter().filter(own).any(|attempt| attempt.closed);
+        // Their number is bounded where they are written.
+        let clocks = self.attempts.iter().filter(own).filter_map(|attempt| attempt.clock).take(MOST_CLOCKS).collect();
         let last = self.attempts.iter().rev().find(|attempt| attempt.id <= through);
         let (through, stands) = last.map_or((through, &self.stands), |last| (last.id, &last.stands));
-        let (watermark, fired_outputs) = (stands.watermarks.current(), stands.fired_outputs);
-        let head = Head { watermark, fired_outputs, late, closed, ..head };
+        let (watermark, fired_outputs) = (stands.time.current(), stands.fired_outputs);
+        let head = Head { watermark, fired_outputs, late, closed, clocks, ..head };
         let state = self.config.shared.lock();
         let at = state.applied().offset + self.submitted.len() as u64;
-        let bytes = state.delta_through(through, head);
+        let bytes = state.delta_through(through, &head);
         drop(state);
         self.submitted.push_back(Submitted { id, through, head });
         let mut batch = Batch::default();
@@ -403,6 +424,7 @@ impl Keyed {
     /// The attempt of this number, and all after it, never happened.
     pub(crate) fn discard_from(&mut self, id: u64) {
         self.attempts.retain(|attempt| attempt.id < id);
+        self.clock = None;
         self.submitted.retain(|submitted| submitted.through < id);
         self.config.shared.lock().discard_from(id);
         match self.attempts.back() {
@@ -413,7 +435,7 @@ impl Keyed {
 
     /// Goes back to what is committed.
     fn stand_as_committed(&mut self) {
-        match Stands::of(&self.config) {
+        match Stands::of(&self.config, &self.topics) {
             Ok(stands) => self.stands = stands,
             Err(error) => drop(self.failure.get_or_insert(error)),
         }
@@ -433,9 +455,16 @@ impl Keyed {
         Ok(true)
     }
 
-    /// Events before this offset are dealt with again only for what they do to the state.
+    /// Events before this place are dealt with again only for what they do to the state.
     pub(crate) fn quiet_until(&self) -> u64 {
-        self.config.shared.lock().applied().quiet_until.unwrap_or(0)
+        self.config.shared.lock().applied().quiet.as_ref().map_or(0, |quiet| quiet.until)
+    }
+
+    /// The source topic of the event that was dealt with last, and what is to come first, by what is committed.
+    pub(crate) fn begins(&self) -> (Option<u32>, Vec<(u32, u64, u64)>) {
+        let state = self.config.shared.lock();
+        let Applied { topic, quiet, .. } = state.applied();
+        (*topic, quiet.iter().flat_map(|Quiet { runs, .. }| runs).copied().collect())
     }
 
     /// Whether the store is so far behind that the lane has to wait for it.

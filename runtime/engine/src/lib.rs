@@ -1,6 +1,6 @@
 //! Delivery: from a batch of events through a consumer to one commit.
 //!
-//! A *lane* is one pipeline on one source partition. [`Lane`] decides, as plain data: what to call next, what to do with
+//! A *lane* is one pipeline on one source partition, or on the partitions of the same number of several topics. [`Lane`] decides, as plain data: what to call next, what to do with
 //! an answer, what falls with a failed commit. [`LaneRunner`] performs the decisions through the ports: [`Storage`] and
 //! [`Source`] for the log, [`Plugin`] and [`Consumer`] for guests. It knows no threads, no wasmtime and no HTTP, so it runs
 //! in simulation as it runs in a node.
@@ -18,6 +18,7 @@ mod port;
 mod redrive;
 mod router;
 mod runner;
+mod sources;
 mod timers;
 mod watermark;
 
@@ -39,4 +40,5 @@ pub use port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage, Unde
 pub use redrive::{RedriveConfig, Redriver, Sent};
 pub use router::Sink;
 pub use runner::{LaneConfig, LaneRunner, LaneState, Retrying, Step};
+pub use sources::SourceConfig;
 pub use watermark::{TimePolicy, Writer};

@@ -152,6 +152,11 @@ pub trait Source: Send {
     /// When the partition is damaged.
     fn read(&mut self, from: u64, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error>;
 
+    /// Whether there is nothing to read at an offset, nor was at this time of day, ms since the epoch.
+    fn is_silent(&mut self, at: u64, _now: i64) -> bool {
+        at >= self.high_watermark()
+    }
+
     /// Gives back the memory it reads into.
     fn rest(&mut self) {}
 }

@@ -59,9 +59,8 @@ pub struct Redriver {
 impl Redriver {
     /// One that has no instances yet.
     pub fn new(config: RedriveConfig, clock: Arc<dyn Clock>) -> Self {
-        let nowhere = TopicPartition { topic: 0, partition: 0 };
         let witness = (config.pipeline, config.witness.clone());
-        let chain = Chain::new(witness, &config.stages, config.sinks.clone(), nowhere, String::new(), None);
+        let chain = Chain::new(witness, &config.stages, config.sinks.clone(), None);
         Self { config, chain, clock }
     }
 

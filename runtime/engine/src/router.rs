@@ -161,13 +161,15 @@ pub struct Router {
     ordinals: Vec<u32>,
     /// The same of the timers that fire before the source event of this index.
     of_timers: (u32, u32),
+    /// What outputs of timers that fire before the first source event are laid to.
+    behind: (TopicPartition, u64),
 }
 
 impl Router {
     /// Routes to these sinks, the first being the default. Without sinks, outputs go nowhere.
     pub fn new(sinks: Vec<Sink>, source: TopicPartition) -> Self {
         let routed = Routed { batches: vec![Vec::new(); sinks.len()], touched: Vec::new() };
-        Self { sinks, source, routed, ordinals: Vec::new(), of_timers: (0, 0) }
+        Self { sinks, source, routed, ordinals: Vec::new(), of_timers: (0, 0), behind: (source, 0) }
     }
 
     /// Routes what comes of another partition from now on.
@@ -175,10 +177,10 @@ impl Router {
         self.source = source;
     }
 
-    /// Begins with a batch of `count` events, and so many outputs of timers that fired before the first.
-    pub(crate) fn begin(&mut self, count: u32, fired_outputs: u32) {
+    /// Begins with a batch of `count` events, with these timers.
+    pub(crate) fn begin(&mut self, count: u32, due: &Due) {
         self.clear();
-        self.of_timers = (0, fired_outputs);
+        (self.of_timers, self.behind) = ((0, due.fired_outputs), due.behind);
         self.ordinals.clear();
         self.ordinals.resize(count as usize, 0);
     }
@@ -250,14 +252,12 @@ impl Router {
                 None if given.of_timers => (0, Source::Timer),
                 None => (given.due.before[output.of.1 as usize], Source::Timer),
             };
-            let offset = base_offset + u64::from(index);
-            let mut origin = Origin {
-                topic: self.source.topic,
-                partition: self.source.partition,
-                offset,
-                ordinal: output.ordinal,
-                source,
+            let (of, offset) = match source {
+                Source::Timer if index == 0 => self.behind,
+                _ => (self.source, base_offset + u64::from(index)),
             };
+            let (topic, partition) = (of.topic, of.partition);
+            let mut origin = Origin { topic, partition, offset, ordinal: output.ordinal, source };
             let to = sinks.resolve(&output)?;
             if let (To::NextStage, Some(link)) = (to, next.as_deref_mut()) {
                 link.events.push_output(&output.event, origin);
@@ -307,7 +307,8 @@ impl Router {
             let batch = &mut self.routed.batches[*sink][*partition as usize];
             let mut kept = Batch::with_capacity(batch.bytes().len());
             for event in batch.region().events().flatten() {
-                let index = event.origin().and_then(|origin| u32::try_from(origin.offset - base_offset).ok());
+                let index =
+                    event.origin().and_then(|origin| u32::try_from(origin.offset.checked_sub(base_offset)?).ok());
                 let stays = index.is_some_and(|index| {
                     index < processed && failed.binary_search_by_key(&index, |failed| failed.index).is_err()
                 });

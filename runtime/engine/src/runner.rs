@@ -20,6 +20,7 @@ use crate::keyed::{Keyed, Marks, StateConfig};
 use crate::lane::{Halt, HaltKind, Lane, Next};
 use crate::port::{Source, Storage, Witness};
 use crate::router::Sink;
+use crate::sources::{SourceConfig, Sources};
 use crate::timers::Due;
 use firing::Firing;
 
@@ -43,14 +44,6 @@ pub struct LaneConfig {
     pub generation: u64,
     /// How often an event's effects can come about.
     pub delivery: Delivery,
-    /// What is read.
-    pub source: TopicPartition,
-    /// Its topic's name.
-    pub topic_name: String,
-    /// Where it starts.
-    pub cursor: u64,
-    /// The event that is to be tried again, and how often it was tried before the start.
-    pub tried: Option<(u64, u32)>,
     /// What to do about events that fail.
     pub errors: ErrorPolicy,
     /// Is told of each call.
@@ -105,6 +98,8 @@ pub struct LaneState {
     pub failed_calls: u64,
     /// The event that waits to be tried again.
     pub retrying: Option<Retrying>,
+    /// Where that is, or what it stands still at: of several topics, in this one.
+    pub at: Option<TopicPartition>,
     /// No attempt is in flight, and the committed cursor is where it should be.
     pub settled: bool,
     /// It holds instances and memory.
@@ -140,19 +135,21 @@ pub struct LaneRunner {
     committed: u64,
     /// At-most-once.
     claims: Claims,
-    source: Box<dyn Source>,
+    sources: Sources,
     storage: Arc<dyn Storage>,
     clock: Arc<dyn Clock>,
     batch_size: BatchSize,
     batch: ReadBatch,
+    /// The place of its first event, and the position of its source.
+    batch_at: (u64, usize),
     answers: Arc<Mutex<Vec<Answer>>>,
     wake: Arc<dyn Fn() + Send + Sync>,
     /// Numbers of commits other than attempts; they count down, so that the two never meet.
     next_own_id: u64,
-    /// It reads up to here only.
-    bound: Option<u64>,
     /// The event that failed and is to be tried again, and how often it was tried. Kept beyond that, for the commit may fail.
     tried: Option<(u64, u32)>,
+    /// The event that waits to be tried again.
+    retrying: Option<Retrying>,
     /// The breaker knows of all events before this one.
     counted: u64,
     /// Numbers of commits that only say how often an event was tried.
@@ -171,44 +168,52 @@ pub struct LaneRunner {
 }
 
 impl LaneRunner {
-    /// A lane at its cursor. `wake` is called, from any thread, when a commit has been answered.
+    /// A lane at its cursors: of one source partition or, for pipelines that keep state, the partitions of the same number of several topics. `wake` is called, from any thread, when a commit has been answered.
     pub fn new(
         config: LaneConfig,
-        source: Box<dyn Source>,
+        sources: Vec<(SourceConfig, Box<dyn Source>)>,
         storage: Arc<dyn Storage>,
         clock: Arc<dyn Clock>,
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Self {
+        let (mut sources, tried) = Sources::new(sources);
+        let topics = sources.partitions().map(|source| source.topic).collect();
+        let keyed = config.state.clone().map(|state| Keyed::new(state, topics, &wake));
+        let (last, first) = keyed.as_ref().map(Keyed::begins).unwrap_or_default();
+        sources.begin_with(last, &first);
+        let tried = tried.filter(|_| first.is_empty());
+        let cursor = sources.begins();
+        let mut chain = Chain::new(
+            (config.pipeline, config.witness.clone()),
+            &config.stages,
+            config.sinks.clone(),
+            config.state.as_ref().map(|state| state.shared.clone()),
+        );
+        chain.point_at(sources.first(), sources.name(sources.first()));
         Self {
-            lane: Lane::new(config.cursor, config.max_in_flight),
-            chain: Chain::new(
-                (config.pipeline, config.witness.clone()),
-                &config.stages,
-                config.sinks.clone(),
-                config.source,
-                config.topic_name.clone(),
-                config.state.as_ref().map(|state| state.shared.clone()),
-            ),
-            keyed: config.state.clone().map(|state| Keyed::new(state, &wake)),
+            lane: Lane::new(cursor, config.max_in_flight),
+            chain,
+            keyed,
             follower: Follower::default(),
-            committed: config.cursor,
-            claims: Claims::new(config.cursor),
+            committed: cursor,
+            claims: Claims::new(cursor),
             batch_size: BatchSize::new(config.max_events),
-            state: LaneState { cursor: config.cursor, settled: true, ..LaneState::default() },
-            tried: config.tried,
-            counted: config.cursor,
+            state: LaneState { cursor, settled: true, ..LaneState::default() },
+            tried,
+            retrying: None,
+            counted: cursor,
             notes: Vec::new(),
             told_at: None,
             untold: 0,
             config,
-            source,
+            sources,
             storage,
             clock,
             batch: ReadBatch::default(),
+            batch_at: (cursor, 0),
             answers: Arc::default(),
             wake,
             next_own_id: u64::MAX,
-            bound: None,
             lingering: None,
             rests_until: Duration::ZERO,
             resyncs: 0,
@@ -222,20 +227,14 @@ impl LaneRunner {
         &self.state
     }
 
-    /// The pipeline's name and the source partition.
-    pub fn names(&self) -> (&str, TopicPartition) {
-        (&self.config.pipeline_name, self.config.source)
+    /// The pipeline's name.
+    pub fn pipeline_name(&self) -> &str {
+        &self.config.pipeline_name
     }
 
     /// Has it stop at what there is now, or go on as new events come.
     pub fn stop_here(&mut self, stop: bool) {
-        let here = self.bound.unwrap_or_else(|| self.source.high_watermark());
-        self.bound = stop.then_some(here);
-    }
-
-    /// The first offset that is not to be read yet.
-    fn readable(&self) -> u64 {
-        self.source.high_watermark().min(self.bound.unwrap_or(u64::MAX))
+        self.sources.stop_here(stop);
     }
 
     /// Ends a [`Step::Backoff`].
@@ -247,7 +246,7 @@ impl LaneRunner {
     /// Tries again what it stands still at or waits for, its pipeline's breaker being closed; with `skip`, passes over the event
     /// that blocks, which is counted as skipped.
     pub fn resume(&mut self, skip: bool) {
-        (self.state.retrying, self.counted) = (None, 0);
+        (self.retrying, self.counted) = (None, 0);
         self.follower.retry();
         let Some(halt) = self.lane.resume() else { return };
         let timer = self.firing.halted.take();
@@ -262,16 +261,27 @@ impl LaneRunner {
 
     /// Has it look where the cursor is, for somebody else has moved it. What is under way falls. It may have noticed by itself.
     pub fn resync(&mut self) {
-        let position = self.storage.position(self.config.pipeline, self.config.source);
-        if position.is_none_or(|(epoch, _)| epoch != self.config.epoch) {
+        if self.position().is_none_or(|(epoch, _)| epoch != self.config.epoch) {
             self.lane.resync();
+        }
+    }
+
+    /// The pipeline's epoch, and its cursor in each source. `None` when it has none any more.
+    fn position(&self) -> Option<(u64, Vec<u64>)> {
+        loop {
+            let positions = self.sources.partitions().map(|tp| self.storage.position(self.config.pipeline, tp));
+            let (epochs, cursors): (Vec<u64>, Vec<u64>) = positions.collect::<Option<_>>()?;
+            // They are asked for one by one, and all set anew at once.
+            if epochs.iter().all(|epoch| *epoch == epochs[0]) {
+                return Some((epochs[0], cursors));
+            }
         }
     }
 
     /// Drops instances and memory until there is something to do. Nothing of what counts is in them.
     pub fn rest(&mut self) {
         self.chain.rest();
-        self.source.rest();
+        self.sources.rest();
         self.batch = ReadBatch::default();
         self.state.warm = false;
     }
@@ -284,8 +294,10 @@ impl LaneRunner {
             None => self.decide(draining),
         };
         let step = self.follow(step, draining);
-        self.state.cursor = self.lane.cursor();
-        self.state.halt = self.lane.halt().cloned();
+        let passed = self.lane.cursor();
+        let at_least_once = matches!(self.config.delivery, Delivery::AtLeastOnce { .. });
+        self.sources.forget_before(if at_least_once { passed.min(self.committed) } else { passed });
+        self.tell();
         self.state.settled = self.is_settled();
         self.state.warm = self.chain.is_warm();
         if !matches!(step, Step::Worked) {
@@ -295,9 +307,25 @@ impl LaneRunner {
         step
     }
 
+    /// Notes what can be seen from outside, where offsets stand for places.
+    fn tell(&mut self) {
+        self.state.cursor = self.lane.cursor();
+        self.state.halt = self.lane.halt().map(|halt| self.told(halt));
+        self.state.retrying.clone_from(&self.retrying);
+        let place = self.lane.halt().map(|halt| halt.offset).or(self.retrying.as_ref().map(|retrying| retrying.offset));
+        self.state.at = place.map(|place| self.sources.at(place).0);
+        if let Some(retrying) = &mut self.state.retrying {
+            retrying.offset = self.sources.at(retrying.offset).1;
+        }
+    }
+
+    fn told(&self, halt: &Halt) -> Halt {
+        Halt { offset: self.sources.at(halt.offset).1, ..halt.clone() }
+    }
+
     fn decide(&mut self, draining: bool) -> Step {
         let timers_due = self.timers_due();
-        let next = self.lane.next(self.readable(), timers_due);
+        let next = self.lane.next(self.sources.readable(), timers_due);
         if let Next::Call { from, .. } = next {
             if let Some(reason) = self.keyed.as_ref().and_then(Keyed::failure) {
                 self.lane.halt_at(from, HaltKind::Other, format!("{reason}; start the node again"));
@@ -310,7 +338,7 @@ impl LaneRunner {
                 self.lane.halt_at(from, HaltKind::Breaker, self.config.errors.breaker.reason());
                 return Step::Worked;
             }
-            let retrying = self.state.retrying.as_ref().filter(|retrying| retrying.offset == from);
+            let retrying = self.retrying.as_ref().filter(|retrying| retrying.offset == from);
             let until = retrying.map_or(self.rests_until, |retrying| retrying.until.max(self.rests_until));
             if !draining && until > self.clock.elapsed() {
                 return Step::WaitingUntil(until);
@@ -324,10 +352,10 @@ impl LaneRunner {
             Next::Call { from, at_most } if timers_due => self.attempt(from, at_most, false),
             Next::Call { from, at_most } => self.linger(from).unwrap_or_else(|| self.attempt(from, at_most, false)),
             Next::AwaitCommits => Step::Waiting,
-            Next::Idle if draining || self.bound.is_some() => Step::Idle,
+            Next::Idle if draining || self.sources.is_bounded() => Step::Idle,
             Next::Idle => self.next_timer().map_or(Step::Idle, Step::WaitingUntil),
             Next::Backoff => Step::Backoff(self.state.waits_for.clone().unwrap_or_default()),
-            Next::Halted => self.lane.halt().cloned().map_or(Step::Waiting, Step::Halted),
+            Next::Halted => self.lane.halt().map_or(Step::Waiting, |halt| Step::Halted(self.told(halt))),
             Next::Resync => self.find_cursor(),
         }
     }
@@ -346,7 +374,7 @@ impl LaneRunner {
         }
         let now = self.clock.elapsed();
         let until = *self.lingering.get_or_insert(now) + self.config.linger;
-        let full = self.readable().saturating_sub(from) >= u64::from(self.batch_size.events());
+        let full = self.sources.readable().saturating_sub(from) >= u64::from(self.batch_size.events());
         if full || now >= until {
             self.lingering = None;
             return None;
@@ -365,9 +393,9 @@ impl LaneRunner {
             // Also a lane that is halted asks storage only now and then.
             return Step::Backoff(self.state.waits_for.clone().unwrap_or_default());
         }
-        let at_once = draining || self.bound.is_some() || matches!(step, Step::Halted(_));
+        let at_once = draining || self.sources.is_bounded() || matches!(step, Step::Halted(_));
         if let Some((input, dead, through)) = self.follower.due(self.next_own_id, self.committed, now, every, at_once) {
-            let (on_error, source) = (self.config.errors.on_error, self.config.source);
+            let (on_error, source) = (self.config.errors.on_error, self.sources.first());
             let mut appends: Vec<_> = dead.into_iter().flat_map(|dead| on_error.appends(source, dead)).collect();
             let head = self.head(input.from, input.to);
             appends.extend(self.keyed.as_mut().map(|keyed| keyed.append(self.next_own_id, through, head)));
@@ -434,9 +462,9 @@ impl LaneRunner {
                 self.chain.drop_instances();
                 // Fenced by somebody who moved the cursor is nothing to worry about.
                 if advice == Advice::Resync {
-                    tracing::debug!(%error, source = %self.config.source, "fenced; its attempts are discarded");
+                    tracing::debug!(%error, source = %self.sources.first(), "fenced; its attempts are discarded");
                 } else {
-                    tracing::warn!(%error, source = %self.config.source, "a commit failed; its attempts are discarded");
+                    tracing::warn!(%error, source = %self.sources.first(), "a commit failed; its attempts are discarded");
                 }
             }
         }
@@ -457,10 +485,12 @@ impl LaneRunner {
         }
         self.chain.drop_instances();
         self.resyncs += 1;
-        let position = self.storage.position(self.config.pipeline, self.config.source);
-        if let (Some(keyed), Some((_, cursor))) = (&mut self.keyed, position) {
+        let position = self.position();
+        let place = |cursors: &Vec<u64>| cursors.iter().sum::<u64>();
+        let mut first = (None, Vec::new());
+        if let (Some(keyed), Some((_, cursors))) = (&mut self.keyed, &position) {
             match keyed.reopen() {
-                Ok(true) => {}
+                Ok(true) => first = keyed.begins(),
                 // Its store is being written: it is woken when that is done.
                 Ok(false) => {
                     self.resyncs -= 1;
@@ -468,6 +498,8 @@ impl LaneRunner {
                 }
                 Err(error) if error.advice() == Advice::StopNode => return Step::StopNode(error),
                 Err(error) => {
+                    let cursor = place(cursors);
+                    self.sources.go_on_from(cursors.clone(), None, &[]);
                     (self.follower, self.claims, self.committed) = (Follower::default(), Claims::new(cursor), cursor);
                     self.lane.go_on_from(cursor);
                     self.lane.halt_at(cursor, HaltKind::Other, error.to_string());
@@ -476,12 +508,14 @@ impl LaneRunner {
             }
         }
         let reason = match position {
-            Some((epoch, cursor)) if self.resyncs <= MOST_RESYNCS => {
-                tracing::info!(source = %self.config.source, epoch, cursor, "goes on from the committed cursor");
+            Some((epoch, cursors)) if self.resyncs <= MOST_RESYNCS => {
+                let cursor = place(&cursors);
+                tracing::info!(source = %self.sources.first(), epoch, ?cursors, "goes on from the committed cursor");
                 self.config.epoch = epoch;
+                self.sources.go_on_from(cursors, first.0, &first.1);
                 self.lane.go_on_from(cursor);
                 (self.follower, self.claims, self.committed) = (Follower::default(), Claims::new(cursor), cursor);
-                (self.tried, self.state.retrying, self.counted) = (None, None, cursor);
+                (self.tried, self.retrying, self.counted) = (None, None, cursor);
                 self.firing = Firing::default();
                 return Step::Worked;
             }
@@ -494,45 +528,43 @@ impl LaneRunner {
     }
 
     /// At-most-once: claims events ahead of the next call. `None` while there is nothing to call the consumer with.
-    fn claim(&mut self, from: u64, draining: bool) -> Option<u32> {
-        let due = self.claims.due(from, self.batch_size.events(), self.readable());
+    fn claim(&mut self, from: u64, draining: bool) -> Result<Option<u32>, Error> {
+        let (events, claimed) = (self.batch_size.events(), self.claims.claimed());
+        // Of several topics, no further than it is decided whose events come; and that only when the rest is dealt with.
+        let end =
+            self.sources.decide(if from < claimed { claimed - 1 } else { claimed }, events, self.config.max_bytes)?;
+        let due = self.claims.due(from, events, end.min(self.sources.readable()));
         if let Some((from, to)) = due.filter(|_| !draining) {
             self.claims.claiming(self.next_own_id, to);
             let input = Input { step: InputStep::Claim, from, to, ..Input::default() };
             self.submit_own(Commit { input: Some(input), ..Commit::default() });
         }
         let claimed = self.claims.claimed().saturating_sub(from);
-        (claimed > 0).then(|| u32::try_from(claimed).unwrap_or(u32::MAX))
+        Ok((claimed > 0).then(|| u32::try_from(claimed).unwrap_or(u32::MAX)))
     }
 
     /// Reads, calls, routes, and hands the commit over without waiting for it.
     fn attempt(&mut self, from: u64, at_most: Option<u32>, draining: bool) -> Step {
-        let due_now = match self.fire_apart(from, at_most, self.readable()) {
+        let due_now = match self.fire_apart(from, at_most, self.sources.readable()) {
             Ok(due_now) => due_now,
             Err(step) => return step,
         };
-        let mut max_events = at_most.unwrap_or(u32::MAX).min(self.batch_size.events());
-        if self.config.delivery == Delivery::AtMostOnce {
-            let Some(claimed) = self.claim(from, draining) else { return Step::Waiting };
-            max_events = max_events.min(claimed);
-        }
-        let quiet_until = self.keyed.as_ref().map_or(0, Keyed::quiet_until);
-        let end = if from < quiet_until { self.readable().min(quiet_until) } else { self.readable() };
-        max_events = max_events.min(u32::try_from(end - from).unwrap_or(u32::MAX));
-        if let Err(error) = self.source.read(from, max_events, self.config.max_bytes, &mut self.batch) {
-            if error.advice() == Advice::StopNode {
-                return Step::StopNode(error);
+        let read = match self.read(from, at_most, draining) {
+            Ok(Some(read)) => read,
+            Ok(None) => return Step::Waiting,
+            Err(error) if error.advice() == Advice::StopNode => return Step::StopNode(error),
+            Err(error) => {
+                self.lane.halt_by(from, &error);
+                return Step::Worked;
             }
-            self.lane.halt_by(from, &error);
-            return Step::Worked;
-        }
-        if self.batch.base_offset > from {
-            return self.pass_over(from);
+        };
+        if self.batch.base_offset > read {
+            return self.pass_over(from, self.batch.base_offset - read);
         }
         if self.batch.count == 0 {
             return Step::Idle;
         }
-        self.keyed.iter_mut().for_each(|keyed| keyed.begin(&self.batch));
+        self.keyed.iter_mut().for_each(|keyed| keyed.begin((self.batch_at.1, &self.batch)));
         match self.due_between(from, at_most, &due_now) {
             // First of all timers fire, in a call of their own.
             Ok(_) if self.batch.count == 0 => {}
@@ -540,6 +572,23 @@ impl LaneRunner {
             Err(error) => self.lane.halt_at(from, HaltKind::Other, error.to_string()),
         }
         Step::Worked
+    }
+
+    /// Reads a batch at a place, whose offset it tells. `None` when events must be claimed first.
+    fn read(&mut self, from: u64, at_most: Option<u32>, draining: bool) -> Result<Option<u64>, Error> {
+        let mut max_events = at_most.unwrap_or(u32::MAX).min(self.batch_size.events());
+        if self.config.delivery == Delivery::AtMostOnce {
+            let Some(claimed) = self.claim(from, draining)? else { return Ok(None) };
+            max_events = max_events.min(claimed);
+        }
+        let readable = self.sources.readable();
+        let quiet_until = self.keyed.as_ref().map_or(0, Keyed::quiet_until);
+        let end = if from < quiet_until { readable.min(quiet_until) } else { readable };
+        max_events = max_events.min(u32::try_from(end - from).unwrap_or(u32::MAX));
+        let (source, offset) = self.sources.read(from, max_events, self.config.max_bytes, &mut self.batch)?;
+        self.batch_at = (from, self.sources.position(source));
+        self.chain.point_at(source, self.sources.name(source));
+        Ok(Some(offset))
     }
 
     /// Calls with the events that were read and the timers that are due, and commits what that comes to.
@@ -570,11 +619,12 @@ impl LaneRunner {
     }
 
     /// Events before the batch that was read are gone: they are passed over in a commit of their own.
-    fn pass_over(&mut self, from: u64) -> Step {
-        let gone = self.batch.base_offset;
+    fn pass_over(&mut self, from: u64, events: u64) -> Step {
+        let gone = from + events;
         // Behind what is claimed, the next claim finds them.
         let to = if self.config.delivery == Delivery::AtMostOnce { gone.min(self.claims.claimed()) } else { gone };
-        tracing::warn!(source = %self.config.source, from, to, "passes over events that are gone");
+        let (source, offset) = self.sources.at(from);
+        tracing::warn!(%source, from = offset, events = to - from, "passes over events that are gone");
         let counts = Counts { skipped: to - from, ..Counts::default() };
         self.commit_range(from, to, counts, Batch::default());
         Step::Worked
@@ -607,7 +657,7 @@ impl LaneRunner {
         }
         let to = from + u64::from(called.processed);
         if to > from || called.fired > 0 {
-            self.state.retrying = self.state.retrying.take().filter(|retrying| retrying.offset >= to);
+            self.retrying = self.retrying.take().filter(|retrying| retrying.offset >= to);
             let changes = self.chain.take_changes();
             self.commit_changes((from, to), counts, dead, (changes, called.fired_outputs, called.fired > 0));
         }
@@ -619,8 +669,14 @@ impl LaneRunner {
     }
 
     fn head(&self, from: u64, to: u64) -> Head {
-        let TopicPartition { topic, partition } = self.config.source;
-        Head { topic, partition, from, to, epoch: self.config.epoch, ..Head::default() }
+        let (TopicPartition { topic, partition }, offset) = self.range(from, to);
+        let (to_offset, cursors) = (offset + (to - from), self.sources.cursors(to));
+        Head { topic, partition, from: offset, to: to_offset, epoch: self.config.epoch, cursors, ..Head::default() }
+    }
+
+    /// The source of the events between two places, and the offset of the first. Where there are none, behind the event before.
+    fn range(&self, from: u64, to: u64) -> (TopicPartition, u64) {
+        if to > from { self.sources.at(from) } else { self.sources.behind(from) }
     }
 
     /// Commits that events are passed over, without a call.
@@ -646,16 +702,17 @@ impl LaneRunner {
             (counts, dead) = (Counts { skipped: to - from, ..Counts::default() }, Batch::default());
         }
         let id = self.lane.submitted(to);
-        if from == to && matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
-            // Outputs ahead of the cursor are fenced by where those before them end, and these end where they begin.
+        let is_fence = from < to && !self.sources.changes_at(to);
+        if !is_fence && matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
+            // Outputs ahead of the cursor are fenced by where those before them end: these end where they begin, or the next are of another topic.
             self.lane.wait();
         }
         let head = self.head(from, to);
         let changed_bytes = changes.bytes();
         if let Some(keyed) = &mut self.keyed {
-            let read = self.batch.base_offset..self.batch.base_offset + u64::from(self.batch.count);
-            let processed = if read.contains(&from) { (to - from) as u32 } else { 0 };
-            keyed.attempted(id, (&self.batch, processed), fired_outputs, changes);
+            let (at, topic) = self.batch_at;
+            let processed = if (at..at + u64::from(self.batch.count)).contains(&from) { (to - from) as u32 } else { 0 };
+            keyed.attempted((id, from), (topic, &self.batch, processed), fired_outputs, changes);
             if !matches!(self.config.delivery, Delivery::AtLeastOnce { .. }) {
                 appends.push(keyed.append(id, id, head));
             }
@@ -669,23 +726,20 @@ impl LaneRunner {
             // They count, and dead letters are written, when the cursor moves.
             let bytes = changed_bytes + appends.iter().map(|append| append.batch.bytes().len()).sum::<usize>();
             let calls = (to > from).then(|| u32::try_from(to - from).unwrap_or(u32::MAX)).into_iter().collect();
-            self.follower.submitted(id, Delivered { through: id, to, counts, calls, bytes, dead: vec![dead], fired });
+            let (source, dead) = (self.range(from, to).0, vec![dead]);
+            self.follower.submitted(id, Delivered { source, through: id, to, counts, calls, bytes, dead, fired });
         } else {
             counts.tell(&mut input);
-            appends.extend(self.config.errors.on_error.appends(self.config.source, dead));
+            appends.extend(self.config.errors.on_error.appends(self.sources.first(), dead));
         }
         self.submit(id, Commit { appends, input: Some(input), ..Commit::default() });
     }
 
+    /// What a commit says of the events between two places.
     fn input(&self, input: Input) -> Input {
-        Input {
-            pipeline: self.config.pipeline,
-            epoch: self.config.epoch,
-            generation: self.config.generation,
-            topic: self.config.source.topic,
-            partition: self.config.source.partition,
-            ..input
-        }
+        let (TopicPartition { topic, partition }, from) = self.range(input.from, input.to);
+        let (to, epoch, generation) = (from + (input.to - input.from), self.config.epoch, self.config.generation);
+        Input { pipeline: self.config.pipeline, epoch, generation, topic, partition, from, to, ..input }
     }
 
     /// Hands over a commit other than an attempt, under [`next_own_id`](Self::next_own_id).

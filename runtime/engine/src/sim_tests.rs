@@ -379,20 +379,15 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
         ErrorPolicy::halt()
     };
     let sink = |name: &str, topic| Sink { name: name.into(), topic, partitions: 1, partition_by: PartitionBy::Source };
-    let (epoch, cursor) = storage.position(1, SOURCE).unwrap();
-    let tried = storage.0.lock().unwrap().tried;
+    let (epoch, _) = storage.position(1, SOURCE).unwrap();
     LaneConfig {
         pipeline_name: "p".into(),
         pipeline: 1,
-        tried,
         witness: Arc::new(()),
         errors,
         epoch,
         generation: 1,
         delivery: plan.delivery,
-        source: SOURCE,
-        topic_name: "in".into(),
-        cursor,
         stages: (0..plan.stages).map(|index| stage(index, rng)).collect(),
         sinks: vec![sink("out", OUT), sink("side", SIDE)],
         max_events: 7,
@@ -409,8 +404,11 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
 }
 
 fn runner(config: LaneConfig, storage: &ModelStorage, clock: &Arc<ManualClock>) -> LaneRunner {
-    let source = Box::new(Numbers { count: 200 });
-    LaneRunner::new(config, source, Arc::new(storage.clone()), clock.clone(), Arc::new(|| {}))
+    let (_, cursor) = storage.position(1, SOURCE).unwrap();
+    let tried = storage.0.lock().unwrap().tried;
+    let source = SourceConfig { source: SOURCE, topic_name: "in".into(), cursor, tried };
+    let sources: Vec<(_, Box<dyn Source>)> = vec![(source, Box::new(Numbers { count: 200 }))];
+    LaneRunner::new(config, sources, Arc::new(storage.clone()), clock.clone(), Arc::new(|| {}))
 }
 
 /// Runs 200 events with about five attempts in flight and one commit in eight failing. What was wrong, if anything.

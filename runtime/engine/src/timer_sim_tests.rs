@@ -13,7 +13,8 @@ use sluice_state::{Delta, MemoryStore, PartitionState, SharedState, StageState};
 
 use crate::*;
 
-const SOURCE: TopicPartition = TopicPartition { topic: 1, partition: 0 };
+/// Source topics have ids from here on.
+const FIRST: u32 = 100;
 const OUT: u32 = 2;
 const DEAD: u32 = 3;
 const LATE: u32 = 4;
@@ -54,15 +55,21 @@ fn on_timer(stage: usize, key: u8, tag: &str, time: i64) -> Result<Vec<Act>, &'s
     if n % 13 == 4 { Err("never") } else { Ok(acts) }
 }
 
-/// The events: keys and times.
-fn events(seed: u64, count: usize) -> Vec<(u8, i64)> {
+/// An event: number, key and time.
+type Given = (usize, u8, i64);
+
+/// The events of each topic.
+fn events(seed: u64, topics: usize) -> Vec<Vec<Given>> {
     let mut rng = Rng::from_seed(seed);
-    let mut time = 1000;
-    let mut event = || {
+    let (mut time, mut all) = (1000, vec![Vec::new(); topics]);
+    for number in 0..150 {
         time += rng.below(8).cast_signed();
-        (rng.below(5) as u8, time - rng.below(10).cast_signed())
-    };
-    (0..count).map(|_| event()).collect()
+        let event = (number, rng.below(5) as u8, time - rng.below(10).cast_signed());
+        // Now and then a topic has many in a row.
+        let topic = if number % 40 < 15 { 0 } else { rng.below(topics as u64) as usize };
+        all[topic].push(event);
+    }
+    all
 }
 
 /// What comes out, by a plain program that deals with one thing at a time.
@@ -118,20 +125,23 @@ impl Plain {
         }
     }
 
-    fn run(events: &[(u8, i64)], stages: usize, diverts: bool) -> Self {
-        let mut plain = Self { stages, ..Self::default() };
+    /// Over events in this order, each with its topic.
+    fn run(events: &[(usize, Given)], plan: Plan) -> Self {
+        let mut plain = Self { stages: plan.stages, ..Self::default() };
+        let mut newest = vec![i64::MIN; plan.topics];
         let mut watermark = i64::MIN;
-        for (number, (key, time)) in events.iter().enumerate() {
+        for (topic, (number, key, time)) in events {
             plain.fire(watermark);
             let value = number.to_string();
-            if diverts && *time < watermark {
+            if plan.diverts && *time < watermark {
                 plain.late.push(format!("{key}={value}"));
-                continue;
+            } else {
+                plain.try_to(&format!("{key}:{value}"), |plain| {
+                    plain.act(0, *key, *time, on_event(0, *key, *time, &value)?)
+                });
             }
-            plain.try_to(&format!("{key}:{value}"), |plain| {
-                plain.act(0, *key, *time, on_event(0, *key, *time, &value)?)
-            });
-            watermark = watermark.max(*time - if diverts { LATENESS } else { 0 });
+            newest[*topic] = newest[*topic].max(*time - if plan.diverts { LATENESS } else { 0 });
+            watermark = newest.iter().copied().min().unwrap();
         }
         plain.fire(watermark);
         plain
@@ -243,11 +253,14 @@ impl Plugin for Maker {
 #[derive(Default)]
 struct Model {
     waiting: VecDeque<(Commit, Done)>,
-    cursor: u64,
-    outcome: u64,
+    /// Of each topic.
+    cursors: [u64; 3],
+    outcomes: [u64; 3],
+    /// How cursors moved: the topic, from where, and up to where.
+    moves: Vec<(usize, u64, u64)>,
     changelog: Vec<Vec<u8>>,
     out: Vec<String>,
-    origins: Vec<(u64, bool, u32)>,
+    origins: Vec<(u32, u64, bool, u32)>,
     dead: Vec<String>,
     late: Vec<String>,
 }
@@ -260,8 +273,8 @@ impl Storage for ModelStorage {
         self.0.lock().unwrap().waiting.push_back((commit, done));
     }
 
-    fn position(&self, _: u32, _: TopicPartition) -> Option<(u64, u64)> {
-        Some((1, self.0.lock().unwrap().cursor))
+    fn position(&self, _: u32, source: TopicPartition) -> Option<(u64, u64)> {
+        Some((1, self.0.lock().unwrap().cursors[(source.topic - FIRST) as usize]))
     }
 }
 
@@ -273,15 +286,17 @@ impl ModelStorage {
             drop(model);
             return done(Ok(Committed::default()));
         };
-        let from = if input.step == InputStep::Outcome { model.outcome } else { model.cursor };
+        let topic = (input.topic - FIRST) as usize;
+        let from = if input.step == InputStep::Outcome { model.outcomes[topic] } else { model.cursors[topic] };
         let changed = commit.appends.iter().find(|append| append.to == CHANGELOG);
         let follows = changed.is_none_or(|append| append.at == Some(model.changelog.len() as u64));
         let answer = if fail {
             Err(Error::NoSpace { path: "/data".into(), source: Arc::new(std::io::ErrorKind::StorageFull.into()) })
         } else if input.from != from || !follows {
-            Err(Error::Fenced { pipeline: 1, input: SOURCE, from: input.from, committed: model.cursor })
+            let source = TopicPartition { topic: input.topic, partition: 0 };
+            Err(Error::Fenced { pipeline: 1, input: source, from: input.from, committed: model.cursors[topic] })
         } else {
-            model.take(&commit, input.step, input.to);
+            model.take(&commit, input.step, (topic, input.from, input.to));
             let base_offset = model.changelog.len().saturating_sub(1) as u64;
             let appended = changed.map(|_| Appended { to: CHANGELOG, base_offset, count: 1 });
             Ok(Committed { appended: appended.into_iter().collect(), ..Committed::default() })
@@ -292,10 +307,13 @@ impl ModelStorage {
 }
 
 impl Model {
-    fn take(&mut self, commit: &Commit, step: InputStep, to: u64) {
-        match step {
-            InputStep::Outcome => self.outcome = to,
-            InputStep::Done | InputStep::Claim => self.cursor = to,
+    fn take(&mut self, commit: &Commit, step: InputStep, moved: (usize, u64, u64)) {
+        let (topic, _, to) = moved;
+        if step == InputStep::Outcome {
+            self.outcomes[topic] = to;
+        } else {
+            self.cursors[topic] = to;
+            self.moves.push(moved);
         }
         for append in &commit.appends {
             for event in append.batch.region().events() {
@@ -305,7 +323,8 @@ impl Model {
                     OUT => {
                         self.out.push(format!("{}={text}", event.key().unwrap()[0]));
                         let origin = event.origin().unwrap();
-                        self.origins.push((origin.offset, origin.source == EventSource::Input, origin.ordinal));
+                        let is_input = origin.source == EventSource::Input;
+                        self.origins.push((origin.topic, origin.offset, is_input, origin.ordinal));
                     }
                     LATE => self.late.push(format!("{}={text}", event.key().unwrap()[0])),
                     DEAD => self.dead.push(format!("{}:{}", event.key().unwrap()[0], text.trim_end_matches('/'))),
@@ -324,16 +343,16 @@ impl Model {
     }
 }
 
-struct Given(Vec<(u8, i64)>);
+struct Topic(Vec<Given>);
 
-impl Source for Given {
+impl Source for Topic {
     fn high_watermark(&self) -> u64 {
         self.0.len() as u64
     }
 
     fn read(&mut self, from: u64, max_events: u32, _: usize, out: &mut ReadBatch) -> Result<(), Error> {
         let mut batch = Batch::default();
-        for (number, (key, timestamp)) in self.0.iter().enumerate().skip(from as usize).take(max_events as usize) {
+        for (number, key, timestamp) in self.0.iter().skip(from as usize).take(max_events as usize) {
             let value = number.to_string();
             let event =
                 NewEvent { timestamp: *timestamp, key: Some(&[*key]), value: value.as_bytes(), ..NewEvent::default() };
@@ -358,6 +377,7 @@ struct Plan {
     crashes: bool,
     /// Whether late events have a sink of their own.
     diverts: bool,
+    topics: usize,
 }
 
 fn lane(seed: u64, plan: Plan, storage: &ModelStorage, clock: &Arc<ManualClock>, rng: &mut Rng) -> LaneRunner {
@@ -391,10 +411,6 @@ fn lane(seed: u64, plan: Plan, storage: &ModelStorage, clock: &Arc<ManualClock>,
         epoch: 1,
         generation: 1,
         delivery: plan.delivery,
-        source: SOURCE,
-        topic_name: "in".into(),
-        cursor: storage.0.lock().unwrap().cursor,
-        tried: None,
         errors: ErrorPolicy {
             retry: Retry { attempts: 4, initial_backoff: backoff, max_backoff: backoff },
             on_error: OnError::DeadLetter { topic: DEAD, partitions: 1 },
@@ -409,8 +425,14 @@ fn lane(seed: u64, plan: Plan, storage: &ModelStorage, clock: &Arc<ManualClock>,
         max_in_flight: 4,
         state: Some(StateConfig { shared, changelog: CHANGELOG, flusher: Arc::new(()), reopen, time: Arc::new(time) }),
     };
-    let source = Box::new(Given(events(seed, 150)));
-    LaneRunner::new(config, source, Arc::new(storage.clone()), clock.clone(), Arc::new(|| {}))
+    let cursors = storage.0.lock().unwrap().cursors;
+    let source = |((topic, events), cursor): ((u32, Vec<Given>), u64)| {
+        let source = TopicPartition { topic, partition: 0 };
+        let config = SourceConfig { source, topic_name: format!("in-{topic}"), cursor, tried: None };
+        (config, Box::new(Topic(events)) as Box<dyn Source>)
+    };
+    let sources = (FIRST..).zip(events(seed, plan.topics)).zip(cursors).map(source).collect();
+    LaneRunner::new(config, sources, Arc::new(storage.clone()), clock.clone(), Arc::new(|| {}))
 }
 
 fn run(seed: u64, plan: Plan) {
@@ -437,28 +459,36 @@ fn run(seed: u64, plan: Plan) {
             Step::Waiting => storage.answer(rng.one_in(10)),
             Step::Idle => break,
             Step::Worked | Step::WaitingUntil(_) => {}
-            other => panic!("seed {seed}: {other:?}"),
+            other => panic!("seed {seed}, {plan:?}: {other:?}"),
         }
     }
     let model = storage.0.lock().unwrap();
-    let plain = Plain::run(&events(seed, 150), plan.stages, plan.diverts);
+    let given = events(seed, plan.topics);
+    let moved = |(topic, from, to): &(usize, u64, u64)| {
+        given[*topic][*from as usize..*to as usize].iter().map(|event| (*topic, *event)).collect::<Vec<_>>()
+    };
+    let in_order: Vec<_> = model.moves.iter().flat_map(moved).collect();
+    assert_eq!(in_order.len(), 150, "seed {seed}, {plan:?}: all are dealt with once");
+    let plain = Plain::run(&in_order, plan);
     let same = model.out.iter().zip(&plain.out).take_while(|(a, b)| a == b).count();
     let near = |all: &[String]| all[same.saturating_sub(3)..all.len().min(same + 6)].to_vec();
     assert_eq!(near(&model.out), near(&plain.out), "seed {seed}, {plan:?}: output {same} differs");
     assert_eq!(model.out.len(), plain.out.len(), "seed {seed}, {plan:?}");
     assert_eq!(model.late, plain.late, "seed {seed}, {plan:?}");
     let late = model.state().applied().late as usize;
-    assert!(!plan.diverts || (late == plain.late.len() && late > 0), "seed {seed}, {plan:?}: {late} are counted");
+    assert!(
+        !plan.diverts || (late == plain.late.len() && (late > 0 || plan.topics > 1)),
+        "seed {seed}, {plan:?}: {late} are counted"
+    );
     let (mut dead, mut expected) = (model.dead.clone(), plain.dead);
     dead.sort();
     expected.sort();
     assert_eq!(dead, expected, "seed {seed}: the dead");
-    let next = |pair: &[(u64, bool, u32)]| pair[0] < pair[1];
-    assert!(
-        model.origins.windows(2).all(next),
-        "seed {seed}: origins are not in order, or not unique: {:?}",
-        model.origins
-    );
+    for topic in (FIRST..).take(plan.topics) {
+        let own: Vec<_> = model.origins.iter().filter(|origin| origin.0 == topic).collect();
+        let next = |pair: &[&(u32, u64, bool, u32)]| pair[0] < pair[1];
+        assert!(own.windows(2).all(next), "seed {seed}, {plan:?}: origins are not in order, or not unique: {own:?}");
+    }
     let left = model.state().due_timers(sluice_event::Clock::EventTime, i64::MAX, 1000).unwrap();
     assert_eq!(left.len(), plain.timers.len(), "seed {seed}: timers left");
 }
@@ -469,9 +499,9 @@ fn timers_fire_once_and_in_order_however_calls_are_cut_and_whatever_falls() {
         [Delivery::ExactlyOnce, Delivery::AtLeastOnce { every: Duration::from_millis(100) }, Delivery::AtMostOnce];
     for seed in 0..150 {
         for delivery in deliveries {
-            for (stages, between) in [(1, true), (1, false), (2, true)] {
+            for (stages, between, topics) in [(1, true, 1), (1, false, 1), (2, true, 1), (1, true, 2), (2, false, 3)] {
                 let crashes = delivery == Delivery::ExactlyOnce && seed % 2 == 0;
-                run(seed, Plan { delivery, stages, between, crashes, diverts: seed % 3 == 0 });
+                run(seed, Plan { delivery, stages, between, crashes, diverts: seed % 3 == 0, topics });
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use sluice_event::{Clock, Outcome, Source};
+use sluice_log::TopicPartition;
 use sluice_state::{Layer, MAX_TIMER_KEY_BYTES, Timer, set_timer};
 
 use crate::port::{CallError, CallErrorKind};
@@ -13,6 +14,8 @@ pub(crate) const MOST_DUE: usize = 1024;
 /// Timers that are due in a call.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Due {
+    /// What outputs of timers that fire before the first event are laid to: the source and the offset behind the event before.
+    pub(crate) behind: (TopicPartition, u64),
     /// The stage that has set them, by its position.
     pub(crate) stage: usize,
     /// In the order in which they fire.

@@ -9,7 +9,7 @@ pub(crate) use self::encoding::{Undecodable, decode_commits, encode_commit};
 use crate::catalog::{Cursor, Desired, Hole, Times, TopicSettings};
 
 /// One partition of one topic, by ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct TopicPartition {
     /// The topic's id; never reused.
     pub topic: u32,

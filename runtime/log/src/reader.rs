@@ -32,6 +32,20 @@ impl ReadBatch {
     pub fn region(&self) -> Region<'_> {
         Region::new(&self.bytes, self.count)
     }
+
+    /// Leaves only the first events.
+    ///
+    /// # Errors
+    /// When the region is malformed.
+    pub fn truncate(&mut self, events: u32) -> Result<(), Error> {
+        if events < self.count {
+            let kept = self.region().prefix(events, usize::MAX).map_err(|error| Error::Invalid(error.to_string()))?;
+            let (kept, count) = (kept.bytes().len(), kept.count());
+            self.bytes.truncate(kept);
+            self.count = count;
+        }
+        Ok(())
+    }
 }
 
 /// Reads one partition. Every batch's CRC is checked before anything of it is handed out.

@@ -56,7 +56,7 @@ pub struct Part {
     pub partition: u32,
     /// The next offset.
     pub cursor: u64,
-    /// Where there is state, what made it.
+    /// Where there is state, what made it. Of several topics, it stands with the first.
     pub state: Option<Kept>,
 }
 
@@ -149,10 +149,12 @@ pub(crate) fn create(
         let mut partitions = Vec::new();
         for (tp, cursor) in &pipeline.cursors {
             let Some(topic) = topics.iter().find(|topic| topic.id == tp.topic) else { continue };
-            let kept = match (&past, snapshots.get(&(pipeline.id, tp.partition))) {
+            let kept = match (&past, snapshots.remove(&(pipeline.id, tp.partition))) {
                 (Some(past), Some((snapshot, bytes, keys))) => {
-                    let line = past.line_at(tp.partition, cursor.next)?;
-                    Some(Kept { line, snapshot: snapshot.clone(), bytes: *bytes, keys: *keys })
+                    let of_all = pipeline.cursors.iter().filter(|(other, _)| other.partition == tp.partition);
+                    let cursors = of_all.map(|(other, cursor)| (other.topic, cursor.next)).collect();
+                    let line = past.line_at(tp.partition, &cursors)?;
+                    Some(Kept { line, snapshot, bytes, keys })
                 }
                 _ => None,
             };
@@ -243,8 +245,7 @@ pub(crate) fn kept(
 ) -> impl DoubleEndedIterator<Item = (&str, &Kept)> {
     checkpoints.iter().filter_map(move |checkpoint| {
         let stood = checkpoint.pipelines.iter().find(|stood| stood.id == pipeline)?;
-        let part = stood.partitions.iter().find(|part| part.partition == partition)?;
-        Some((checkpoint.name.as_str(), part.state.as_ref()?))
+        Some((checkpoint.name.as_str(), stood.state(partition)?))
     })
 }
 
@@ -335,5 +336,10 @@ impl Stood {
     /// Where it stood in one partition.
     pub(crate) fn part(&self, tp: TopicPartition) -> Option<&Part> {
         self.partitions.iter().find(|part| (part.topic_id, part.partition) == (tp.topic, tp.partition))
+    }
+
+    /// What made the state of a partition.
+    pub(crate) fn state(&self, partition: u32) -> Option<&Kept> {
+        self.partitions.iter().filter(|part| part.partition == partition).find_map(|part| part.state.as_ref())
     }
 }

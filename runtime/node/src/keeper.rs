@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn what_no_checkpoint_needs_is_let_go_of_and_the_state_is_made_from_what_is_left() {
-        use crate::state::{self, Past, StateChoice};
+        use crate::state::{self, Past, StateChoice, Step};
         let data = tempfile::tempdir().unwrap();
         let (log, pipeline) = with_changelog(data.path());
         let value = |key: u8| {
@@ -279,7 +279,10 @@ mod tests {
         assert_eq!(value(1), Some(99));
         let past = Past::of(&log, |pipeline, partition| state::bring_up(&log, pipeline, partition), &pipeline).unwrap();
         let source = *pipeline.cursors.keys().next().unwrap();
-        let back = |to| past.go(source, (100, to), StateChoice::Restore).map(|back| back.cursor);
+        let back = |to| {
+            let step = Step { source, from: 100, to };
+            past.go(&[step], StateChoice::Restore).map(|back| back.cursors[0].1)
+        };
         assert_eq!(back(90).unwrap(), 90);
         assert_eq!(back(71).unwrap(), 71);
         assert_eq!(back(0).unwrap(), 0, "before its beginning a state is empty");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sluice_config::{At, Diagnostic, OnError, PartitionBy, Pipeline, Start, Topic, changelog_topic};
 use sluice_engine::{
-    Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, StageConfig, TimePolicy,
-    Witness, Writer,
+    Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, Source, SourceConfig,
+    StageConfig, TimePolicy, Witness, Writer,
 };
 use sluice_env::Clock;
 use sluice_log::{
@@ -31,12 +31,22 @@ pub(crate) struct Running {
     pub(crate) sources: Vec<String>,
     /// Topics it writes to.
     pub(crate) sinks: Vec<String>,
-    /// Each partition it reads, with the scheduler's number of its lane.
+    /// Each partition it reads, with the scheduler's number of its lane, which several may share.
     pub(crate) lanes: Vec<(TopicPartition, usize)>,
     /// Opens when too many of its events fail.
     pub(crate) breaker: Arc<Breaker>,
     /// What sends its dead letters through again; `None` when it writes none.
     pub(crate) redrive: Option<RedriveConfig>,
+}
+
+impl Running {
+    /// Its lanes, each once.
+    pub(crate) fn each_lane(&self) -> Vec<usize> {
+        let mut lanes: Vec<_> = self.lanes.iter().map(|(_, lane)| *lane).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        lanes
+    }
 }
 
 /// What a data directory holds, as far as definitions depend on it.
@@ -154,9 +164,16 @@ pub(crate) fn needed_topics(existing: &Existing, pipelines: &[Pipeline]) -> Resu
             );
             found.push(pipeline.diagnose(At::Name, message, Some(help)));
         }
-        let count = pipeline.sources.first().and_then(|source| partitions(&needed, source));
-        if let Some(count) = count.filter(|_| pipeline.has_state()) {
+        let counts: Vec<_> = pipeline.sources.iter().map(|source| partitions(&needed, source)).collect();
+        if let Some(count) = counts[0].filter(|_| pipeline.has_state()) {
             make(&mut needed, &changelog, count);
+            let other = counts.iter().position(|other| other.is_some_and(|other| other != count));
+            if let Some((at, other)) = other.and_then(|at| Some((at, counts[at]?))) {
+                let (first, second) = (&pipeline.sources[0], &pipeline.sources[at]);
+                let message = format!("topic {second:?} has {other} partitions, and {first:?} has {count}");
+                let help = "what is kept of a key is kept by partition: with the same count, a key has the same one in each topic";
+                found.push(pipeline.diagnose(At::Source(at), message, Some(help.to_owned())));
+            }
         }
     }
     for pipeline in pipelines {
@@ -238,51 +255,59 @@ pub(crate) fn run(
     let number = number.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
     let errors = errors(log, &pipeline.errors)?;
     let mut lanes = Vec::new();
-    for source in &sources {
-        for partition in 0..source.partitions {
-            let tp = TopicPartition { topic: source.id, partition };
-            let cursor = info.cursors.get(&tp).copied().unwrap_or_default();
-            let config = LaneConfig {
-                pipeline_name: info.name.clone(),
-                pipeline: info.id,
-                epoch: info.epoch,
-                generation: info.generation,
-                delivery: match pipeline.delivery {
-                    sluice_config::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
-                    sluice_config::Delivery::AtLeastOnce => {
-                        Delivery::AtLeastOnce { every: pipeline.batch.commit_every }
-                    }
-                    sluice_config::Delivery::AtMostOnce => Delivery::AtMostOnce,
-                },
-                source: tp,
-                topic_name: source.name.clone(),
-                cursor: cursor.next,
-                tried: cursor.tried,
-                errors: errors.clone(),
-                witness: witness.clone(),
-                stages: stages.to_vec(),
-                sinks: routed.clone(),
-                max_events: pipeline.batch.max_events,
-                max_bytes: pipeline.batch.max_bytes as usize,
-                linger: pipeline.batch.linger,
-                max_in_flight: MAX_IN_FLIGHT,
-                state: match pipeline.has_state() {
-                    true => {
-                        let time = time(&pipeline.time, writers(log, all, tp, &source.name)?);
-                        Some(states.config(log, (info.id, &info.name), partition, time)?)
-                    }
-                    false => None,
-                },
-            };
-            let reader = Box::new(log.reader(log.partition(source, partition)?, cursor.next));
-            // What is held stands still until somebody resumes it.
-            let desired = if info.held.is_empty() { info.desired } else { Desired::Pause };
-            let lane = scheduler.add(number, tp, desired, |waker| {
-                let wake = Arc::new(move || waker.wake());
-                LaneRunner::new(config, reader, log.clone(), clock.clone(), wake)
-            });
-            lanes.push((tp, lane));
+    let each = |source: &TopicInfo| (0..source.partitions).map(|partition| vec![(source.clone(), partition)]).collect();
+    let groups: Vec<Vec<(TopicInfo, u32)>> = match pipeline.has_state() {
+        // What is kept of a partition number comes of all topics.
+        true => {
+            let of_all = |partition| sources.iter().map(move |source| (source.clone(), partition)).collect();
+            (0..sources[0].partitions).map(of_all).collect()
         }
+        false => sources.iter().flat_map(|source| -> Vec<_> { each(source) }).collect(),
+    };
+    for group in groups {
+        let (mut read, mut writers) = (Vec::new(), Vec::new());
+        for (source, partition) in &group {
+            let tp = TopicPartition { topic: source.id, partition: *partition };
+            let cursor = info.cursors.get(&tp).copied().unwrap_or_default();
+            let reader: Box<dyn Source> = Box::new(log.reader(log.partition(source, *partition)?, cursor.next));
+            let (topic_name, tried) = (source.name.clone(), cursor.tried);
+            read.push((SourceConfig { source: tp, topic_name, cursor: cursor.next, tried }, reader));
+            writers.push(self::writers(log, all, tp, &source.name)?);
+        }
+        let config = LaneConfig {
+            pipeline_name: info.name.clone(),
+            pipeline: info.id,
+            epoch: info.epoch,
+            generation: info.generation,
+            delivery: match pipeline.delivery {
+                sluice_config::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
+                sluice_config::Delivery::AtLeastOnce => Delivery::AtLeastOnce { every: pipeline.batch.commit_every },
+                sluice_config::Delivery::AtMostOnce => Delivery::AtMostOnce,
+            },
+            errors: errors.clone(),
+            witness: witness.clone(),
+            stages: stages.to_vec(),
+            sinks: routed.clone(),
+            max_events: pipeline.batch.max_events,
+            max_bytes: pipeline.batch.max_bytes as usize,
+            linger: pipeline.batch.linger,
+            max_in_flight: MAX_IN_FLIGHT,
+            state: match pipeline.has_state() {
+                true => {
+                    let time = time(&pipeline.time, writers);
+                    Some(states.config(log, (info.id, &info.name), group[0].1, time)?)
+                }
+                false => None,
+            },
+        };
+        // What is held stands still until somebody resumes it.
+        let desired = if info.held.is_empty() { info.desired } else { Desired::Pause };
+        let tps: Vec<_> = read.iter().map(|(config, _)| config.source).collect();
+        let lane = scheduler.add(number, &tps, desired, |waker| {
+            let wake = Arc::new(move || waker.wake());
+            LaneRunner::new(config, read, log.clone(), clock.clone(), wake)
+        });
+        lanes.extend(tps.into_iter().map(|tp| (tp, lane)));
     }
     if !info.held.is_empty() {
         tracing::warn!(
@@ -337,7 +362,7 @@ pub(crate) fn writers(log: &Log, all: &[Pipeline], to: TopicPartition, name: &st
 }
 
 /// As the engine takes it.
-pub(crate) fn time(time: &sluice_config::Time, writers: Vec<Writer>) -> TimePolicy {
+pub(crate) fn time(time: &sluice_config::Time, writers: Vec<Vec<Writer>>) -> TimePolicy {
     let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     TimePolicy {
         lateness: millis(time.lateness),

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluice_config::{Diagnostic, Pipeline};
-use sluice_engine::{HaltKind, StageConfig, Witness};
+use sluice_engine::{Halt, HaltKind, StageConfig, Witness};
 use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Compiler, Host};
-use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, PipelineInfo, TopicPartition};
+use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, PipelineInfo};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::dead::{self, Selection, Treated, Treatment};
@@ -225,7 +225,7 @@ impl Node {
     /// When there is no such pipeline, or storage refuses.
     pub fn resume(&self, pipeline: &str, skip: bool) -> Result<(), Error> {
         let _operating = self.operating();
-        if skip && !self.lanes_of(pipeline).iter().any(|(_, lane)| self.is_blocked(*lane)) {
+        if skip && !self.lanes_of(pipeline).iter().any(|lane| self.is_blocked(*lane)) {
             let what = format!("no event blocks pipeline {pipeline}: there is nothing to skip");
             return Err(Error::Invalid(what));
         }
@@ -237,7 +237,7 @@ impl Node {
         }
         drop(running);
         self.want(pipeline, Desired::Run)?;
-        self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.resume(lane, skip));
+        self.lanes_of(pipeline).into_iter().for_each(|lane| self.scheduler.resume(lane, skip));
         Ok(())
     }
 
@@ -252,7 +252,7 @@ impl Node {
         tracing::error!(pipeline, reason, "is held: `sluice pipeline resume {pipeline}` lets it run");
         self.log.commit(Commit::order(Order::Hold(pipeline.to_owned(), reason.to_owned())))?;
         self.draining.lock().unwrap_or_else(PoisonError::into_inner).remove(pipeline);
-        self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.want(lane, Desired::Pause));
+        self.lanes_of(pipeline).into_iter().for_each(|lane| self.scheduler.want(lane, Desired::Pause));
         Ok(())
     }
 
@@ -265,7 +265,7 @@ impl Node {
         let _operating = self.operating();
         let mut tripped = Vec::new();
         for running in self.running().iter().filter(|running| running.breaker.is_open()) {
-            let seen = running.lanes.iter().filter_map(|(_, lane)| self.scheduler.seen(*lane));
+            let seen = running.each_lane().into_iter().filter_map(|lane| self.scheduler.seen(lane));
             let mut halts = seen.filter(|seen| !seen.paused).filter_map(|seen| seen.state.halt);
             tripped.extend(
                 halts.find(|halt| halt.kind == HaltKind::Breaker).map(|halt| (running.name.clone(), halt.reason)),
@@ -291,7 +291,7 @@ impl Node {
             draining.remove(pipeline)
         };
         drop(draining);
-        self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.want(lane, desired));
+        self.lanes_of(pipeline).into_iter().for_each(|lane| self.scheduler.want(lane, desired));
         Ok(())
     }
 
@@ -314,7 +314,7 @@ impl Node {
             }
         };
         if really {
-            self.lanes_of(pipeline).into_iter().for_each(|(_, lane)| self.scheduler.moved(lane));
+            self.lanes_of(pipeline).into_iter().for_each(|lane| self.scheduler.moved(lane));
         }
         Ok(rewind)
     }
@@ -366,7 +366,7 @@ impl Node {
         // From here on what it has in hand is fenced.
         let id = self.log.pipeline(pipeline).map(|pipeline| pipeline.id);
         operate::delete_pipeline(&self.log, pipeline)?;
-        let lanes: Vec<_> = self.lanes_of(pipeline).into_iter().map(|(_, lane)| lane).collect();
+        let lanes = self.lanes_of(pipeline);
         self.running().retain(|running| running.name != pipeline);
         self.scheduler.remove(&lanes);
         self.keeper.forget(pipeline);
@@ -387,8 +387,8 @@ impl Node {
         topics::delete(&self.log, topic)
     }
 
-    fn lanes_of(&self, pipeline: &str) -> Vec<(TopicPartition, usize)> {
-        self.running().iter().find(|running| running.name == pipeline).map(|r| r.lanes.clone()).unwrap_or_default()
+    fn lanes_of(&self, pipeline: &str) -> Vec<usize> {
+        self.running().iter().find(|running| running.name == pipeline).map(Running::each_lane).unwrap_or_default()
     }
 
     /// Waits until all input has been dealt with and committed, or nothing more can be.
@@ -427,11 +427,8 @@ impl Node {
                 let turn = open.iter().position(|open| open == name);
                 turn.into_iter().for_each(|turn| drop(open.remove(turn)));
             }
-            for lane in
-                running.iter().filter(|running| ready.contains(&running.name)).flat_map(|running| &running.lanes)
-            {
-                self.scheduler.close(lane.1);
-            }
+            let closing = running.iter().filter(|running| ready.contains(&running.name));
+            closing.flat_map(Running::each_lane).for_each(|lane| self.scheduler.close(lane));
         }
     }
 
@@ -483,7 +480,7 @@ impl Node {
     fn note_drained(&self) {
         let draining = self.draining.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for pipeline in draining {
-            let stands = |(_, lane): &(TopicPartition, usize)| {
+            let stands = |lane: &usize| {
                 self.scheduler.seen(*lane).is_none_or(|seen| seen.paused && seen.at_rest && seen.state.settled)
             };
             if self.lanes_of(&pipeline).iter().all(stands)
@@ -497,8 +494,8 @@ impl Node {
     /// How each lane was when it last came off its thread.
     fn seen(&self) -> Vec<Seen> {
         let running = self.running();
-        let lanes = running.iter().flat_map(|running| &running.lanes);
-        lanes.filter_map(|(_, lane)| self.scheduler.seen(*lane)).collect()
+        let lanes = running.iter().flat_map(Running::each_lane);
+        lanes.filter_map(|lane| self.scheduler.seen(lane)).collect()
     }
 
     /// Whether no lane is on a thread, and none has an attempt in flight.
@@ -548,11 +545,21 @@ impl Node {
 
     /// Adds what only the node that runs a pipeline knows of it.
     fn observe(&self, running: &Running, status: &mut PipelineStatus) {
-        let (mut waiting, mut paused) = (false, true);
+        let (mut waiting, mut paused, mut counted) = (false, true, Vec::new());
+        let place = |part: &LaneStatus| format!("{}/{}", part.topic, part.partition);
+        let places: Vec<_> = running.lanes.iter().zip(&status.partitions).map(|((tp, _), p)| (*tp, place(p))).collect();
         for (partition, (tp, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
             let Some(seen) = self.scheduler.seen(*lane) else { continue };
-            partition.halted = seen.state.halt;
-            partition.retrying = seen.state.retrying;
+            let elsewhere = seen.state.at.filter(|at| at != tp);
+            let elsewhere = elsewhere.and_then(|at| places.iter().find(|(tp, _)| *tp == at));
+            partition.halted = seen.state.halt.map(|halt| match elsewhere {
+                // Of several topics none goes on without the others.
+                Some((_, at)) => {
+                    Halt { offset: partition.cursor, reason: format!("waits for {at}: {}", halt.reason), ..halt }
+                }
+                None => halt,
+            });
+            partition.retrying = seen.state.retrying.filter(|_| elsewhere.is_none());
             partition.waits_for = seen.state.waits_for;
             partition.timers_due = seen.state.timers_due;
             partition.paused = seen.paused && seen.at_rest && seen.state.settled;
@@ -560,7 +567,10 @@ impl Node {
                 let state = state.lock();
                 (partition.watermark, partition.late) = (state.applied().watermark, Some(state.applied().late));
             }
-            status.failed_calls += seen.state.failed_calls;
+            if !counted.contains(lane) {
+                counted.push(*lane);
+                status.failed_calls += seen.state.failed_calls;
+            }
             waiting |= partition.waits_for.is_some();
             paused &= partition.paused;
         }

@@ -1,13 +1,14 @@
 //! What an operator does with pipelines: set cursors anew, look what became of events.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
-use sluice_log::{Commit, Error, Log, Order, PipelineInfo};
+use sluice_log::{Commit, Error, Log, Order, Partition, PipelineInfo, TopicPartition};
 
-use crate::checkpoint;
-use crate::state::{self, Past, StateChoice};
+use crate::checkpoint::{self, Stood};
+use crate::state::{self, Past, StateChoice, Step};
 use crate::topics::Place;
 
 /// Where a pipeline's cursors are to go.
@@ -134,8 +135,6 @@ pub(crate) fn rewind_with(
     really: bool,
 ) -> Result<Rewind, Error> {
     let pipeline = &info.name;
-    let topics = log.topics();
-    let (mut moves, mut to, mut appends) = (Vec::new(), Vec::new(), Vec::new());
     if *target == Target::Undo && info.before.is_empty() {
         return Err(Error::Invalid(format!("pipeline {pipeline} was never rewound: there is nothing to undo")));
     }
@@ -144,69 +143,42 @@ pub(crate) fn rewind_with(
         _ => None,
     };
     let stood = checkpoint.as_ref().map(|checkpoint| checkpoint.of(info)).transpose()?;
-    for (tp, cursor) in &info.cursors {
-        let part = stood.and_then(|stood| stood.part(*tp));
-        let Some(topic) = topics.iter().find(|topic| topic.id == tp.topic) else { continue };
-        let found = log.partition(topic, tp.partition)?;
-        let (low, high) = (found.low_mark(), found.high_watermark());
-        let place = match target {
-            Target::Undo => match info.before.iter().find(|(before, _)| before == tp) {
-                Some((_, before)) if past.is_some() && cursor.next > *before => {
-                    let what = format!("the cursor on {}/{} is past {before}, where it was", topic.name, tp.partition);
-                    return Err(Error::Invalid(format!("{what}: there is nothing to undo any more")));
-                }
-                // What retention let go of meanwhile does not come back.
-                Some((_, before)) => (*before).clamp(low, high),
-                None => continue,
-            },
-            Target::Checkpoint(_) => match part {
-                Some(part) => part.cursor,
-                None => continue,
-            },
-            Target::To { topic: only, partition, place } => {
-                let asked = only.as_ref().is_none_or(|only| *only == topic.name)
-                    && partition.is_none_or(|partition| partition == tp.partition);
-                if !asked {
-                    continue;
-                }
-                place.offset(&found)?
-            }
-        };
-        if place < low || place > high {
-            let what =
-                format!("offset {place} of {}/{} is not there: it has {low} up to {high}", topic.name, tp.partition);
-            return Err(Error::Invalid(what));
-        }
+    let (mut moves, mut to, mut appends) = (Vec::new(), Vec::new(), Vec::new());
+    for (partition, steps) in steps(log, info, past.is_some(), target, stood)? {
         let back = match (past, target) {
             (None, _) => None,
-            (Some(past), Target::Undo) => Some(past.undo(*tp, (cursor.next, place))?),
+            (Some(past), Target::Undo) => Some(past.undo(&steps)?),
             (Some(past), Target::Checkpoint(_)) if choice == StateChoice::Restore => {
-                let kept = part.and_then(|part| part.state.as_ref());
-                let Some(kept) = kept else {
+                let Some(kept) = stood.and_then(|stood| stood.state(partition)) else {
                     let what = "the checkpoint has no state of the pipeline, which had none then";
                     return Err(Error::Invalid(format!("{what}: --state reset begins with an empty one")));
                 };
-                Some(past.restore(*tp, (cursor.next, place), &kept.line)?)
+                Some(past.restore(&steps, &kept.line)?)
             }
-            (Some(past), _) => Some(past.go(*tp, (cursor.next, place), choice)?),
+            (Some(past), _) => Some(past.go(&steps, choice)?),
         };
-        let starts = back.as_ref().map_or(place, |back| back.cursor);
-        if starts < low {
-            let what =
-                format!("the state at offset {place} of {}/{} needs events from {starts} on", topic.name, tp.partition);
-            let help = format!(
-                "and they are gone: the earliest that is left is {low}; --state reset begins with an empty state"
-            );
-            return Err(Error::Invalid(format!("{what}, {help}")));
+        for step in steps {
+            let (topic, found) = partition_of(log, step.source)?;
+            let start = back.as_ref().and_then(|back| state::cursor_of(&back.cursors, step.source.topic));
+            let (start, low) = (start.unwrap_or(step.to), found.low_mark());
+            if start < low {
+                let what =
+                    format!("the state at offset {} of {topic}/{partition} needs events from {start} on", step.to);
+                let help = format!(
+                    "and they are gone: the earliest that is left is {low}; --state reset begins with an empty state"
+                );
+                return Err(Error::Invalid(format!("{what}, {help}")));
+            }
+            let for_state = step.to - start;
+            moves.push(Move { topic, partition, from: step.from, to: step.to, for_state });
+            to.push((step.source, start));
         }
-        let (topic, partition, for_state) = (topic.name.clone(), tp.partition, place - starts);
-        moves.push(Move { topic, partition, from: cursor.next, to: place, for_state });
-        to.push((*tp, starts));
         appends.extend(back.map(|back| back.append));
     }
     if moves.is_empty() {
         return Err(Error::Invalid(format!("pipeline {pipeline} does not read {target}")));
     }
+    moves.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
     if really {
         let order = Some(Order::Move { pipeline: pipeline.to_owned(), to });
         log.commit(Commit { order, appends, ..Commit::default() })?;
@@ -219,6 +191,65 @@ pub(crate) fn rewind_with(
         moves,
         done: really,
     })
+}
+
+fn partition_of(log: &Log, source: TopicPartition) -> Result<(String, Arc<Partition>), Error> {
+    let topic = log.topics().into_iter().find(|topic| topic.id == source.topic);
+    let topic = topic.ok_or_else(|| Error::Invalid(format!("{source} is not there any more")))?;
+    let partition = log.partition(&topic, source.partition)?;
+    Ok((topic.name, partition))
+}
+
+/// How cursors are to move, by partition. Where state is kept, the cursors of all topics move together.
+fn steps(
+    log: &Log,
+    info: &PipelineInfo,
+    has_state: bool,
+    target: &Target,
+    stood: Option<&Stood>,
+) -> Result<Vec<(u32, Vec<Step>)>, Error> {
+    let mut all: Vec<(u32, Vec<(Step, bool)>)> = Vec::new();
+    for (source, cursor) in &info.cursors {
+        let Ok((topic, found)) = partition_of(log, *source) else { continue };
+        let (low, high) = (found.low_mark(), found.high_watermark());
+        let place = match target {
+            Target::Undo => match info.before.iter().find(|(before, _)| before == source) {
+                Some((_, before)) if has_state && cursor.next > *before => {
+                    let what = format!("the cursor on {topic}/{} is past {before}, where it was", source.partition);
+                    return Err(Error::Invalid(format!("{what}: there is nothing to undo any more")));
+                }
+                // What retention let go of meanwhile does not come back.
+                before => before.map(|(_, before)| (*before).clamp(low, high)),
+            },
+            Target::Checkpoint(_) => stood.and_then(|stood| stood.part(*source)).map(|part| part.cursor),
+            Target::To { topic: only, partition, place } => {
+                let asked = only.as_ref().is_none_or(|only| *only == topic)
+                    && partition.is_none_or(|partition| partition == source.partition);
+                if asked { Some(place.offset(&found)?) } else { None }
+            }
+        };
+        if let Some(place) = place.filter(|place| *place < low || *place > high) {
+            let what =
+                format!("offset {place} of {topic}/{} is not there: it has {low} up to {high}", source.partition);
+            return Err(Error::Invalid(what));
+        }
+        let step = Step { source: *source, from: cursor.next, to: place.unwrap_or(cursor.next) };
+        match all.iter_mut().find(|(partition, _)| has_state && *partition == source.partition) {
+            Some((_, steps)) => steps.push((step, place.is_some())),
+            None => all.push((source.partition, vec![(step, place.is_some())])),
+        }
+    }
+    all.retain(|(_, steps)| steps.iter().any(|(_, asked)| *asked));
+    for (_, steps) in &mut all {
+        // A state that goes back in one topic does not go on in another.
+        if steps.iter().any(|(step, _)| step.to < step.from) {
+            steps.iter_mut().for_each(|(step, _)| step.to = step.to.min(step.from));
+        }
+    }
+    Ok(all
+        .into_iter()
+        .map(|(partition, steps)| (partition, steps.into_iter().map(|(step, _)| step).collect()))
+        .collect())
 }
 
 /// Forgets a pipeline: its cursors, and what its state went through.

@@ -2,27 +2,27 @@
 //!
 //! The events of a range go through the pipeline's stages once more, with the state as it was where the range begins; what comes out goes to a topic
 //! of its own, or is compared with what was committed. **The pipeline itself is not touched**: its cursors, its state and its topics stay as they
-//! are. The time of day does not pass in a replay: timers that go by it do not fire.
+//! are. The time of day in a replay is that of history: what fired by it, or was found idle, does and is so again, at the same place.
 
 mod compare;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sluice_config::{OnError, Pipeline, changelog_topic};
 use sluice_engine::{
-    Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, PartitionBy, Reopen, Retry, Sink, Source, StageConfig,
-    StateConfig, Step, Storage, Writer,
+    Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, PartitionBy, Reopen, Retry, Sink, Source, SourceConfig,
+    StageConfig, StateConfig, Step, Storage, Writer,
 };
 use sluice_env::{Clock, SystemClock};
 use sluice_host::{Compiler, Host};
 use sluice_log::{
     Append, Commit, Committed, Done, Error, Log, PipelineInfo, ReadBatch, Reader, TopicInfo, TopicPartition,
 };
-use sluice_state::{PartitionState, SharedState};
+use sluice_state::{Cursors, PartitionState, Quiet, SharedState};
 
 use self::compare::{Comparison, Range};
 pub use self::compare::{Difference, Kind, Shown};
@@ -31,7 +31,7 @@ use crate::definitions::{self, Trial};
 use crate::lanes;
 use crate::node::NodeError;
 use crate::operate::Target;
-use crate::state::{self, Past, Side};
+use crate::state::{self, Moment, Past, Side};
 
 /// Those of the side run's own topics, which are not in the log: its changelog, and its dead letters.
 const CHANGELOG: u32 = u32::MAX;
@@ -149,25 +149,34 @@ pub(crate) fn run(
     let into = request.into.as_ref().map(|name| destination(log, &pipeline, name)).transpose()?;
     let mut replay = Replay { pipeline: info.name.clone(), into: request.into.clone(), ..Replay::default() };
     let mut hash = 0_u128;
+    let mut lanes: Vec<Vec<Feed>> = Vec::new();
     for (tp, cursor) in &info.cursors {
         let Some(topic) = log.topics().into_iter().find(|topic| topic.id == tp.topic) else { continue };
         let place = |target: &Target| place(log, info, target, (*tp, &topic), cursor.next);
-        let (Some(from), Some(to)) = (place(&from)?, place(&to)?) else { continue };
-        let to = to.min(cursor.next);
+        let (from, to) = (place(&from)?, place(&to)?);
+        let to = to.map(|to| to.min(cursor.next));
         let low = log.partition(&topic, tp.partition)?.low_mark();
-        if from < low || from > to {
+        if let Some((from, to)) = from.zip(to).filter(|(from, to)| *from < low || from > to) {
             let what = format!("{}/{}: no range from {from} to {to}", topic.name, tp.partition);
             let there =
                 format!("there are events from {low} on, and the pipeline has read those before {}", cursor.next);
             return Err(invalid(format!("{what}: {there}")));
         }
         let writers = lanes::writers(log, &all, *tp, &topic.name)?;
-        let into = into.as_ref();
-        let lane = SideLane { log, pipeline: &pipeline, stages: &stages, past, into, tp: *tp, topic, writers };
-        let (part, comparison) = lane.run(from, to)?;
+        let is_asked = from.is_some() && to.is_some();
+        let (from, to) = (from.unwrap_or(cursor.next), to.unwrap_or(cursor.next));
+        let feed = Feed { tp: *tp, topic, writers, from, to, is_asked };
+        match lanes.iter_mut().find(|lane| past.is_some() && lane[0].tp.partition == tp.partition) {
+            Some(lane) => lane.push(feed),
+            None => lanes.push(vec![feed]),
+        }
+    }
+    for feeds in lanes.into_iter().filter(|lane| lane.iter().any(|feed| feed.is_asked)) {
+        let lane = SideLane { log, pipeline: &pipeline, stages: &stages, past, into: into.as_ref(), feeds };
+        let (parts, comparison) = lane.run()?;
         hash = hash.wrapping_add(comparison.hash());
         comparison.tell(&mut replay);
-        replay.partitions.push(part);
+        replay.partitions.extend(parts);
     }
     if replay.partitions.is_empty() {
         return Err(invalid(format!("pipeline {} does not read {from}", info.name)));
@@ -259,64 +268,130 @@ fn place(
     }
 }
 
-/// One partition of a side run.
+/// A source partition of a side run.
+struct Feed {
+    tp: TopicPartition,
+    topic: TopicInfo,
+    /// Who is known to write to it.
+    writers: Vec<Writer>,
+    from: u64,
+    to: u64,
+    /// Whether it was asked for; what is kept may come of others too.
+    is_asked: bool,
+}
+
+/// One lane of a side run.
 struct SideLane<'a> {
     log: &'a Arc<Log>,
     pipeline: &'a Pipeline,
     stages: &'a [StageConfig],
     past: Option<&'a Past<'a>>,
     into: Option<&'a TopicInfo>,
-    tp: TopicPartition,
-    topic: TopicInfo,
-    /// Who is known to write to it.
-    writers: Vec<Writer>,
+    feeds: Vec<Feed>,
 }
 
 impl SideLane<'_> {
-    fn run(self, from: u64, to: u64) -> Result<(Replayed, Comparison), NodeError> {
-        let sides = self.past.map(|past| past.side(self.tp.partition, from, "from")).transpose()?;
-        let (start, told) = sides.as_ref().map_or((from, 0), |side| (side.cursor, side.fired_outputs()));
-        // Timers that fired before the first event did so before the range, but for those that had not yet.
-        let range = Range { source: self.tp, from, to, told: if start < from { u32::MAX } else { told } };
+    fn run(mut self) -> Result<(Vec<Replayed>, Comparison), NodeError> {
+        let partition = self.feeds[0].tp.partition;
+        if let Some(past) = self.past.filter(|_| self.feeds.len() > 1) {
+            // In which order events of several topics came is known of whole commits.
+            let end = past.commit_before(partition, &self.cursors(|feed| feed.to))?;
+            let begin = self.cursors(|feed| feed.from.min(state::cursor_of(&end, feed.tp.topic).unwrap_or(feed.from)));
+            let begin = past.commit_before(partition, &begin)?;
+            for feed in &mut self.feeds {
+                let at = |cursors| state::cursor_of(cursors, feed.tp.topic);
+                (feed.from, feed.to) = (at(&begin).unwrap_or(feed.from), at(&end).unwrap_or(feed.to));
+            }
+        }
+        let (from, to) = (self.cursors(|feed| feed.from), self.cursors(|feed| feed.to));
+        let side = self.past.map(|past| past.side(partition, &from, "from")).transpose()?;
+        let start = side.as_ref().map_or(from.clone(), |side| side.cursors.clone());
         let names: Vec<_> = self.pipeline.sinks.iter().map(|sink| sink.topic.clone()).collect();
+        let ranges = self.ranges(side.as_ref());
         let comparison = match self.into {
-            Some(_) => Comparison::none(range),
-            None => Comparison::with_committed(self.log, range, &names)?,
+            Some(_) => Comparison::none(ranges),
+            None => Comparison::with_committed(self.log, ranges, &names)?,
         };
         let storage = Arc::new(Collector {
             log: self.into.map(|_| self.log.clone()),
             comparison: Mutex::new(Some(comparison)),
             dead: AtomicU64::new(0),
         });
-        let shared = sides.as_ref().map(|side| side.state.clone());
-        let config = self.config(start, shared)?;
-        let reader = self.log.reader(self.log.partition(&self.topic, self.tp.partition)?, start);
-        let bound = Arc::new(AtomicU64::new(to));
-        let source = Box::new(Bounded { reader, to: bound.clone() });
-        let mut runner = LaneRunner::new(config, source, storage.clone(), Arc::new(NoDay), Arc::new(|| {}));
-        // Where timers fired for no more events were to come, they do so again.
-        let closings = self.past.map_or(Ok(Vec::new()), |past| past.closings(self.tp.partition, start, to))?;
-        for closing in closings {
-            bound.store(closing, Ordering::SeqCst);
-            Self::settle(&mut runner)?;
-            for _ in &self.pipeline.stages {
-                runner.close();
-                Self::settle(&mut runner)?;
-            }
+        let (runs, moments) = match (self.past, &side) {
+            (Some(past), Some(side)) => past.after(partition, side, &to)?,
+            _ => (Vec::new(), Vec::new()),
+        };
+        if let Some(side) = side.as_ref().filter(|_| !runs.is_empty()) {
+            side.state.lock().quiet(Quiet { until: 0, runs });
         }
-        bound.store(to, Ordering::SeqCst);
-        Self::settle(&mut runner)?;
+        let config = self.config(side.as_ref().map(|side| side.state.clone()))?;
+        let (mut sources, mut bounds) = (Vec::new(), Vec::new());
+        for feed in &self.feeds {
+            let (source, topic_name) = (feed.tp, feed.topic.name.clone());
+            let cursor = state::cursor_of(&start, source.topic).unwrap_or(feed.from);
+            let reader = self.log.reader(self.log.partition(&feed.topic, source.partition)?, cursor);
+            let to = Arc::new(AtomicU64::new(cursor));
+            bounds.push((source.topic, to.clone()));
+            let reader: Box<dyn Source> = Box::new(Bounded { reader, to });
+            sources.push((SourceConfig { source, topic_name, cursor, tried: None }, reader));
+        }
+        let clock = Arc::new(ThatDay(AtomicI64::new(i64::MIN)));
+        let mut runner = LaneRunner::new(config, sources, storage.clone(), clock.clone(), Arc::new(|| {}));
+        let mut go = |cursors: &Cursors, then: Option<Moment>| {
+            for (topic, bound) in &bounds {
+                state::cursor_of(cursors, *topic).into_iter().for_each(|to| bound.store(to, Ordering::SeqCst));
+            }
+            Self::settle(&mut runner)?;
+            match then {
+                None => {}
+                Some(Moment::Clock(time)) => {
+                    clock.0.store(time, Ordering::SeqCst);
+                    Self::settle(&mut runner)?;
+                    clock.0.store(i64::MIN, Ordering::SeqCst);
+                }
+                Some(Moment::Closed) => {
+                    for _ in &self.pipeline.stages {
+                        runner.close();
+                        Self::settle(&mut runner)?;
+                    }
+                }
+            }
+            Ok::<_, NodeError>(())
+        };
+        moments.iter().try_for_each(|(cursors, moment)| go(cursors, Some(*moment)))?;
+        go(&to, None)?;
         drop(runner);
         let comparison = storage.comparison.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut comparison = comparison.ok_or(Error::Closed)?;
         comparison.dead = storage.dead.load(Ordering::SeqCst);
         comparison.finish(self.log)?;
-        let state = match (&sides, self.past) {
-            (Some(side), Some(past)) => Some(compare_state(side, past, self.tp.partition, to)?),
+        let mut state = match (&side, self.past) {
+            (Some(side), Some(past)) => Some(compare_state(side, past, partition, &to)?),
             _ => None,
         };
-        let (topic, partition) = (self.topic.name, self.tp.partition);
-        Ok((Replayed { topic, partition, from, to, state }, comparison))
+        let part =
+            |Feed { topic, from, to, .. }| Replayed { topic: topic.name, partition, from, to, state: state.take() };
+        Ok((self.feeds.into_iter().map(part).collect(), comparison))
+    }
+
+    fn cursors(&self, of: impl Fn(&Feed) -> u64) -> Cursors {
+        self.feeds.iter().map(|feed| (feed.tp.topic, of(feed))).collect()
+    }
+
+    /// What the side run goes over.
+    fn ranges(&self, side: Option<&Side>) -> Vec<Range> {
+        let (last, told) = side.map_or((None, 0), |side| {
+            let state = side.state.lock();
+            (state.applied().topic, state.applied().fired_outputs)
+        });
+        // Timers that fired before the first event did so before the range, but for those that had not yet. They are laid to the event before it.
+        let last = last.unwrap_or(self.feeds[0].tp.topic);
+        let range = |feed: &Feed| {
+            let start = side.and_then(|side| state::cursor_of(&side.cursors, feed.tp.topic)).unwrap_or(feed.from);
+            let told = if start < feed.from || feed.tp.topic != last { u32::MAX } else { told };
+            Range { source: feed.tp, from: feed.from, to: feed.to, told }
+        };
+        self.feeds.iter().map(range).collect()
     }
 
     /// Lets a lane deal with all there is.
@@ -337,7 +412,7 @@ impl SideLane<'_> {
         }
     }
 
-    fn config(&self, cursor: u64, state: Option<SharedState>) -> Result<LaneConfig, Error> {
+    fn config(&self, state: Option<SharedState>) -> Result<LaneConfig, Error> {
         let sink = |sink: &sluice_config::Sink| {
             let topic = match self.into {
                 Some(topic) => topic.clone(),
@@ -353,10 +428,6 @@ impl SideLane<'_> {
             epoch: 0,
             generation: 0,
             delivery: Delivery::ExactlyOnce,
-            source: self.tp,
-            topic_name: self.topic.name.clone(),
-            cursor,
-            tried: None,
             errors: ErrorPolicy {
                 // Nothing is waited for.
                 retry: Retry {
@@ -381,7 +452,8 @@ impl SideLane<'_> {
             state: state.map(|shared| {
                 let changelog = TopicPartition { topic: CHANGELOG, partition: 0 };
                 let reopen: Reopen = Arc::new(|| Err(Error::Closed));
-                let time = Arc::new(lanes::time(&self.pipeline.time, self.writers.clone()));
+                let writers = self.feeds.iter().map(|feed| feed.writers.clone()).collect();
+                let time = Arc::new(lanes::time(&self.pipeline.time, writers));
                 StateConfig { shared, changelog, flusher: Arc::new(()), reopen, time }
             }),
         })
@@ -389,10 +461,10 @@ impl SideLane<'_> {
 }
 
 /// Compares a state with the one that was committed at an offset, if a commit ends there.
-fn compare_state(side: &Side, past: &Past<'_>, partition: u32, to: u64) -> Result<StateReplayed, Error> {
+fn compare_state(side: &Side, past: &Past<'_>, partition: u32, to: &Cursors) -> Result<StateReplayed, Error> {
     let committed = past.side(partition, to, "to")?;
     let (replayed, then) = (side.state.lock(), committed.state.lock());
-    let mut told = StateReplayed { compared: committed.cursor == to, ..StateReplayed::default() };
+    let mut told = StateReplayed { compared: committed.cursors == *to, ..StateReplayed::default() };
     let mut hash = 0_u128;
     state::each(&replayed, &mut |change| {
         hash = hash.wrapping_add(compare::hash_of(&[
@@ -450,14 +522,25 @@ impl Source for Bounded {
         self.reader.seek(from);
         self.reader.read(max_events.min(left), max_bytes, out)
     }
+
+    fn is_silent(&mut self, at: u64, now: i64) -> bool {
+        let mut next = ReadBatch::default();
+        if now == i64::MIN || at < self.high_watermark() {
+            return false;
+        }
+        // What was appended later was not there then.
+        self.reader.seek(at);
+        let read = self.reader.read(1, 1, &mut next);
+        read.is_err() || next.append_times.first().is_none_or(|(_, time)| *time >= now)
+    }
 }
 
-/// A clock that does not tell the time of day.
-struct NoDay;
+/// A clock that tells the time of day only where history says it.
+struct ThatDay(AtomicI64);
 
-impl Clock for NoDay {
+impl Clock for ThatDay {
     fn now(&self) -> i64 {
-        i64::MIN
+        self.0.load(Ordering::SeqCst)
     }
 
     fn elapsed(&self) -> Duration {

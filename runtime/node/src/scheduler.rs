@@ -297,8 +297,8 @@ impl Shared {
         let state = runner.state().clone();
         let before = std::mem::replace(&mut *lock(&slot.seen), state.clone());
         if let Some(Halt { offset, reason, .. }) = state.halt.filter(|halt| before.halt.as_ref() != Some(halt)) {
-            let (pipeline, source) = runner.names();
-            tracing::error!(pipeline, %source, offset, reason, "has halted");
+            let (pipeline, source) = (runner.pipeline_name(), state.at.map(|at| at.to_string()).unwrap_or_default());
+            tracing::error!(pipeline, source, offset, reason, "has halted");
         }
         (step, runner.state().warm)
     }
@@ -361,11 +361,11 @@ impl Scheduler {
         Ok(pipeline)
     }
 
-    /// Adds a lane of a pipeline that reads `source`, made by `make` from its waker, and lets it run.
+    /// Adds a lane of a pipeline that reads `sources`, made by `make` from its waker, and lets it run.
     pub(crate) fn add(
         &self,
         pipeline: usize,
-        source: TopicPartition,
+        sources: &[TopicPartition],
         desired: Desired,
         make: impl FnOnce(Waker) -> LaneRunner,
     ) -> usize {
@@ -384,7 +384,9 @@ impl Scheduler {
             })));
             lane
         };
-        lock(&self.shared.readers).entry(source).or_default().push(lane);
+        let mut readers = lock(&self.shared.readers);
+        sources.iter().for_each(|source| readers.entry(*source).or_default().push(lane));
+        drop(readers);
         self.shared.wake(lane);
         lane
     }

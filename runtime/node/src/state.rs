@@ -1,6 +1,7 @@
 //! The state of pipelines: where it is kept, how it comes up, how it goes back, and who asks for it.
 
 mod changelog;
+mod history;
 mod past;
 mod place;
 mod query;
@@ -15,8 +16,9 @@ use sluice_engine::{Reopen, StateConfig, TimePolicy};
 use sluice_log::{Error, Log, PipelineInfo, TopicPartition};
 use sluice_state::{Line, LsmStore, PartitionState, SharedState, StoreCache};
 
+pub(crate) use self::history::{Moment, cursor_of};
 pub use self::past::StateChoice;
-pub(crate) use self::past::{Past, Side, each, every};
+pub(crate) use self::past::{Past, Side, Step, each, every};
 use self::place::Place;
 use self::query::look;
 pub use self::query::{Entry, Found, Query, look_in};

@@ -1,11 +1,14 @@
 //! What stands in a changelog: what a commit changes of a partition's state, and turns back to an earlier one.
 
+use serde::{Deserialize, Serialize};
+
 use crate::layer::{Change, Layer};
 
 const MAGIC: &[u8; 4] = b"SLGD";
 const VERSION: u16 = 1;
 const FIXED: usize = 64;
 const ENTRY: usize = 16;
+const PAIR: usize = 16;
 const DELETED: u32 = u32::MAX;
 
 /// Bytes that are no delta, or of a later version.
@@ -13,8 +16,11 @@ const DELETED: u32 = u32::MAX;
 #[error("{0}")]
 pub struct Malformed(&'static str);
 
+/// The next offset of each source topic, by the topic's id.
+pub type Cursors = Vec<(u32, u64)>;
+
 /// Where a commit stands: which events it dealt with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Head {
     /// Id of the source topic.
     pub topic: u32,
@@ -34,6 +40,23 @@ pub struct Head {
     pub late: u32,
     /// Timers fired wherever the watermark was, for no more events were to come.
     pub closed: bool,
+    /// Once the commit is made, in each topic; empty where there is one topic only.
+    pub cursors: Cursors,
+    /// Where the time of day mattered: at which place (how many events of all topics were before it), and what it was.
+    pub clocks: Vec<(u64, i64)>,
+}
+
+impl Head {
+    /// The cursors once the commit is made.
+    pub fn stood(&self) -> Cursors {
+        if self.cursors.is_empty() { vec![(self.topic, self.to)] } else { self.cursors.clone() }
+    }
+
+    /// The cursors before it was made.
+    pub fn began(&self) -> Cursors {
+        let own = |(topic, cursor)| (topic, if topic == self.topic { self.from } else { cursor });
+        self.stood().into_iter().map(own).collect()
+    }
 }
 
 /// What one commit changes. It is the value of one event of the changelog, whose offset is where it stands in the row of changes.
@@ -41,12 +64,14 @@ pub struct Head {
 /// ```text
 ///  0  "SLGD"                          24  u64  from
 ///  4  u16  version, 1                 32  u64  to
-///  6  u16  length of this part, 64    40  u64  epoch
+///  6  u16  length of this part        40  u64  epoch
 ///  8  u32  source topic               48  i64  watermark, i64::MIN while there is none
 /// 12  u32  source partition           56  u32  number of entries
-/// 16  u16  0 (a turn: 1), u16 1: closed  60  u32  number of late events
+/// 16  u16  0 (a turn: 1)             60  u32  number of late events
+/// 18  u8   1: closed, u8 number of cursors
 /// 20  u32  outputs so far of timers that fired before `to`
-/// 64  per entry, in the order in which they were made: u32 key length, u32 value length (0xffffffff: deleted),
+/// 64  per cursor u64 topic, u64 offset; then, up to the length of this part, per clock u64 place, i64 time of day
+///     per entry, in the order in which they were made: u32 key length, u32 value length (0xffffffff: deleted),
 ///     i64 expiry (ms since the epoch, 0 never), key, value
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -79,12 +104,22 @@ pub fn missing(mine: &[(u64, u64)], line: &[(u64, u64)]) -> Option<Line> {
     fits.then(|| begun.into_iter().chain(rest.iter().copied()).collect())
 }
 
+/// Events that are dealt with again only for what they do to the state; their outputs are there already.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Quiet {
+    /// Those before this place: so many events of all source topics are before it. Of one topic, that is an offset.
+    pub until: u64,
+    /// Where there are several topics, the order in which they are dealt with first: topic, offset, and that behind the last one.
+    pub runs: Vec<(u32, u64, u64)>,
+}
+
 /// From here on the state is another one: a rewind. It is the value of an event like a [`Delta`], with u16 1 at byte 16, in `from` where the
 /// cursor stood and in `to` where it stands; at 56 the number of stretches of `line`, at 60 that of `before`.
 ///
 /// ```text
-/// 64  u64  quiet-until, 0 for none    72  u64  that before
-/// 80  line, then before: per stretch u64 first offset, u64 behind the last one
+/// ..  behind the first part: u64 quiet until, u64 runs; the same of before; 0 for none
+/// ..  line, then before: per stretch u64 first offset, u64 behind the last one
+/// ..  runs, then those of before: u64 topic, u64 first offset, u64 behind the last one
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Turn {
@@ -92,12 +127,12 @@ pub struct Turn {
     pub head: Head,
     /// What makes the state from here on.
     pub line: Line,
-    /// Events before this offset are dealt with again only for what they do to the state; their outputs are there already.
-    pub quiet_until: Option<u64>,
+    /// What is dealt with again first.
+    pub quiet: Option<Quiet>,
     /// What made the state up to here. The last stretch ends with this record, wherever it is appended, and so says only where it begins.
     pub before: Line,
-    /// What `quiet_until` was then.
-    pub quiet_before: Option<u64>,
+    /// What `quiet` was then.
+    pub quiet_before: Option<Quiet>,
 }
 
 /// What an event of a changelog is.
@@ -130,13 +165,14 @@ impl Record {
 
 impl Head {
     fn encode(&self, kind: u16, (first, second): (usize, usize), out: &mut Vec<u8>) {
+        let len = FIXED + PAIR * (self.cursors.len() + self.clocks.len());
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&(FIXED as u16).to_le_bytes());
+        out.extend_from_slice(&(len as u16).to_le_bytes());
         out.extend_from_slice(&self.topic.to_le_bytes());
         out.extend_from_slice(&self.partition.to_le_bytes());
         out.extend_from_slice(&kind.to_le_bytes());
-        out.extend_from_slice(&u16::from(self.closed).to_le_bytes());
+        out.extend_from_slice(&[u8::from(self.closed), self.cursors.len() as u8]);
         out.extend_from_slice(&self.fired_outputs.to_le_bytes());
         out.extend_from_slice(&self.from.to_le_bytes());
         out.extend_from_slice(&self.to.to_le_bytes());
@@ -144,6 +180,42 @@ impl Head {
         out.extend_from_slice(&self.watermark.unwrap_or(i64::MIN).to_le_bytes());
         out.extend_from_slice(&(first as u32).to_le_bytes());
         out.extend_from_slice(&(second as u32).to_le_bytes());
+        let cursors = self.cursors.iter().map(|(topic, offset)| (u64::from(*topic), *offset));
+        let clocks = self.clocks.iter().map(|(place, time)| (*place, time.cast_unsigned()));
+        put(out, cursors.chain(clocks).flat_map(|(first, second)| [first, second]));
+    }
+
+    /// A head, how many entries or stretches follow, and what follows.
+    fn decode(bytes: &[u8]) -> Result<(Self, u32, &[u8]), Malformed> {
+        let version = bytes.get(4..6).map(|version| u16::from_le_bytes([version[0], version[1]]));
+        if bytes.get(..4) != Some(MAGIC) || version != Some(VERSION) {
+            return Err(Malformed("not a delta of version 1"));
+        }
+        let len = bytes.get(6..8).map_or(0, |len| u16::from_le_bytes([len[0], len[1]]) as usize);
+        let (pairs, rest) = bytes.get(FIXED..len).ok_or(CUT)?.as_chunks::<PAIR>();
+        let cursors = pairs.get(..usize::from(bytes[19])).filter(|_| rest.is_empty()).ok_or(CUT)?;
+        let pair = |bytes: &[u8; PAIR]| Ok((u64_at(bytes, 0)?, u64_at(bytes, 8)?));
+        let watermark = u64_at(bytes, 48)?.cast_signed();
+        let head = Self {
+            topic: u32_at(bytes, 8)?,
+            partition: u32_at(bytes, 12)?,
+            from: u64_at(bytes, 24)?,
+            to: u64_at(bytes, 32)?,
+            epoch: u64_at(bytes, 40)?,
+            watermark: (watermark != i64::MIN).then_some(watermark),
+            fired_outputs: u32_at(bytes, 20)?,
+            late: u32_at(bytes, 60)?,
+            closed: bytes[18] == 1,
+            cursors: cursors
+                .iter()
+                .map(|bytes| pair(bytes).map(|(topic, offset)| (topic as u32, offset)))
+                .collect::<Result<_, _>>()?,
+            clocks: pairs[cursors.len()..]
+                .iter()
+                .map(|bytes| pair(bytes).map(|(place, time)| (place, time.cast_signed())))
+                .collect::<Result<_, _>>()?,
+        };
+        Ok((head, u32_at(bytes, 56)?, &bytes[len..]))
     }
 }
 
@@ -152,32 +224,44 @@ impl Turn {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.head.encode(1, (self.line.len(), self.before.len()), &mut out);
-        out.extend_from_slice(&self.quiet_until.unwrap_or(0).to_le_bytes());
-        out.extend_from_slice(&self.quiet_before.unwrap_or(0).to_le_bytes());
-        for (from, to) in self.line.iter().chain(&self.before) {
-            out.extend_from_slice(&from.to_le_bytes());
-            out.extend_from_slice(&to.to_le_bytes());
-        }
+        let quiets = || [&self.quiet, &self.quiet_before].into_iter();
+        put(&mut out, quiets().flat_map(|quiet| quiet.as_ref().map_or([0, 0], |q| [q.until, q.runs.len() as u64])));
+        put(&mut out, self.line.iter().chain(&self.before).flat_map(|(from, to)| [*from, *to]));
+        let runs = quiets().flatten().flat_map(|quiet| &quiet.runs);
+        put(&mut out, runs.flat_map(|(topic, from, to)| [u64::from(*topic), *from, *to]));
         out
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let (head, line) = Delta::decode_head(bytes)?;
-        let before = u32_at(bytes, 60)?;
-        let quiet = |at| u64_at(bytes, at).map(|offset| (offset != 0).then_some(offset));
-        let (stretches, rest) = bytes.get(80..).ok_or(CUT)?.as_chunks::<16>();
-        if !rest.is_empty() || stretches.len() as u64 != u64::from(line) + u64::from(before) {
-            return Err(Malformed("a turn's stretches do not fill it"));
+        let (head, line, rest) = Head::decode(bytes)?;
+        let (words, cut) = rest.as_chunks::<8>();
+        let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let malformed = Malformed("a turn's stretches do not fill it");
+        let ([until, runs, until_before, runs_before], words) = words.split_first_chunk().ok_or(CUT)?;
+        let stretches = 2 * (u64::from(line) + u64::from(head.late));
+        let (stretches, of_runs) =
+            usize::try_from(stretches).ok().and_then(|len| words.split_at_checked(len)).ok_or(malformed)?;
+        if !cut.is_empty() || (of_runs.len() / 3) as u64 != runs.saturating_add(*runs_before) || of_runs.len() % 3 != 0
+        {
+            return Err(malformed);
         }
-        let stretch = |bytes: &[u8; 16]| Ok((u64_at(bytes, 0)?, u64_at(bytes, 8)?));
-        let mut all: Line = stretches.iter().map(stretch).collect::<Result<_, Malformed>>()?;
+        let mut all: Line = stretches.as_chunks::<2>().0.iter().map(|[from, to]| (*from, *to)).collect();
+        let mut of_runs: Vec<_> =
+            of_runs.as_chunks::<3>().0.iter().map(|[topic, from, to]| (*topic as u32, *from, *to)).collect();
         let before = all.split_off(line as usize);
-        Ok(Self { head, line: all, quiet_until: quiet(64)?, before, quiet_before: quiet(72)? })
+        let later = of_runs.split_off(*runs as usize);
+        let quiet = |until: u64, runs| (until != 0).then_some(Quiet { until, runs });
+        let (quiet, quiet_before) = (quiet(*until, of_runs), quiet(*until_before, later));
+        Ok(Self { head: Head { late: 0, ..head }, line: all, quiet, before, quiet_before })
     }
 }
 
+fn put(out: &mut Vec<u8>, words: impl Iterator<Item = u64>) {
+    words.for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+}
+
 /// The bytes of a delta of so many changes.
-pub(crate) fn encode_delta<'a>(head: Head, count: usize, changes: impl Iterator<Item = Change<'a>>) -> Vec<u8> {
+pub(crate) fn encode_delta<'a>(head: &Head, count: usize, changes: impl Iterator<Item = Change<'a>>) -> Vec<u8> {
     let mut out = Vec::with_capacity(FIXED + 64 * count);
     head.encode(0, (count, head.late as usize), &mut out);
     for Change { key, value, expires } in changes {
@@ -193,7 +277,7 @@ pub(crate) fn encode_delta<'a>(head: Head, count: usize, changes: impl Iterator<
 impl Delta {
     /// The bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode_delta(self.head, self.layer.len(), self.layer.changes())
+        encode_delta(&self.head, self.layer.len(), self.layer.changes())
     }
 
     /// Reads one.
@@ -201,9 +285,7 @@ impl Delta {
     /// # Errors
     /// When it is of another version, or its lengths do not fill the bytes exactly.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let (head, count) = Self::decode_head(bytes)?;
-        let head = Head { late: u32_at(bytes, 60)?, ..head };
-        let mut rest = bytes.get(FIXED..).ok_or(CUT)?;
+        let (head, count, mut rest) = Head::decode(bytes)?;
         let mut layer = Layer::default();
         for _ in 0..count {
             let (key_len, value_len) = (u32_at(rest, 0)? as usize, u32_at(rest, 4)?);
@@ -225,27 +307,7 @@ impl Delta {
     /// # Errors
     /// As for [`decode`](Self::decode).
     pub fn head(bytes: &[u8]) -> Result<Head, Malformed> {
-        Self::decode_head(bytes).map(|(head, _)| head)
-    }
-
-    fn decode_head(bytes: &[u8]) -> Result<(Head, u32), Malformed> {
-        let version = bytes.get(4..6).map(|version| u16::from_le_bytes([version[0], version[1]]));
-        if bytes.get(..4) != Some(MAGIC) || version != Some(VERSION) {
-            return Err(Malformed("not a delta of version 1"));
-        }
-        let watermark = u64_at(bytes, 48)?.cast_signed();
-        let head = Head {
-            topic: u32_at(bytes, 8)?,
-            partition: u32_at(bytes, 12)?,
-            from: u64_at(bytes, 24)?,
-            to: u64_at(bytes, 32)?,
-            epoch: u64_at(bytes, 40)?,
-            watermark: (watermark != i64::MIN).then_some(watermark),
-            fired_outputs: u32_at(bytes, 20)?,
-            late: 0,
-            closed: bytes.get(18) == Some(&1),
-        };
-        Ok((head, u32_at(bytes, 56)?))
+        Head::decode(bytes).map(|(head, _, _)| head)
     }
 }
 

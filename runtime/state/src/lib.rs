@@ -19,7 +19,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use delta::{Delta, Head, Line, Malformed, Record, Turn, ended, missing};
+pub use delta::{Cursors, Delta, Head, Line, Malformed, Quiet, Record, Turn, ended, missing};
 pub use key::{MAX_KEY_BYTES, MAX_STAGE_NAME, full_key, prefix_of, stage_and_key};
 pub use layer::{Change, Layer};
 pub use lsm::{LsmStore, StoreCache};

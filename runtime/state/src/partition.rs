@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sluice_event::Clock;
 
-use crate::delta::{Delta, Head, Line, Turn, encode_delta, ended, missing};
+use crate::delta::{Cursors, Delta, Head, Line, Quiet, Turn, encode_delta, ended, missing};
 use crate::key::{
     META, STATE, TIMER, WRITER, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key,
 };
@@ -72,8 +72,10 @@ pub struct Usage {
 pub struct Applied {
     /// The next offset of the changelog.
     pub offset: u64,
-    /// Where the pipeline began to keep it: before that there is no state.
-    pub origin: Option<u64>,
+    /// Where the pipeline began to keep it: before that there is no state. Empty where there is none yet.
+    pub origin: Cursors,
+    /// The source topic of the event that was dealt with last.
+    pub topic: Option<u32>,
     /// Event time up to which the source is complete, ms since the epoch.
     pub watermark: Option<i64>,
     /// How many outputs there are of timers that fired before the event at the cursor.
@@ -88,10 +90,10 @@ pub struct Applied {
     line: Line,
     /// Where the last one begins; it ends at `offset`.
     start: u64,
-    /// Events before this offset are dealt with again only for what they do to the state.
-    pub quiet_until: Option<u64>,
-    /// What made the state before it was last rewound, and what `quiet_until` was then.
-    pub before: Option<(Line, Option<u64>)>,
+    /// What is dealt with again only for what it does to the state.
+    pub quiet: Option<Quiet>,
+    /// What made the state before it was last rewound, and what `quiet` was then.
+    pub before: Option<(Line, Option<Quiet>)>,
 }
 
 impl Applied {
@@ -251,13 +253,18 @@ impl PartitionState {
     /// Goes on behind a turn, the changelog's event at `offset`; it is in the state that this wants.
     pub fn turn(&mut self, offset: u64, turn: Turn) {
         self.go_on_at(offset + 1);
-        self.applied.quiet_until = turn.quiet_until;
+        self.applied.quiet = turn.quiet;
         self.applied.before = Some((ended(turn.before, offset), turn.quiet_before));
     }
 
-    /// Has events before this offset dealt with only for what they do to the state.
-    pub fn quiet_until(&mut self, offset: u64) {
-        self.applied.quiet_until = Some(offset);
+    /// Stands as another one did: where that began, whose event it dealt with last, how many were late.
+    pub fn stand(&mut self, origin: Cursors, topic: Option<u32>, late: u64) {
+        (self.applied.origin, self.applied.topic, self.applied.late) = (origin, topic, late);
+    }
+
+    /// Has events dealt with only for what they do to the state.
+    pub fn quiet(&mut self, quiet: Quiet) {
+        self.applied.quiet = Some(quiet);
     }
 
     /// Visits all values and timers of all stages, by what is committed, in the order of full keys.
@@ -315,7 +322,7 @@ impl PartitionState {
     }
 
     /// The bytes of a delta with what attempts up to this number have changed, together.
-    pub fn delta_through(&self, id: u64, head: Head) -> Vec<u8> {
+    pub fn delta_through(&self, id: u64, head: &Head) -> Vec<u8> {
         let layers = || self.layers.iter().take_while(|layer| layer.id <= id).map(|layer| &layer.changes);
         encode_delta(head, layers().map(Layer::len).sum(), layers().flat_map(Layer::changes))
     }
@@ -337,7 +344,12 @@ impl PartitionState {
         layers: impl IntoIterator<Item = &'a Layer>,
     ) -> Result<(), Error> {
         self.applied.offset = offset + 1;
-        self.applied.origin.get_or_insert(head.from);
+        if self.applied.origin.is_empty() {
+            self.applied.origin = head.began();
+        }
+        if head.to > head.from {
+            self.applied.topic = Some(head.topic);
+        }
         for change in layers.into_iter().flat_map(Layer::changes) {
             self.set(change)?;
         }

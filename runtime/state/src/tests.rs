@@ -139,8 +139,9 @@ impl Run {
         let watermark = Some(self.watermark);
         let offset = self.changelog.len() as u64;
         let head = Head { from: offset, to: offset + 1, watermark, ..Head::default() };
-        self.changelog.push(self.state.delta_through(id, head));
-        assert_eq!(Delta::decode(&self.changelog[offset as usize]).unwrap(), Delta { head, layer: layer.clone() });
+        self.changelog.push(self.state.delta_through(id, &head));
+        let delta = Delta { head: head.clone(), layer: layer.clone() };
+        assert_eq!(Delta::decode(&self.changelog[offset as usize]).unwrap(), delta);
         self.state.committed_through(id, offset, &head).unwrap();
         for Change { key, value, expires } in layer.changes() {
             match value {
@@ -245,10 +246,20 @@ fn what_is_no_record_is_refused() {
     layer.push(&[], &key(1), None, None);
     layer.push(&key(2), b"x", Some(b"value"), Some(7));
     let delta = Delta { head: Head { to: 5, ..Head::default() }, layer };
-    let turn = Turn { line: vec![(0, 4)], quiet_until: Some(9), before: vec![(0, 4), (6, 0)], ..Turn::default() };
-    assert_eq!(Record::decode(&delta.encode()), Ok(Record::Delta(delta.clone())));
-    assert_eq!(Record::decode(&turn.encode()), Ok(Record::Turn(turn.clone())));
-    for bytes in [delta.encode(), turn.encode()] {
+    let of_several = Head { cursors: vec![(3, 5), (4, 9)], clocks: vec![(14, -7)], closed: true, ..delta.head.clone() };
+    let of_several = Delta { head: of_several, layer: delta.layer.clone() };
+    let quiet = Some(Quiet { until: 9, runs: Vec::new() });
+    let turn = Turn { line: vec![(0, 4)], quiet, before: vec![(0, 4), (6, 0)], ..Turn::default() };
+    let quiet_before = Some(Quiet { until: 7, runs: vec![(4, 1, 2), (3, 0, 5)] });
+    let quiet = Some(Quiet { until: 9, runs: vec![(3, 5, 6)] });
+    let turn_of_several = Turn { quiet, quiet_before, ..turn.clone() };
+    for delta in [&delta, &of_several] {
+        assert_eq!(Record::decode(&delta.encode()), Ok(Record::Delta(delta.clone())));
+    }
+    for turn in [&turn, &turn_of_several] {
+        assert_eq!(Record::decode(&turn.encode()), Ok(Record::Turn(turn.clone())));
+    }
+    for bytes in [delta.encode(), of_several.encode(), turn.encode(), turn_of_several.encode()] {
         for len in 0..bytes.len() {
             assert!(Record::decode(&bytes[..len]).is_err(), "{len} bytes");
         }

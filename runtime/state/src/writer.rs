@@ -3,9 +3,12 @@
 use crate::key::WRITER;
 use crate::layer::{Change, Layer};
 
-/// A writer, as it stands in the state: u8 5, u32 topic, u32 partition (big-endian); the value is i64 newest timestamp, i64 time of appending.
+/// What is known of a writer of a source topic, as it stands in the state: u8 5, u32 source topic, u32 topic, u32 partition (big-endian); the value is
+/// i64 newest timestamp, i64 time of appending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriterSeen {
+    /// The source topic.
+    pub topic: u32,
     /// What the writing pipeline reads: topic and partition.
     pub writer: (u32, u32),
     /// The newest timestamp that it has written.
@@ -20,15 +23,26 @@ impl WriterSeen {
         let mut value = [0; 16];
         value[..8].copy_from_slice(&self.newest.to_le_bytes());
         value[8..].copy_from_slice(&self.at.to_le_bytes());
-        let (topic, partition) = self.writer;
-        let key = [&[WRITER][..], &topic.to_be_bytes(), &partition.to_be_bytes()].concat();
+        let numbers = [self.topic, self.writer.0, self.writer.1].map(u32::to_be_bytes);
+        let key = [&[WRITER][..], numbers.as_flattened()].concat();
         changes.push(&key, &[], Some(&value), None);
     }
 
+    /// Where a key is that of a writer, puts the id that its source topic has here in place of the one it has there.
+    pub fn move_to(key: &mut [u8], id: impl Fn(u32) -> u32) {
+        if let [WRITER, rest @ ..] = key
+            && let Some(topic) = rest.first_chunk_mut()
+        {
+            *topic = id(u32::from_be_bytes(*topic)).to_be_bytes();
+        }
+    }
+
     pub(crate) fn of(change: &Change<'_>) -> Option<Self> {
-        let (topic, rest) = change.key.strip_prefix(&[WRITER])?.split_first_chunk()?;
-        let writer = (u32::from_be_bytes(*topic), u32::from_be_bytes(*rest.first_chunk()?));
+        let (numbers, rest) = change.key.strip_prefix(&[WRITER])?.as_chunks();
+        let &[topic, of, partition] = numbers.first_chunk().filter(|_| rest.is_empty())?;
+        let [topic, of, partition] = [topic, of, partition].map(u32::from_be_bytes);
         let (newest, at) = change.value?.split_first_chunk()?;
-        Some(Self { writer, newest: i64::from_le_bytes(*newest), at: i64::from_le_bytes(*at.first_chunk()?) })
+        let (newest, at) = (i64::from_le_bytes(*newest), i64::from_le_bytes(*at.first_chunk()?));
+        Some(Self { topic, writer: (of, partition), newest, at })
     }
 }

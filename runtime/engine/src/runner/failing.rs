@@ -1,7 +1,7 @@
 //! Events of a lane that fail: what is told of them, and what becomes of them by the pipeline's policy.
 
 use sluice_event::Batch;
-use sluice_log::{Commit, Tried};
+use sluice_log::{Commit, TopicPartition, Tried};
 
 use super::{LINE_CHARS, LaneRunner, Retrying, TELL_EVERY};
 use crate::chain::{Called, StageError};
@@ -56,11 +56,11 @@ impl LaneRunner {
     }
 
     /// Where an event stands that fails, or before which a timer does.
-    pub(super) fn position(&self, offset: u64) -> DeadLetter {
+    pub(super) fn letter_at(&self, (source, offset): (TopicPartition, u64)) -> DeadLetter {
         DeadLetter {
             pipeline: self.config.pipeline_name.clone(),
-            topic: self.config.topic_name.clone(),
-            partition: self.config.source.partition,
+            topic: self.sources.name(source).to_owned(),
+            partition: source.partition,
             offset,
             ..DeadLetter::default()
         }
@@ -68,7 +68,8 @@ impl LaneRunner {
 
     /// The dead letters of events of the batch that was read.
     pub(super) fn bury(&self, from: u64, failed: &[Failed]) -> Batch {
-        let position = |index: u32| self.position(from + u64::from(index));
+        let (source, offset) = self.sources.at(from);
+        let position = |index: u32| self.letter_at((source, offset + u64::from(index)));
         let mut dead = Batch::default();
         if failed.is_empty() {
             return dead;
@@ -78,7 +79,7 @@ impl LaneRunner {
             let Some(failed) = failed.next_if(|failed| failed.index == index) else { continue };
             let letter = failed.letter(position(index), &self.config.stages[failed.stage], self.clock.now());
             if let Ok(event) = event {
-                letter.push(&event, self.config.source, &mut dead);
+                letter.push(&event, source, &mut dead);
             }
         }
         debug_assert!(failed.next().is_none(), "a failure of an event that was not given");
@@ -86,16 +87,17 @@ impl LaneRunner {
     }
 
     /// Has an event tried again after a while, and remembers how often it was, also over a restart.
-    pub(super) fn retry_later(&mut self, offset: u64, failed: &Failed) {
+    pub(super) fn retry_later(&mut self, place: u64, failed: &Failed) {
         let attempts = failed.attempts;
-        let seed = offset ^ (u64::from(self.config.source.partition) << 48);
+        let (source, offset) = self.sources.at(place);
+        let seed = offset ^ (u64::from(source.partition) << 48);
         let until = self.clock.elapsed() + self.config.errors.retry.backoff(attempts, seed);
         let reason = self.explain(failed);
         let told = brief(&reason, LINE_CHARS);
-        tracing::info!(source = %self.config.source, offset, attempts, reason = told, "will be tried again");
-        self.tried = Some((offset, attempts));
-        self.state.retrying = Some(Retrying { offset, attempts, reason, until });
-        let (pipeline, epoch, source) = (self.config.pipeline, self.config.epoch, self.config.source);
+        tracing::info!(%source, offset, attempts, reason = told, "will be tried again");
+        self.tried = Some((place, attempts));
+        self.retrying = Some(Retrying { offset: place, attempts, reason, until });
+        let (pipeline, epoch) = (self.config.pipeline, self.config.epoch);
         let tried = Tried { pipeline, epoch, source, offset, attempts };
         self.notes.push(self.next_own_id);
         self.submit_own(Commit { tried: Some(tried), ..Commit::default() });
@@ -109,13 +111,14 @@ impl LaneRunner {
             return;
         }
         let (told, untold) = (brief(&error.to_string(), LINE_CHARS), std::mem::take(&mut self.untold));
-        tracing::warn!(source = %self.config.source, from, to, error = told, untold, "a call failed");
+        let (source, offset) = self.sources.at(from);
+        tracing::warn!(%source, offset, events = to - from, error = told, untold, "a call failed");
         self.told_at = Some(now);
     }
 
     pub(super) fn call_failed(&mut self, error: StageError, due: &Due) {
         self.chain.drop_instances();
-        let (from, to) = (self.batch.base_offset, self.batch.base_offset + u64::from(self.batch.count));
+        let (from, to) = (self.batch_at.0, self.batch_at.0 + u64::from(self.batch.count));
         self.tell_of_failure(from, to, &error);
         let kind = error.error.kind;
         if matches!(kind, CallErrorKind::Instantiate | CallErrorKind::State) {

@@ -24,6 +24,8 @@ const CALLS_APART: u32 = 16;
 /// How timers are to be called.
 #[derive(Debug, Default)]
 pub(super) struct Firing {
+    /// The time of day that the step in hand goes by.
+    now: i64,
     /// So many more calls have timers or events, not both.
     apart: u32,
     /// The next call with timers has at most so many.
@@ -43,16 +45,16 @@ impl LaneRunner {
             return false;
         }
         let now = self.clock.now();
+        self.firing.now = now;
         // What was appended before now is not all read, as long as there is anything to read.
-        if self.lane.planned() >= self.source.high_watermark() {
-            self.keyed.iter_mut().for_each(|keyed| keyed.pass(now));
-        }
+        let silent = self.sources.are_silent(self.lane.planned(), now);
+        self.keyed.iter_mut().for_each(|keyed| keyed.pass(now, &silent));
         // A failure shows when they are called.
         let most = if self.firing.tried.is_some() { MOST_DUE } else { 1 };
         let Ok(due) = self.due_now(most) else { return true };
         if self.firing.tried.take_if(|(tried, _)| !due.contains(tried)).is_some() {
             // Somebody has cleared it, or set it anew.
-            self.state.retrying = None;
+            self.retrying = None;
         }
         !due.is_empty()
     }
@@ -61,7 +63,7 @@ impl LaneRunner {
         let Some(keyed) = self.keyed.as_mut().filter(|_| self.chain.has_timers()) else { return Ok(Vec::new()) };
         // What is dealt with again only for the state has no time of day: those timers fire when that is over.
         let is_quiet = keyed.quiet_until() > 0 && self.lane.planned() <= keyed.quiet_until();
-        let now = if is_quiet { i64::MIN } else { self.clock.now() };
+        let now = if is_quiet { i64::MIN } else { self.firing.now };
         let mut due = keyed.due_now(now, most)?;
         if self.config.stages.len() > 1 {
             // Of equal times, the earlier stage's come first: what they send is the later one's.
@@ -115,13 +117,17 @@ impl LaneRunner {
             stage,
             before: vec![0; now.len()],
             timers: now,
+            behind: self.sources.behind(from),
             fired_outputs: self.keyed.as_ref().map_or(0, Keyed::fired_outputs),
         };
         let alone = self.chain.sets_timers_behind(stage);
         due.truncate(if alone { 1 } else { same.min(self.firing.at_most.unwrap_or(usize::MAX)) });
-        self.batch = ReadBatch { base_offset: from, ..std::mem::take(&mut self.batch) };
+        let (source, offset) = due.behind;
+        self.batch = ReadBatch { base_offset: offset, ..std::mem::take(&mut self.batch) };
         (self.batch.count, self.batch.bytes) = (0, Vec::new());
-        self.keyed.iter_mut().for_each(|keyed| keyed.begin(&self.batch));
+        self.batch_at = (from, self.sources.position(source));
+        self.chain.point_at(source, self.sources.name(source));
+        self.keyed.iter_mut().for_each(|keyed| keyed.begin((self.batch_at.1, &self.batch)));
         self.call(from, &due, false);
         Err(Step::Worked)
     }
@@ -141,12 +147,9 @@ impl LaneRunner {
     ) -> Result<Due, sluice_state::Error> {
         let apart = self.is_apart(from, at_most);
         let Some(keyed) = self.keyed.as_ref().filter(|_| self.chain.has_timers()) else { return Ok(Due::default()) };
-        let (due, events) = keyed.due_between(now, apart, &self.config.stages[0].name)?;
-        if events < self.batch.count {
-            let kept = self.batch.region().prefix(events, usize::MAX).map_or(0, |kept| kept.bytes().len());
-            self.batch.bytes.truncate(kept);
-            self.batch.count = events;
-        }
+        let (due, events) = keyed.due_between(now, apart, &self.config.stages[0].name, self.sources.behind(from))?;
+        // They were read as a whole: there is nothing malformed in them.
+        let _ = self.batch.truncate(events);
         if events == 0 {
             self.firing.apart = self.firing.apart.max(1);
         }
@@ -181,7 +184,7 @@ impl LaneRunner {
                     self.firing.at_most = None;
                     let fired = &due.timers[..called.fired as usize];
                     if self.firing.tried.take_if(|(tried, _)| fired.contains(tried)).is_some() {
-                        self.state.retrying = None;
+                        self.retrying = None;
                     }
                 }
                 Some(called)
@@ -226,12 +229,13 @@ impl LaneRunner {
         if may_pass && failed.attempts < self.config.errors.retry.attempts {
             let until = self.clock.elapsed() + self.config.errors.retry.backoff(failed.attempts, from);
             let (attempts, told) = (failed.attempts, brief(&reason, LINE_CHARS));
-            tracing::info!(source = %self.config.source, from, attempts, reason = told, "will be tried again");
+            let (source, offset) = self.sources.behind(from);
+            tracing::info!(%source, offset, attempts, reason = told, "will be tried again");
             self.firing.tried = Some((timer.clone(), attempts));
-            self.state.retrying = Some(Retrying { offset: from, attempts, reason, until });
+            self.retrying = Some(Retrying { offset: from, attempts, reason, until });
             return;
         }
-        self.state.retrying = None;
+        self.retrying = None;
         let mut dead = Batch::default();
         let on_error = self.config.errors.on_error;
         match on_error {
@@ -272,6 +276,7 @@ impl LaneRunner {
 
     /// The dead letter of a timer: an event with its key, and its tag as the value.
     fn bury_timer(&self, from: u64, timer: &Timer, failed: &Failed) -> Batch {
+        let (source, offset) = self.sources.behind(from);
         let position = DeadLetter {
             timer: Some(DeadTimer {
                 clock: match timer.clock {
@@ -280,7 +285,7 @@ impl LaneRunner {
                 },
                 time: timer.time,
             }),
-            ..self.position(from)
+            ..self.letter_at((source, offset))
         };
         let letter = failed.letter(position, &self.config.stages[failed.stage], self.clock.now());
         let (mut one, mut dead) = (Batch::default(), Batch::default());
@@ -288,7 +293,7 @@ impl LaneRunner {
         let pushed = one.push(&event);
         debug_assert!(pushed.is_ok(), "keys and tags of timers are small");
         for event in one.region().events().flatten() {
-            letter.push(&event, self.config.source, &mut dead);
+            letter.push(&event, source, &mut dead);
         }
         dead
     }

@@ -18,7 +18,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sluice_log::{Error, Log, PipelineInfo};
-use sluice_state::{Delta, FLUSH_BYTES, Head, Layer, LsmStore, PartitionState, SharedState, StoreCache};
+use sluice_state::{
+    Applied, Cursors, Delta, FLUSH_BYTES, Head, Layer, LsmStore, PartitionState, SharedState, StoreCache, WriterSeen,
+};
 
 use super::{Checkpoint, Kept, cannot, check_name, file, find, remove, write};
 use crate::state::{self, Past};
@@ -33,10 +35,12 @@ const MAX_ENTRY: u32 = 16 << 20;
 pub(crate) const IMPORTED: u64 = 1 << 62;
 
 /// How a state stood.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Stood {
-    origin: Option<u64>,
+    origin: Cursors,
+    /// The topic of the event that was dealt with last.
+    topic: Option<u32>,
     watermark: Option<i64>,
     fired_outputs: u32,
     late: u64,
@@ -105,10 +109,10 @@ pub(crate) fn export(
         let past = Past::of(log, &shared, &info);
         for part in &stood.partitions {
             if let (Some(kept), Some(past)) = (&part.state, &past) {
-                let side = past.side_at(part.partition, &kept.line, part.cursor)?;
+                let side = past.side_at(part.partition, &kept.line)?;
                 let applied = side.state.lock().applied().clone();
-                let (origin, watermark, late) = (applied.origin, applied.watermark, applied.late);
-                states.push(Stood { origin, watermark, fired_outputs: applied.fired_outputs, late });
+                let Applied { origin, topic, watermark, fired_outputs, late, .. } = applied;
+                states.push(Stood { origin, topic, watermark, fired_outputs, late });
                 sides.push(side);
             }
         }
@@ -158,25 +162,17 @@ pub(crate) fn import(log: &Log, from: &Path, name: Option<&str>) -> Result<Check
             format!("there is a checkpoint {} already: delete it, or name this one with --name", checkpoint.name);
         return Err(Error::Invalid(what));
     }
-    let moved = belongs_here(log, &mut checkpoint)?;
+    let ids = belongs_here(log, &mut checkpoint)?;
     let mut base = IMPORTED + (checkpoint.time.unsigned_abs() << 20);
     let mut states = header.states.into_iter();
     let name = checkpoint.name.clone();
     for stood in &mut checkpoint.pipelines {
         for part in &mut stood.partitions {
-            let Some(kept) = &mut part.state else { continue };
-            let head = states.next().unwrap_or_default();
-            let folder = state::snapshot_folder(data, moved[&stood.pipeline], part.partition, &name);
+            let super::Part { partition, state: Some(kept), .. } = part else { continue };
+            let came = states.next().unwrap_or_default();
+            let folder = state::snapshot_folder(data, ids.pipelines[&stood.pipeline], *partition, &name);
             remove(&folder)?;
-            let head = Head {
-                from: head.origin.unwrap_or(part.cursor),
-                to: part.cursor,
-                watermark: head.watermark,
-                fired_outputs: head.fired_outputs,
-                late: u32::try_from(head.late).unwrap_or(u32::MAX),
-                ..Head::default()
-            };
-            *kept = take_in(&mut input, &folder, base, head).inspect_err(|_| drop(remove(&folder)))?;
+            *kept = take_in(&mut input, &folder, base, &came, &ids).inspect_err(|_| drop(remove(&folder)))?;
             base += 1 << 16;
         }
     }
@@ -185,50 +181,72 @@ pub(crate) fn import(log: &Log, from: &Path, name: Option<&str>) -> Result<Check
     Ok(checkpoint)
 }
 
-/// Puts this directory's ids in place of the other's, and checks that the checkpoint can stand here. The ids of pipelines, by name.
-fn belongs_here(log: &Log, checkpoint: &mut Checkpoint) -> Result<HashMap<String, u32>, Error> {
-    let mut ids = HashMap::new();
+/// The ids that things have here.
+#[derive(Default)]
+struct Ids {
+    /// Of pipelines, by name.
+    pipelines: HashMap<String, u32>,
+    /// Of topics, by the id that they have there.
+    topics: HashMap<u32, u32>,
+}
+
+impl Ids {
+    fn topic(&self, there: u32) -> u32 {
+        self.topics.get(&there).copied().unwrap_or(there)
+    }
+}
+
+/// Puts this directory's ids in place of the other's, and checks that the checkpoint can stand here.
+fn belongs_here(log: &Log, checkpoint: &mut Checkpoint) -> Result<Ids, Error> {
+    let mut ids = Ids::default();
     for stood in &mut checkpoint.pipelines {
         let info = log.pipeline(&stood.pipeline).ok_or_else(|| {
             let what = format!("pipeline {} has never run here", stood.pipeline);
             Error::Invalid(format!("{what}: start it once, with its source topics, then import"))
         })?;
         stood.id = info.id;
-        ids.insert(stood.pipeline.clone(), info.id);
+        ids.pipelines.insert(stood.pipeline.clone(), info.id);
         for part in &mut stood.partitions {
             let topic = log.topic(&part.topic)?;
+            ids.topics.insert(part.topic_id, topic.id);
             part.topic_id = topic.id;
             let high = log.partition(&topic, part.partition)?.high_watermark();
             if part.cursor > high {
                 let what = format!("{}/{} has events up to {high} only", part.topic, part.partition);
                 return Err(Error::Invalid(format!("{what}, and the checkpoint stands at {}", part.cursor)));
             }
-            let keeps = log.topic(&sluice_config::changelog_topic(&stood.pipeline)).is_ok();
-            if part.state.is_some() != keeps {
-                let what =
-                    format!("pipeline {} keeps {} here", stood.pipeline, if keeps { "state" } else { "no state" });
-                return Err(Error::Invalid(format!("{what}, other than in the checkpoint")));
-            }
+        }
+        let keeps = log.topic(&sluice_config::changelog_topic(&stood.pipeline)).is_ok();
+        if stood.partitions.iter().any(|part| stood.state(part.partition).is_some() != keeps) {
+            let what = format!("pipeline {} keeps {} here", stood.pipeline, if keeps { "state" } else { "no state" });
+            return Err(Error::Invalid(format!("{what}, other than in the checkpoint")));
         }
     }
     Ok(ids)
 }
 
-/// Makes a snapshot of the entries that come next.
-fn take_in(input: &mut Hashed<BufReader<std::fs::File>>, folder: &Path, base: u64, head: Head) -> Result<Kept, Error> {
+/// Makes a snapshot of the entries that come next, of a state that stood so; its line begins at `base`.
+fn take_in(
+    input: &mut Hashed<BufReader<std::fs::File>>,
+    folder: &Path,
+    base: u64,
+    stood: &Stood,
+    ids: &Ids,
+) -> Result<Kept, Error> {
     let store_failed = |error: sluice_state::Error| Error::Invalid(error.to_string());
     let read_failed = |error: std::io::Error| Error::Invalid(format!("the checkpoint's file: {error}"));
     let store = LsmStore::open(folder, &StoreCache::default()).map_err(store_failed)?;
     let mut state = PartitionState::open(Arc::new(store)).map_err(store_failed)?;
+    let origin = stood.origin.iter().map(|(topic, offset)| (ids.topic(*topic), *offset)).collect();
+    state.stand(origin, stood.topic.map(|topic| ids.topic(topic)), stood.late);
     state.go_on_at(base);
     let mut offset = base;
+    let head = Head { watermark: stood.watermark, fired_outputs: stood.fired_outputs, ..Head::default() };
     let mut delta = Delta { head, layer: Layer::default() };
     let mut flush = |state: &mut PartitionState, delta: &mut Delta| {
         state.apply(offset, delta).map_err(store_failed)?;
         offset += 1;
         delta.layer.clear();
-        // They are counted once.
-        delta.head.late = 0;
         state.start_flush().map_or(Ok(()), |flush| {
             let result = flush.run();
             state.flushed(&flush, result.clone());
@@ -243,7 +261,8 @@ fn take_in(input: &mut Hashed<BufReader<std::fs::File>>, folder: &Path, base: u6
         let value_len = input.word().map_err(read_failed)?;
         let expires = input.bytes(8, 8).map_err(read_failed)?;
         let expires = i64::from_le_bytes(*expires.first_chunk().unwrap_or(&[0; 8]));
-        let key = input.bytes(key_len, MAX_ENTRY).map_err(read_failed)?;
+        let mut key = input.bytes(key_len, MAX_ENTRY).map_err(read_failed)?;
+        WriterSeen::move_to(&mut key, |topic| ids.topic(topic));
         let value = input.bytes(value_len, MAX_ENTRY).map_err(read_failed)?;
         delta.layer.push(&[], &key, Some(&value), (expires != 0).then_some(expires));
         if delta.layer.bytes() >= FLUSH_BYTES {

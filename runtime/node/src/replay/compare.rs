@@ -39,10 +39,32 @@ impl Range {
 }
 
 /// Where an output comes from, and the topic it goes to.
-type Id = (u32, u64, bool, u32);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Id {
+    offset: u64,
+    of_timer: bool,
+    ordinal: u32,
+    from: u32,
+    to: u32,
+}
 
-fn id(topic: u32, origin: &Origin) -> Id {
-    (topic, origin.offset, origin.source == Source::Timer, origin.ordinal)
+impl Id {
+    fn of(to: u32, origin: &Origin) -> Self {
+        let (offset, of_timer, ordinal) = (origin.offset, origin.source == Source::Timer, origin.ordinal);
+        Self { offset, of_timer, ordinal, from: origin.topic, to }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let Self { offset, of_timer, ordinal, from, to } = self;
+        [
+            &to.to_le_bytes()[..],
+            &from.to_le_bytes(),
+            &offset.to_le_bytes(),
+            &[u8::from(*of_timer)],
+            &ordinal.to_le_bytes(),
+        ]
+        .concat()
+    }
 }
 
 /// An output that was committed.
@@ -73,6 +95,8 @@ pub struct Difference {
     pub kind: Kind,
     /// The topic it goes to.
     pub topic: String,
+    /// The id of the source topic.
+    pub source: u32,
     /// The source partition.
     pub partition: u32,
     /// The source event, or the one before which the timer fired.
@@ -136,7 +160,7 @@ fn hash_event(event: &Event<'_>) -> u128 {
 
 /// What came out of one source partition, against what was committed.
 pub(super) struct Comparison {
-    range: Range,
+    ranges: Vec<Range>,
     /// `None`: nothing is compared.
     committed: Option<HashMap<Id, Was>>,
     names: Vec<(u32, String)>,
@@ -146,12 +170,12 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    pub(super) fn none(range: Range) -> Self {
-        Self { range, committed: None, names: Vec::new(), came: Replay::default(), dead: 0, hash: 0 }
+    pub(super) fn none(ranges: Vec<Range>) -> Self {
+        Self { ranges, committed: None, names: Vec::new(), came: Replay::default(), dead: 0, hash: 0 }
     }
 
     /// With all that was committed to these topics; what was committed last for an origin counts.
-    pub(super) fn with_committed(log: &Log, range: Range, topics: &[String]) -> Result<Self, Error> {
+    pub(super) fn with_committed(log: &Log, ranges: Vec<Range>, topics: &[String]) -> Result<Self, Error> {
         let (mut committed, mut names) = (HashMap::new(), Vec::new());
         for name in topics {
             let topic = log.topic(name)?;
@@ -168,24 +192,24 @@ impl Comparison {
                         break;
                     }
                     for (offset, event) in (read.base_offset..).zip(read.region().events().flatten()) {
-                        let Some(origin) = event.origin().filter(|origin| range.has(origin)) else { continue };
+                        let is_asked = |origin: &Origin| ranges.iter().any(|range| range.has(origin));
+                        let Some(origin) = event.origin().filter(is_asked) else { continue };
                         let was = Was { hash: hash_event(&event), partition, offset, came: false };
-                        committed.insert(id(topic.id, &origin), was);
+                        committed.insert(Id::of(topic.id, &origin), was);
                     }
                 }
             }
             names.push((topic.id, topic.name));
         }
-        Ok(Self { committed: Some(committed), names, ..Self::none(range) })
+        Ok(Self { committed: Some(committed), names, ..Self::none(ranges) })
     }
 
     /// An output came out.
     pub(super) fn came(&mut self, topic: u32, event: &Event<'_>) {
         let Some(origin) = event.origin() else { return };
         self.came.outputs += 1;
-        let (id, hash) = (id(topic, &origin), hash_event(event));
-        let position = [&id.0.to_le_bytes()[..], &id.1.to_le_bytes(), &[u8::from(id.2)], &id.3.to_le_bytes()].concat();
-        self.hash = self.hash.wrapping_add(hash_of(&[&position, &hash.to_le_bytes()]));
+        let (id, hash) = (Id::of(topic, &origin), hash_event(event));
+        self.hash = self.hash.wrapping_add(hash_of(&[&id.bytes(), &hash.to_le_bytes()]));
         let Some(committed) = &mut self.committed else { return };
         let kind = match committed.get_mut(&id) {
             Some(was) => {
@@ -207,14 +231,15 @@ impl Comparison {
 
     fn differs(&mut self, kind: Kind, id: Id, is: Option<Shown>) {
         if self.came.differences.len() < MOST_DIFFERENCES {
-            let name = self.names.iter().find(|(topic, _)| *topic == id.0).map(|(_, name)| name.clone());
+            let name = self.names.iter().find(|(topic, _)| *topic == id.to).map(|(_, name)| name.clone());
             self.came.differences.push(Difference {
                 kind,
                 topic: name.unwrap_or_default(),
-                partition: self.range.source.partition,
-                offset: id.1,
-                of_timer: id.2,
-                ordinal: id.3,
+                source: id.from,
+                partition: self.ranges[0].source.partition,
+                offset: id.offset,
+                of_timer: id.of_timer,
+                ordinal: id.ordinal,
                 was: None,
                 is,
             });
@@ -230,12 +255,13 @@ impl Comparison {
     pub(super) fn finish(&mut self, log: &Log) -> Result<(), Error> {
         let Some(committed) = self.committed.take() else { return Ok(()) };
         let mut missing: Vec<Id> = committed.iter().filter(|(_, was)| !was.came).map(|(id, _)| *id).collect();
-        missing.sort_unstable_by_key(|id| (id.1, id.2, id.3, id.0));
+        missing.sort_unstable();
         self.came.missing = missing.len() as u64;
         missing.into_iter().for_each(|id| self.differs(Kind::Missing, id, None));
         for difference in &mut self.came.differences {
-            let topic = self.names.iter().find(|(_, name)| *name == difference.topic).map_or(0, |(id, _)| *id);
-            let id = (topic, difference.offset, difference.of_timer, difference.ordinal);
+            let to = self.names.iter().find(|(_, name)| *name == difference.topic).map_or(0, |(id, _)| *id);
+            let Difference { offset, of_timer, ordinal, source: from, .. } = *difference;
+            let id = Id { offset, of_timer, ordinal, from, to };
             let Some(was) = committed.get(&id) else { continue };
             let topic = log.topic(&difference.topic)?;
             let mut read = ReadBatch::default();

@@ -10,8 +10,8 @@ use super::refused;
 /// Bytes of a changelog read at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// Is handed a record of a changelog, with its offset.
-type Visit<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Error>;
+/// Is handed a record of a changelog, with its offset. Whether to go on.
+type Visit<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<bool, Error>;
 
 /// A partition of a changelog, to be read.
 pub(super) struct Changelog<'a> {
@@ -39,7 +39,9 @@ impl Changelog<'_> {
                 )));
             }
             for (offset, event) in (next..).zip(read.region().events()) {
-                visit(offset, event.map_err(|error| malformed(offset, &error))?.value())?;
+                if !visit(offset, event.map_err(|error| malformed(offset, &error))?.value())? {
+                    return Ok(());
+                }
             }
             next += u64::from(read.count);
         }
@@ -55,7 +57,7 @@ impl Changelog<'_> {
             {
                 last = Some((offset, turn));
             }
-            Ok(())
+            Ok(true)
         })?;
         Ok(last)
     }
@@ -72,7 +74,7 @@ impl Changelog<'_> {
                 state.flushed(&flush, result.clone());
                 result.map_err(|error| refused(&error))?;
             }
-            Ok(())
+            Ok(true)
         })
     }
 
@@ -85,12 +87,18 @@ impl Changelog<'_> {
         Ok(())
     }
 
-    /// Tells how the cursor moved in the commits of a stretch, in which there is no turn.
-    pub(super) fn heads(&self, from: u64, to: u64, each: &mut dyn FnMut(Head)) -> Result<(), Error> {
-        self.read(from, to, &mut |offset, bytes| {
-            each(Delta::head(bytes).map_err(|error| malformed(offset, &error))?);
-            Ok(())
-        })
+    /// Tells how the cursor moved in the commits of a line, until `each` has had enough.
+    pub(super) fn heads(&self, line: &Line, each: &mut dyn FnMut(Head) -> bool) -> Result<(), Error> {
+        let mut go_on = true;
+        for (from, to) in line {
+            if go_on {
+                self.read(*from, *to, &mut |offset, bytes| {
+                    go_on = each(Delta::head(bytes).map_err(|error| malformed(offset, &error))?);
+                    Ok(go_on)
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// How the cursor moved in the commit at an offset.
@@ -98,7 +106,7 @@ impl Changelog<'_> {
         let mut head = Head::default();
         self.read(offset, offset + 1, &mut |offset, bytes| {
             head = Delta::head(bytes).map_err(|error| malformed(offset, &error))?;
-            Ok(())
+            Ok(true)
         })?;
         Ok(head)
     }

@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
 use sluice_event::{Batch, NewEvent};
 use sluice_log::{Append, Error, Log, PipelineInfo, TopicInfo, TopicPartition};
-use sluice_state::{Applied, Change, Head, Line, PartitionState, SharedState, StoreCache, Turn, ended, missing};
+use sluice_state::{
+    Applied, Change, Cursors, Head, Line, PartitionState, Quiet, SharedState, StoreCache, Turn, ended, missing,
+};
 
 use super::changelog::Changelog;
+use super::history::{History, Moment, Run, place, within};
 use super::place::Place;
 use super::refused;
 use crate::checkpoint::{self, IMPORTED};
@@ -25,10 +28,25 @@ pub enum StateChoice {
     Reset,
 }
 
-/// How a partition's cursor and state go back.
+/// How one cursor is to move.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    pub(crate) source: TopicPartition,
+    /// Where it stands.
+    pub(crate) from: u64,
+    /// Where it goes.
+    pub(crate) to: u64,
+}
+
+/// Where cursors go.
+fn targets(steps: &[Step]) -> Cursors {
+    steps.iter().map(|step| (step.source.topic, step.to)).collect()
+}
+
+/// How a partition's cursors and state go back.
 pub(crate) struct Back {
-    /// Where the cursor goes: at the end of a commit.
-    pub(crate) cursor: u64,
+    /// Where the cursors go, by topic: to the end of a commit.
+    pub(crate) cursors: Cursors,
     /// What is appended to the changelog.
     pub(crate) append: Append,
 }
@@ -64,118 +82,140 @@ impl<'a> Past<'a> {
         let mut stands = Stands {
             end,
             open: applied.open_line(),
-            quiet_until: applied.quiet_until,
+            quiet: applied.quiet.clone(),
             before: applied.before.clone(),
             origin: applied.origin,
         };
         if let Some((at, turn)) = changelog.last_turn(applied.offset, end)? {
             let before = ended(turn.before, at);
             stands.open = turn.line.into_iter().chain([(at + 1, 0)]).collect();
-            (stands.quiet_until, stands.before) = (turn.quiet_until, Some((before, turn.quiet_before)));
+            (stands.quiet, stands.before) = (turn.quiet, Some((before, turn.quiet_before)));
         }
         Ok(stands)
     }
 
-    /// What made the state when the cursor stood at `cursor`, at the end of a commit.
-    pub(crate) fn line_at(&self, partition: u32, cursor: u64) -> Result<Line, Error> {
-        Ok(line_up_to(&self.changelog(partition)?, &self.stands(partition)?.line(), cursor)?.0)
+    fn history(&self, partition: u32, line: Line) -> Result<History<'a>, Error> {
+        Ok(History { changelog: self.changelog(partition)?, line })
     }
 
-    /// The state at an offset or, where that is within a commit, at the last commit before, to be used aside; `use_` tells several apart.
-    pub(crate) fn side(&self, partition: u32, offset: u64, use_: &str) -> Result<Side, Error> {
+    /// What made the state when the cursors stood there, at the end of a commit.
+    pub(crate) fn line_at(&self, partition: u32, cursors: &Cursors) -> Result<Line, Error> {
+        Ok(self.history(partition, self.stands(partition)?.line())?.up_to(cursors)?.0)
+    }
+
+    /// The part of a partition's line that leads up to cursors, and where they stood at its end.
+    fn up_to(&self, partition: u32, stands: &Stands, to: &Cursors) -> Result<(Line, Cursors), Error> {
+        if stands.is_before_origin(to) {
+            return Ok((Line::new(), to.clone()));
+        }
+        self.history(partition, stands.line())?.up_to(to)
+    }
+
+    /// The last commit at which no cursor was past these.
+    pub(crate) fn commit_before(&self, partition: u32, to: &Cursors) -> Result<Cursors, Error> {
+        Ok(self.up_to(partition, &self.stands(partition)?, to)?.1)
+    }
+
+    /// The state at these cursors or, where they are within a commit, at the last commit before, to be used aside; `use_` tells several apart.
+    pub(crate) fn side(&self, partition: u32, at: &Cursors, use_: &str) -> Result<Side, Error> {
         let stands = self.stands(partition)?;
-        let (line, cursor) = match stands.origin {
-            Some(origin) if offset > origin => line_up_to(&self.changelog(partition)?, &stands.line(), offset)?,
-            // Before its beginning there was none.
-            _ => (Line::new(), offset),
+        // Of a pipeline that begins later than that there was none.
+        let (line, cursors) = match stands.origin.is_empty() {
+            true => (Line::new(), at.clone()),
+            false => self.up_to(partition, &stands, at)?,
         };
-        let side = self.side_named(partition, &line, cursor, use_)?;
-        if cursor < offset {
-            side.state.lock().quiet_until(offset);
+        let side = self.side_named(partition, &line, cursors, use_)?;
+        if let ([(_, cursor)], [(_, at)]) = (&side.cursors[..], &at[..])
+            && cursor < at
+        {
+            side.state.lock().quiet(Quiet { until: *at, runs: Vec::new() });
         }
         Ok(side)
     }
 
     /// The state that a line made, to be used aside.
-    pub(crate) fn side_at(&self, partition: u32, line: &Line, cursor: u64) -> Result<Side, Error> {
-        self.side_named(partition, line, cursor, "export")
+    pub(crate) fn side_at(&self, partition: u32, line: &Line) -> Result<Side, Error> {
+        self.side_named(partition, line, Cursors::new(), "export")
     }
 
-    fn side_named(&self, partition: u32, line: &Line, cursor: u64, use_: &str) -> Result<Side, Error> {
+    fn side_named(&self, partition: u32, line: &Line, cursors: Cursors, use_: &str) -> Result<Side, Error> {
         self.check(partition, line)?;
         let (id, name) = (self.pipeline.id, &*self.pipeline.name);
         let mut place = Place::of(self.log.root(), &StoreCache::default(), (id, name), partition);
         // Should the process die, the next start finds that no checkpoint has this name.
         place.live.set_file_name(format!("at-~{use_}-{}", NEXT_SIDE.fetch_add(1, Ordering::Relaxed)));
         let state = place.open_at(self.log, line)?;
-        Ok(Side { state: SharedState::new(state), cursor, folder: place.live })
+        Ok(Side { state: SharedState::new(state), cursors, line: line.clone(), folder: place.live })
     }
 
-    /// Where between two offsets timers fired for no more events were to come.
-    pub(crate) fn closings(&self, partition: u32, from: u64, to: u64) -> Result<Vec<u64>, Error> {
-        let changelog = self.changelog(partition)?;
-        let mut found = Vec::new();
-        for (first, end) in self.stands(partition)?.line() {
-            changelog.heads(first.max(changelog.partition.low_mark()), end, &mut |head| {
-                if head.closed && (from..=to).contains(&head.to) && found.last() != Some(&head.to) {
-                    found.push(head.to);
-                }
-            })?;
-        }
-        Ok(found)
+    /// What came behind a state, up to these cursors: in which order events were dealt with, and what made timers fire besides.
+    pub(crate) fn after(&self, partition: u32, side: &Side, to: &Cursors) -> Result<Behind, Error> {
+        let history = self.history(partition, self.stands(partition)?.line())?;
+        // Of one topic the order is that of its events.
+        let runs = if to.len() > 1 { history.runs(&side.line, to)? } else { Vec::new() };
+        let mut moments = history.moments(&side.line, to)?;
+        moments.retain(|(at, _)| within(&side.cursors, at));
+        Ok((runs, moments))
     }
 
     /// How a partition goes to where a checkpoint has it.
-    pub(crate) fn restore(&self, tp: TopicPartition, cursors: (u64, u64), line: &Line) -> Result<Back, Error> {
-        self.turn(tp, cursors, self.stands(tp.partition)?, line.clone(), None)
+    pub(crate) fn restore(&self, steps: &[Step], line: &Line) -> Result<Back, Error> {
+        self.turn(steps, targets(steps), self.stands(steps[0].source.partition)?, line.clone(), None)
     }
 
-    /// How a partition goes to where its cursor is at `to` or, where that is within a commit, to the last commit before: the events
-    /// between are dealt with again. Ahead of its cursor its state stays as it is.
-    pub(crate) fn go(&self, tp: TopicPartition, (cursor, to): (u64, u64), choice: StateChoice) -> Result<Back, Error> {
-        let stands = self.stands(tp.partition)?;
-        let (line, boundary) = match choice {
-            StateChoice::Reset => (Line::new(), to),
-            StateChoice::Restore if to >= cursor => {
-                let quiet_until = stands.quiet_until.filter(|quiet| *quiet > to);
-                let line = stands.line();
-                return self.turn(tp, (cursor, to), stands, line, quiet_until);
+    /// How a partition goes to where its cursors are told to or, where that is within a commit, to the last commit before: the events
+    /// between are dealt with again. Ahead of its cursors its state stays as it is.
+    pub(crate) fn go(&self, steps: &[Step], choice: StateChoice) -> Result<Back, Error> {
+        let partition = steps[0].source.partition;
+        let (stands, to) = (self.stands(partition)?, targets(steps));
+        if choice == StateChoice::Reset {
+            return self.turn(steps, to, stands, Line::new(), None);
+        }
+        if steps.iter().all(|step| step.to >= step.from) {
+            let quiet = stands.quiet.clone().filter(|quiet| quiet.until > place(&to));
+            let line = stands.line();
+            return self.turn(steps, to, stands, line, quiet);
+        }
+        let (line, cursors) = self.up_to(partition, &stands, &to)?;
+        let quiet = match cursors == to {
+            true => None,
+            false => {
+                let history = self.history(partition, stands.line())?;
+                let runs = if to.len() > 1 { history.runs(&line, &to)? } else { Vec::new() };
+                Some(Quiet { until: place(&to), runs })
             }
-            // Before its beginning there was none.
-            StateChoice::Restore if stands.origin.is_some_and(|origin| to <= origin) => (Line::new(), to),
-            StateChoice::Restore => line_up_to(&self.changelog(tp.partition)?, &stands.line(), to)?,
         };
-        self.turn(tp, (cursor, boundary), stands, line, (boundary < to).then_some(to))
+        self.turn(steps, cursors, stands, line, quiet)
     }
 
     /// How a partition goes to where it was before it was last rewound.
-    pub(crate) fn undo(&self, tp: TopicPartition, cursors: (u64, u64)) -> Result<Back, Error> {
-        let stands = self.stands(tp.partition)?;
-        let Some((line, quiet_until)) = stands.before.clone() else {
+    pub(crate) fn undo(&self, steps: &[Step]) -> Result<Back, Error> {
+        let stands = self.stands(steps[0].source.partition)?;
+        let Some((line, quiet)) = stands.before.clone() else {
             return Err(Error::Invalid("its state was never rewound: there is nothing to undo".to_owned()));
         };
-        self.turn(tp, cursors, stands, line, quiet_until)
+        self.turn(steps, targets(steps), stands, line, quiet)
     }
 
     fn turn(
         &self,
-        tp: TopicPartition,
-        (from, to): (u64, u64),
+        steps: &[Step],
+        cursors: Cursors,
         stands: Stands,
         line: Line,
-        quiet_until: Option<u64>,
+        quiet: Option<Quiet>,
     ) -> Result<Back, Error> {
-        self.check(tp.partition, &line)?;
-        let TopicPartition { topic, partition } = tp;
-        let head = Head { topic, partition, from, to, epoch: self.pipeline.epoch + 1, ..Head::default() };
-        let turn = Turn { head, line, quiet_until, before: stands.open, quiet_before: stands.quiet_until };
+        let Step { source: TopicPartition { topic, partition }, from, .. } = steps[0];
+        self.check(partition, &line)?;
+        let head = Head { topic, partition, from, to: cursors[0].1, epoch: self.pipeline.epoch + 1, ..Head::default() };
+        let turn = Turn { head, line, quiet, before: stands.open, quiet_before: stands.quiet };
         let mut batch = Batch::default();
         let bytes = turn.encode();
         let pushed = batch.push(&NewEvent { value: &bytes, ..NewEvent::default() });
         pushed.map_err(|error| Error::Invalid(error.to_string()))?;
         // What is committed meanwhile fences it: it was planned on what stood before.
         let append = Append::new(TopicPartition { topic: self.changelog.id, partition }, batch).at(stands.end);
-        Ok(Back { cursor: to, append })
+        Ok(Back { cursors, append })
     }
 
     /// That the state which a line makes can be made: from the live store, a snapshot or nothing, and what is left of the changelog.
@@ -204,17 +244,15 @@ static NEXT_SIDE: AtomicU64 = AtomicU64::new(0);
 /// A state as it was at some place, to be used aside. It goes when it is dropped.
 pub(crate) struct Side {
     pub(crate) state: SharedState,
-    /// Where the cursor stood: at the offset that was asked for, or before.
-    pub(crate) cursor: u64,
+    /// Where the cursors stood: where it was asked for, or before.
+    pub(crate) cursors: Cursors,
+    /// What made it.
+    line: Line,
     folder: PathBuf,
 }
 
-impl Side {
-    /// Outputs of timers that had fired before the event at the cursor.
-    pub(crate) fn fired_outputs(&self) -> u32 {
-        self.state.lock().applied().fired_outputs
-    }
-}
+/// What came behind a state: runs of events, and where cursors stood when timers fired for something else than an event.
+pub(crate) type Behind = (Vec<Run>, Vec<(Cursors, Moment)>);
 
 impl Drop for Side {
     fn drop(&mut self) {
@@ -241,61 +279,20 @@ struct Stands {
     end: u64,
     /// The stretches that made it; the last one ends there.
     open: Line,
-    quiet_until: Option<u64>,
-    /// What made it before it was last rewound, and what `quiet_until` was then.
-    before: Option<(Line, Option<u64>)>,
-    origin: Option<u64>,
+    quiet: Option<Quiet>,
+    /// What made it before it was last rewound, and what `quiet` was then.
+    before: Option<(Line, Option<Quiet>)>,
+    /// Where the pipeline began to keep it; empty where it has not.
+    origin: Cursors,
 }
 
 impl Stands {
     fn line(&self) -> Line {
         ended(self.open.clone(), self.end)
     }
-}
 
-/// The part of a line that leads up to a cursor, and the cursor that it ends at: at `to`, or before.
-fn line_up_to(changelog: &Changelog<'_>, line: &Line, to: u64) -> Result<(Line, u64), Error> {
-    let total: u64 = line.iter().map(|(from, to)| to - from).sum();
-    let offset = |index: u64| {
-        let mut index = index;
-        for (from, to) in line {
-            if index < to - from {
-                return from + index;
-            }
-            index -= to - from;
-        }
-        u64::MAX
-    };
-    // Of the oldest part of the changelog nothing may be left, and an imported state was never in it.
-    let left = changelog.partition.low_mark();
-    let gone_of =
-        |(from, to): &(u64, u64)| if *from >= IMPORTED { to - from } else { (*to).min(left).saturating_sub(*from) };
-    let gone: u64 = line.iter().map(gone_of).sum();
-    // Cursors only grow along a line.
-    let (mut low, mut high) = (gone, total);
-    while low < high {
-        let middle = low.midpoint(high);
-        if changelog.head(offset(middle))?.to <= to { low = middle + 1 } else { high = middle }
+    /// Whether there was no state at these cursors.
+    fn is_before_origin(&self, cursors: &Cursors) -> bool {
+        !self.origin.is_empty() && within(cursors, &self.origin)
     }
-    if low == gone && gone > 0 {
-        let earliest = if gone < total { changelog.head(offset(gone))?.to } else { u64::MAX };
-        let what = format!(
-            "the state at offset {to} cannot be made any more: the earliest possible target is offset {earliest}"
-        );
-        return Err(Error::Invalid(format!("{what}, or a checkpoint; --state reset begins with an empty state")));
-    }
-    let boundary = match low.checked_sub(1) {
-        Some(last) => changelog.head(offset(last))?.to,
-        // The first commit begins where the pipeline began: before that there is no state.
-        None if total > 0 => changelog.head(offset(0))?.from.min(to),
-        None => to,
-    };
-    let mut left = low;
-    let mut up_to = Line::new();
-    for (from, to) in line {
-        let taken = left.min(to - from);
-        up_to.extend((taken > 0).then_some((*from, from + taken)));
-        left -= taken;
-    }
-    Ok((up_to, boundary))
 }
