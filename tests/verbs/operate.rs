@@ -199,3 +199,30 @@ fn retention_that_does_not_wait_passes_a_cursor_and_the_audit_says_so() {
     assert!(skipped > 0 && skipped + committed == 20_000 && account["balances"] == true, "{audit}");
     assert_eq!(workspace.values("out").len() as u64, committed);
 }
+
+#[test]
+fn a_pipeline_without_state_writes_again_to_another_topic_and_then_goes_on_as_before() {
+    let workspace = Workspace::new();
+    workspace.write(
+        "pipelines/copy.toml",
+        "name = \"copy\"\n[source]\ntopics = [\"in\"]\n[[stage]]\nplugin = \"../plugins/pass-through\"\n[[sink]]\ntopic = \"out\"\n\
+         [batch]\nmax-events = 7\n",
+    );
+    workspace.sluice(&["topic", "create", "in"]).ok();
+    let lines: Vec<String> = (0..40).map(|n| n.to_string()).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    workspace.produce("in", &lines[..30]);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    workspace.sluice(&["rewind", "copy", "--to", "18", "--into", "once-more", "--yes"]).ok();
+    workspace.produce("in", &lines[30..]);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(workspace.values("out"), lines);
+    assert_eq!(workspace.values("once-more"), lines[18..30]);
+    // Undone, what is read again goes to the sink.
+    workspace.sluice(&["rewind", "copy", "--to", "35", "--into", "once-more", "--yes"]).ok();
+    workspace.sluice(&["rewind", "copy", "--undo", "--yes"]).ok();
+    workspace.sluice(&["rewind", "copy", "--to", "38", "--yes"]).ok();
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    assert_eq!(workspace.values("out")[40..], lines[38..]);
+    assert_eq!(workspace.values("once-more").len(), 12);
+}

@@ -587,3 +587,52 @@ fn exports_imports_and_replays_that_are_killed_are_done_or_not_and_leave_nothing
     assert_eq!(kept(&workspace), now);
     check_snapshots(&workspace);
 }
+
+#[test]
+fn what_is_written_again_can_go_to_a_topic_of_its_own() {
+    let workspace = workspace("exactly-once");
+    pay(&workspace, &payments(0, 600));
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let (first, final_state) = (workspace.events("sums"), kept(&workspace));
+    let again = ["rewind", "totals", "--to", "0:100", "--into", "sums-again"];
+    let shown = workspace.sluice(&again).ok();
+    assert!(shown.contains("appended to topic sums-again") && shown.contains("Nothing was changed"), "{shown}");
+    assert!(!workspace.sluice(&["topic", "list"]).ok().contains("sums-again"));
+    for (into, what) in [("sums", "reads or writes"), ("paid", "reads or writes"), ("totals.changelog", "reads or")] {
+        let refused = workspace.sluice(&["rewind", "totals", "--to", "0:100", "--into", into, "--yes"]).fails(2);
+        assert!(refused.contains(what), "{refused}");
+    }
+    let mut node = workspace.start(&[]).unwrap();
+    workspace.sluice(&["pipeline", "pause", "totals"]).ok();
+    workspace.sluice(&[&again[..], &["--yes"]].concat()).ok();
+    assert!(workspace.sluice(&["topic", "delete", "sums-again"]).fails(2).contains("to write again"));
+    pay(&workspace, &payments(600, 700));
+    // Also over a crash in the middle of it.
+    workspace.sluice(&["pipeline", "resume", "totals"]).ok();
+    workspace.until("it goes on", || !workspace.events("sums-again").is_empty());
+    kill(&mut node);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let of = |event: &Value| {
+        let origin = &event["origin"];
+        (origin["partition"].as_u64().unwrap(), origin["offset"].as_u64().unwrap(), event["value"].to_string())
+    };
+    let sorted = |events: &[Value]| {
+        let mut all: Vec<_> = events.iter().map(of).collect();
+        all.sort();
+        all
+    };
+    let last =
+        first.iter().map(of).filter(|(partition, ..)| *partition == 0).map(|(_, offset, _)| offset).max().unwrap();
+    let redone = |event: &&Value| (of(event).0, of(event).1 >= 100) == (0, true);
+    let expected: Vec<Value> = first.iter().filter(redone).cloned().collect();
+    assert_eq!(sorted(&workspace.events("sums-again")), sorted(&expected));
+    // What had not been read before goes where it belongs.
+    let all = workspace.events("sums");
+    assert!(all.iter().skip_while(|event| first.contains(event)).all(|event| !expected.contains(event)));
+    assert!(all.iter().any(|event| of(event).0 == 0 && of(event).1 > last));
+    let ids: std::collections::BTreeSet<_> = all.iter().map(of).collect();
+    assert_eq!(ids.len(), all.len(), "nothing is there twice");
+    assert_eq!(kept(&workspace), plain(&payments(0, 700)));
+    assert_ne!(kept(&workspace), final_state);
+    workspace.sluice(&["topic", "delete", "sums-again"]).ok();
+}

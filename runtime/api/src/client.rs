@@ -13,9 +13,9 @@ use sluice_log::{Audit, ReadBatch};
 use sluice_node::Status;
 use sluice_node::checkpoint::Checkpoint;
 use sluice_node::dead::{DeadLetters, Found, LetterId, Selection, Treated, Treatment};
-use sluice_node::operate::{Rewind, Target};
+use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
-use sluice_node::state::{self, StateChoice};
+use sluice_node::state;
 use sluice_node::topics::{Place, TopicDescription};
 use tokio::runtime::Runtime;
 
@@ -210,14 +210,9 @@ impl Client {
     ///
     /// # Errors
     /// What the node says, or the connection.
-    pub fn rewind(
-        &mut self,
-        pipeline: &str,
-        target: &Target,
-        state: StateChoice,
-        really: bool,
-    ) -> Result<Rewind, Problem> {
-        let request = RewindRequest { to: target.to_string(), state, really };
+    pub fn rewind(&mut self, pipeline: &str, request: &operate::Request) -> Result<Rewind, Problem> {
+        let operate::Request { target, state, into, really } = request;
+        let request = RewindRequest { to: target.to_string(), state: *state, into: into.clone(), really: *really };
         let body = serde_json::to_vec(&request).map_err(Problem::connection)?;
         self.json("POST", &format!("/pipelines/{}/rewind", escaped(pipeline)), body)
     }

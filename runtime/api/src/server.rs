@@ -13,7 +13,7 @@ use sluice_event::Region;
 use sluice_log::Audit;
 use sluice_node::checkpoint::{self, Checkpoint};
 use sluice_node::dead::{self, DeadLetters, Found, Treated, Treatment};
-use sluice_node::operate::{Rewind, Target};
+use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
 use sluice_node::state;
 use sluice_node::topics::{self, Place, Production, TopicDescription};
@@ -199,8 +199,10 @@ async fn rewind(
     request: Result<Json<RewindRequest>, JsonRejection>,
 ) -> Answer<Rewind> {
     let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
-    let target: Target = request.to.parse().map_err(|what: String| Problem::bad_request(what))?;
-    blocking(move || Ok(api.node.rewind(&pipeline, &target, request.state, request.really)?)).await.map(Json)
+    let RewindRequest { to, state, into, really } = request;
+    let target = to.parse().map_err(|what: String| Problem::bad_request(what))?;
+    let request = operate::Request { target, state, into, really };
+    blocking(move || Ok(api.node.rewind(&pipeline, &request)?)).await.map(Json)
 }
 
 async fn replay(State(api): State<Api>, request: Result<Json<replay::Request>, JsonRejection>) -> Answer<Replay> {

@@ -105,6 +105,9 @@ pub(crate) struct RewindRequest {
     pub(crate) to: String,
     #[serde(default)]
     pub(crate) state: StateChoice,
+    /// The topic to which outputs of what is read again go.
+    #[serde(default)]
+    pub(crate) into: Option<String>,
     /// Whether to do it, or only to say what it would do.
     pub(crate) really: bool,
 }

@@ -9,9 +9,9 @@ use sluice_event::Batch;
 use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
 use sluice_node::checkpoint::{self, Checkpoint};
 use sluice_node::dead::{self, DeadLetters, Found, LetterId, Selection, Treated, Treatment};
-use sluice_node::operate::{self, Rewind, Target};
+use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
-use sluice_node::state::{self, StateChoice};
+use sluice_node::state;
 use sluice_node::topics::{self, Place, Production, TopicDescription};
 use sluice_node::{Compiler, NodeError, NodeOptions, Status, open_log, status_of};
 
@@ -190,16 +190,10 @@ impl Access {
         }
     }
 
-    pub(crate) fn rewind(
-        &mut self,
-        pipeline: &str,
-        target: &Target,
-        state: StateChoice,
-        really: bool,
-    ) -> Result<Rewind, Failure> {
+    pub(crate) fn rewind(&mut self, pipeline: &str, request: &operate::Request) -> Result<Rewind, Failure> {
         match self {
-            Self::Node(client) => Ok(client.rewind(pipeline, target, state, really)?),
-            Self::Directory(log) => Ok(operate::rewind(log, pipeline, target, state, really)?),
+            Self::Node(client) => Ok(client.rewind(pipeline, request)?),
+            Self::Directory(log) => Ok(operate::rewind(log, pipeline, request)?),
         }
     }
 

@@ -310,6 +310,9 @@ pub(crate) struct Rewind {
     /// What becomes of the state: restore (as it was there) or reset (empty)
     #[arg(long, value_name = "CHOICE", default_value = "restore", value_parser = parse_choice, conflicts_with = "undo")]
     pub(crate) state: StateChoice,
+    /// Append outputs of events that are read again to this topic, which is made where it is missing; without it, again to the sinks
+    #[arg(long, value_name = "TOPIC", conflicts_with = "undo")]
+    pub(crate) into: Option<String>,
     /// Do it
     #[arg(long)]
     pub(crate) yes: bool,

@@ -147,6 +147,11 @@ impl Chain {
         self.router.point_at(source);
     }
 
+    /// Has outputs go to one topic of so many partitions from now on, or to the sinks.
+    pub(crate) fn send_to(&mut self, topic: Option<(u32, u32)>, sinks: &[Sink]) {
+        self.router.send_to(topic, sinks);
+    }
+
     /// Whether a stage may set timers.
     pub(crate) fn has_timers(&self) -> bool {
         self.state.is_some() && self.stages.iter().any(|stage| stage.config.sets_timers())

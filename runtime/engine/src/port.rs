@@ -1,6 +1,6 @@
 //! What delivery needs of the outside.
 
-use sluice_log::{Commit, Done, Error, ReadBatch, TopicPartition};
+use sluice_log::{Again, Commit, Done, Error, ReadBatch, TopicPartition};
 use sluice_state::StageState;
 
 /// A consumer that can be called: one instance of a plugin.
@@ -171,6 +171,11 @@ pub trait Storage: Send + Sync {
 
     /// The epoch of a pipeline and its cursor on a partition; `None` when it has none there any more.
     fn position(&self, pipeline: u32, source: TopicPartition) -> Option<(u64, u64)>;
+
+    /// Where outputs go of what a pipeline reads again of a partition, if not to its sinks.
+    fn again(&self, _pipeline: u32, _source: TopicPartition) -> Option<Again> {
+        None
+    }
 }
 
 impl Storage for sluice_log::Log {
@@ -180,6 +185,10 @@ impl Storage for sluice_log::Log {
 
     fn position(&self, pipeline: u32, source: TopicPartition) -> Option<(u64, u64)> {
         self.cursor(pipeline, source)
+    }
+
+    fn again(&self, pipeline: u32, source: TopicPartition) -> Option<Again> {
+        Self::again(self, pipeline, source)
     }
 }
 

@@ -177,6 +177,13 @@ impl Router {
         self.source = source;
     }
 
+    /// Sends everything to one topic, or where it belongs; `sinks` are those of the pipeline.
+    pub(crate) fn send_to(&mut self, topic: Option<(u32, u32)>, sinks: &[Sink]) {
+        for (own, sink) in self.sinks.iter_mut().zip(sinks) {
+            (own.topic, own.partitions) = topic.unwrap_or((sink.topic, sink.partitions));
+        }
+    }
+
     /// Begins with a batch of `count` events, with these timers.
     pub(crate) fn begin(&mut self, count: u32, due: &Due) {
         self.clear();

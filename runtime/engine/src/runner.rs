@@ -182,6 +182,7 @@ impl LaneRunner {
         let (last, first) = keyed.as_ref().map(Keyed::begins).unwrap_or_default();
         sources.begin_with(last, &first);
         let tried = tried.filter(|_| first.is_empty());
+        sources.write_again(|source| storage.again(config.pipeline, source));
         let cursor = sources.begins();
         let mut chain = Chain::new(
             (config.pipeline, config.witness.clone()),
@@ -513,6 +514,8 @@ impl LaneRunner {
                 tracing::info!(source = %self.sources.first(), epoch, ?cursors, "goes on from the committed cursor");
                 self.config.epoch = epoch;
                 self.sources.go_on_from(cursors, first.0, &first.1);
+                let (storage, pipeline) = (self.storage.clone(), self.config.pipeline);
+                self.sources.write_again(|source| storage.again(pipeline, source));
                 self.lane.go_on_from(cursor);
                 (self.follower, self.claims, self.committed) = (Follower::default(), Claims::new(cursor), cursor);
                 (self.tried, self.retrying, self.counted) = (None, None, cursor);
@@ -593,6 +596,9 @@ impl LaneRunner {
 
     /// Calls with the events that were read and the timers that are due, and commits what that comes to.
     fn call(&mut self, from: u64, due: &Due, draining: bool) {
+        let (source, offset) = self.range(from, from + u64::from(self.batch.count));
+        let again = self.sources.again(source, offset, self.batch.count == 0);
+        self.chain.send_to(again.map(|again| (again.topic, again.partitions)), &self.config.sinks);
         let before = self.clock.elapsed();
         let marks = self.keyed.as_ref().map_or(Marks::default(), |keyed| keyed.marks(self.batch.count));
         let keyed = self.keyed.as_ref().filter(|_| self.batch.count > 0);

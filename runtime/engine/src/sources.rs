@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use sluice_log::{Error, ReadBatch, TopicPartition};
+use sluice_log::{Again, Error, ReadBatch, TopicPartition};
 use sluice_state::Cursors;
 
 use crate::port::Source;
@@ -29,6 +29,8 @@ struct Feed {
     reader: Box<dyn Source>,
     /// It is read up to here only.
     bound: Option<u64>,
+    /// Where outputs go of what is read again.
+    again: Option<Again>,
     /// What was read to see how old it is, of several topics; and from where.
     ahead: ReadBatch,
     ahead_of: Option<u64>,
@@ -54,6 +56,12 @@ impl Feed {
         // What is gone is passed over first.
         let timestamp = self.ahead.region().events().flatten().next().map_or(i64::MIN, |event| event.timestamp());
         Ok((end > at).then_some((timestamp, end - at)))
+    }
+
+    /// Of so many events, those that are all read again, or none of which is.
+    fn up_to_new(&self, at: u64, events: u32) -> u32 {
+        let left = self.again.map(|again| again.until.saturating_sub(at)).filter(|left| *left > 0);
+        left.map_or(events, |left| events.min(u32::try_from(left).unwrap_or(u32::MAX)))
     }
 
     fn read(&mut self, at: u64, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error> {
@@ -93,7 +101,14 @@ struct Spot {
 impl Sources {
     /// At least one. Where an event is to be tried again, that comes first: the same, as a place.
     pub(crate) fn new(sources: Vec<(SourceConfig, Box<dyn Source>)>) -> (Self, Option<(u64, u32)>) {
-        let feed = |(config, reader)| Feed { config, reader, bound: None, ahead: ReadBatch::default(), ahead_of: None };
+        let feed = |(config, reader)| Feed {
+            config,
+            reader,
+            bound: None,
+            again: None,
+            ahead: ReadBatch::default(),
+            ahead_of: None,
+        };
         let feeds: Vec<Feed> = sources.into_iter().map(feed).collect();
         let begin = feeds.iter().map(|feed| feed.config.cursor).collect();
         let mut own = Self { feeds, begin, last: None, runs: VecDeque::new() };
@@ -218,6 +233,7 @@ impl Sources {
         out: &mut ReadBatch,
     ) -> Result<(TopicPartition, u64), Error> {
         if self.is_one() {
+            let max_events = self.feeds[0].up_to_new(place, max_events);
             self.feeds[0].reader.read(place, max_events, max_bytes, out)?;
             return Ok((self.first(), place));
         }
@@ -228,7 +244,8 @@ impl Sources {
             return Ok((source, at));
         };
         let (feed, at) = (&mut self.feeds[run.feed], offsets[run.feed]);
-        feed.read(at, max_events.min(u32::try_from(run.len).unwrap_or(u32::MAX)), max_bytes, out)?;
+        let max_events = feed.up_to_new(at, max_events.min(u32::try_from(run.len).unwrap_or(u32::MAX)));
+        feed.read(at, max_events, max_bytes, out)?;
         if out.base_offset > at {
             // No further than was decided.
             (out.base_offset, out.count) = (out.base_offset.min(at + run.len), 0);
@@ -320,6 +337,24 @@ impl Sources {
         if !planned.is_empty() {
             self.runs = planned;
         }
+    }
+
+    /// Says where outputs go of what is read again of each source.
+    pub(crate) fn write_again(&mut self, again: impl Fn(TopicPartition) -> Option<Again>) {
+        self.feeds.iter_mut().for_each(|feed| feed.again = again(feed.config.source));
+    }
+
+    /// Where outputs go of the events from a place on, or of timers that fire there, if not to the sinks; and up to which offset.
+    pub(crate) fn again(&self, source: TopicPartition, offset: u64, of_timers: bool) -> Option<Again> {
+        let again = self.feeds[self.position(source)].again?;
+        // Timers that fire before the event there fired before it the first time.
+        (offset < again.until || (of_timers && offset == again.until)).then_some(again)
+    }
+
+    /// Whether what is read again ends at a place.
+    pub(crate) fn is_where_again_ends(&self, place: u64) -> bool {
+        let (source, offset) = self.behind(place);
+        self.feeds[self.position(source)].again.is_some_and(|again| again.until == offset)
     }
 
     /// Gives back the memory it reads into.

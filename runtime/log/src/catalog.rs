@@ -4,8 +4,8 @@ mod entities;
 
 use std::collections::{BTreeMap, HashMap};
 
+pub use self::entities::{Again, Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
 pub(crate) use self::entities::{Counters, PartitionInfo, ProducerInfo, SegmentInfo, Times};
-pub use self::entities::{Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
 use crate::change::{Change, Input, Step, TopicPartition};
 use crate::file_header::FILE_HEADER;
 
@@ -154,7 +154,8 @@ impl Catalog {
             | Change::Cursor { .. }
             | Change::Before { .. }
             | Change::Tried { .. }
-            | Change::Held { .. } => self.apply_to_pipeline(change),
+            | Change::Held { .. }
+            | Change::Again { .. } => self.apply_to_pipeline(change),
         }
     }
 
@@ -173,6 +174,7 @@ impl Catalog {
                     desired: kept.as_ref().map(|kept| kept.desired).unwrap_or_default(),
                     held: kept.as_ref().map(|kept| kept.held.clone()).unwrap_or_default(),
                     before: kept.as_ref().map(|kept| kept.before.clone()).unwrap_or_default(),
+                    again: kept.as_ref().and_then(|kept| kept.again),
                     cursors: kept.map(|kept| kept.cursors).unwrap_or_default(),
                 };
                 self.pipelines.insert(*id, info);
@@ -190,6 +192,7 @@ impl Catalog {
                 let cursor = *cursor.ok_or(Misfit("an attempt on a partition that is not read"))?;
                 self.set_cursor(*pipeline, *tp, Cursor { tried: Some((*offset, *attempts)), ..cursor })
             }
+            Change::Again { pipeline, topic } => self.change_pipeline(*pipeline, |info| info.again = Some(*topic)),
             Change::Before { pipeline, cursors } => {
                 self.change_pipeline(*pipeline, |info| info.before.clone_from(cursors))
             }
@@ -202,6 +205,7 @@ impl Catalog {
                 let moved = self.change_pipeline(*pipeline, |info| {
                     info.epoch = *epoch;
                     info.before = cursors.iter().map(|(tp, from, _)| (*tp, *from)).collect();
+                    info.again = None;
                     for (tp, _, to) in cursors {
                         let cursor = info.cursors.entry(*tp).or_default();
                         (cursor.next, cursor.tried) = (*to, None);
@@ -406,6 +410,9 @@ impl PipelineInfo {
         }
         if !self.before.is_empty() {
             changes.push(Change::Before { pipeline: self.id, cursors: self.before.clone() });
+        }
+        if let Some(topic) = self.again {
+            changes.push(Change::Again { pipeline: self.id, topic });
         }
         for (tp, cursor) in &self.cursors {
             changes.push(Change::Cursor { pipeline: self.id, tp: *tp, cursor: *cursor });

@@ -118,4 +118,6 @@ pub(crate) enum Change {
     Tried { pipeline: u32, tp: TopicPartition, offset: u64, attempts: u32 },
     /// 23: a pipeline stands still for this reason until somebody acts; an empty one: no longer.
     Held { pipeline: u32, reason: String },
+    /// 24: what a pipeline writes again, as long as its cursors are not where they were before they were last set anew, goes to this topic.
+    Again { pipeline: u32, topic: u32 },
 }

@@ -46,6 +46,8 @@ pub enum Order {
         pipeline: String,
         /// Where its cursors go; those not named stay.
         to: Vec<(TopicPartition, u64)>,
+        /// The id of the topic that outputs of what is read again go to, in place of the sinks.
+        into: Option<u32>,
     },
     /// Let go of events before these offsets, as far as full segments allow: nobody needs them any more.
     LetGo(Vec<(TopicPartition, u64)>),
@@ -236,6 +238,12 @@ impl Order {
                     let what = format!("topic {name} is read by pipeline {}: delete that first", reader.name);
                     return Err(Error::Invalid(what));
                 }
+                let mut pipelines = catalog.pipelines.values();
+                if let Some(writer) = pipelines.find(|pipeline| pipeline.writes_again_to(topic.id)) {
+                    let what =
+                        format!("pipeline {} writes to topic {name} what it was rewound to write again", writer.name);
+                    return Err(Error::Invalid(format!("{what}: undo that, or let it come to where it was")));
+                }
                 changes.push(Change::TopicDeleted { topic: topic.id });
             }
             Self::DeletePipeline(name, own_topic) => {
@@ -254,7 +262,7 @@ impl Order {
             Self::Hold(name, reason) => {
                 changes.push(Change::Held { pipeline: pipeline(name)?.id, reason: reason.clone() });
             }
-            Self::Move { pipeline: name, to } => {
+            Self::Move { pipeline: name, to, into } => {
                 let pipeline = pipeline(name)?;
                 let moved = |(tp, to): &(TopicPartition, u64)| {
                     let cursor = pipeline.cursors.get(tp);
@@ -268,6 +276,7 @@ impl Order {
                 };
                 let cursors = to.iter().map(moved).collect::<Result<_, _>>()?;
                 changes.push(Change::Moved { pipeline: pipeline.id, epoch: pipeline.epoch + 1, cursors });
+                changes.extend(into.map(|topic| Change::Again { pipeline: pipeline.id, topic }));
             }
             Self::LetGo(before) => {
                 for (tp, offset) in before {

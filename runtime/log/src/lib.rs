@@ -36,7 +36,7 @@ mod upkeep;
 mod sim_tests;
 
 pub use audit::{Account, Audit};
-pub use catalog::{Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
+pub use catalog::{Again, Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
 pub use change::{Input, Step, TopicPartition};
 pub use commit::{Append, Appended, Commit, Committed, NewTopic, Order, PipelineStart, Sequence, Tried};
 pub use compression::Compression;

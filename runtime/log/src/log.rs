@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use sluice_env::{Clock, Disk};
 
 use crate::audit::{self, Audit};
-use crate::catalog::{Catalog, PipelineInfo, TopicInfo};
+use crate::catalog::{Again, Catalog, PipelineInfo, TopicInfo};
 use crate::change::{Change, TopicPartition};
 use crate::commit::{Commit, Committed};
 use crate::committer::Committer;
@@ -92,7 +92,8 @@ impl Shared {
             | Change::Held { pipeline: id, .. }
             | Change::Tried { pipeline: id, .. }
             | Change::Moved { pipeline: id, .. }
-            | Change::Before { pipeline: id, .. } => {
+            | Change::Before { pipeline: id, .. }
+            | Change::Again { pipeline: id, .. } => {
                 write(&self.pipelines).extend(catalog.pipelines.get(id).map(|pipeline| (*id, pipeline.clone())));
             }
             Change::PipelineDeleted { pipeline } => {
@@ -330,6 +331,13 @@ impl Log {
     /// A pipeline that has committed something.
     pub fn pipeline(&self, name: &str) -> Option<PipelineInfo> {
         read(&self.shared.pipelines).values().find(|pipeline| pipeline.name == name).cloned()
+    }
+
+    /// Where outputs go of what a pipeline reads again of a partition, if not to its sinks.
+    pub fn again(&self, pipeline: u32, source: TopicPartition) -> Option<Again> {
+        let (topic, until) = read(&self.shared.pipelines).get(&pipeline)?.again_until(source)?;
+        let partitions = read(&self.shared.topics).values().find(|info| info.id == topic)?.partitions;
+        Some(Again { topic, partitions, until })
     }
 
     /// The epoch of a pipeline and its cursor on a partition.

@@ -193,7 +193,11 @@ fn operated_workload(seed: u64, fixed: bool) -> Vec<Vec<Commit>> {
         match (rng.below(4), cursor, &other) {
             (0, Some(to), _) => {
                 epoch += 1;
-                operated.push(vec![Commit::order(Order::Move { pipeline: "p".into(), to: vec![(IN, to)] })]);
+                operated.push(vec![Commit::order(Order::Move {
+                    pipeline: "p".into(),
+                    to: vec![(IN, to)],
+                    into: None,
+                })]);
             }
             (1, _, None) => {
                 let name = format!("other-{index}");
@@ -838,7 +842,7 @@ fn an_outcome_follows_the_one_before_and_none_of_an_old_epoch_counts() {
     assert!(!go(input(Step::Outcome, 1, 1, 2)));
     assert!(go(input(Step::Outcome, 1, 0, 1)) && go(input(Step::Outcome, 1, 1, 2)));
     assert!(!go(input(Step::Outcome, 1, 1, 2)));
-    assert!(go(Commit::order(Order::Move { pipeline: "p".into(), to: vec![(IN, 0)] })));
+    assert!(go(Commit::order(Order::Move { pipeline: "p".into(), to: vec![(IN, 0)], into: None })));
     assert!(!go(input(Step::Outcome, 1, 2, 3)) && go(claim(2, 0, 1)) && go(input(Step::Outcome, 2, 0, 1)));
     let told = crate::audit::audit(&disk, Path::new(ROOT), u64::MAX).unwrap();
     let account = &told.accounts[0];
@@ -974,7 +978,7 @@ fn a_rewind_of_one_partition_begins_a_new_epoch_in_all() {
     };
     // Outputs ahead of the cursor, at-least-once; then an operator moves the other partition's cursor.
     assert!(go(outcome(1, 0)) && go(outcome(1, 1)));
-    assert!(go(Commit::order(Order::Move { pipeline: "p".into(), to: vec![(IN, 0)] })));
+    assert!(go(Commit::order(Order::Move { pipeline: "p".into(), to: vec![(IN, 0)], into: None })));
     assert!(!go(outcome(1, 2)) && !go(outcome(2, 2)));
     assert!(go(outcome(2, 0)) && go(outcome(2, 1)));
 }

@@ -16,11 +16,11 @@ use crate::dead::{self, Selection, Treated, Treatment};
 use crate::definitions::{self, Trial};
 use crate::keeper::Keeper;
 use crate::lanes::{self, Existing, Ground, Needed, Running};
-use crate::operate::{self, Rewind, Target};
+use crate::operate::{self, Rewind};
 use crate::redrive::Redrives;
 use crate::replay::{self, Replay};
 use crate::scheduler::{Scheduler, Seen};
-use crate::state::{self, StateChoice, States};
+use crate::state::{self, States};
 use crate::status::{self, LaneStatus, PipelineState, PipelineStatus, Status};
 use crate::topics;
 use crate::witness::{self, Calls};
@@ -299,7 +299,7 @@ impl Node {
     ///
     /// # Errors
     /// When there is no such pipeline or target, or storage refuses.
-    pub fn rewind(&self, pipeline: &str, target: &Target, choice: StateChoice, really: bool) -> Result<Rewind, Error> {
+    pub fn rewind(&self, pipeline: &str, request: &operate::Request) -> Result<Rewind, Error> {
         /// How often it is planned anew, for the pipeline has committed something meanwhile.
         const TRIES: usize = 1000;
         let _operating = self.operating();
@@ -308,12 +308,12 @@ impl Node {
             let info = self.log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
             let past = self.states.past(&self.log, &info);
             tries += 1;
-            match operate::rewind_with(&self.log, &info, past.as_ref(), target, choice, really) {
+            match operate::rewind_with(&self.log, &info, past.as_ref(), request) {
                 Err(Error::Fenced { .. }) if tries < TRIES => {}
                 rewind => break rewind?,
             }
         };
-        if really {
+        if request.really {
             self.lanes_of(pipeline).into_iter().for_each(|lane| self.scheduler.moved(lane));
         }
         Ok(rewind)

@@ -1,15 +1,16 @@
 //! What an operator does with pipelines: set cursors anew, look what became of events.
 
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sluice_config::changelog_topic;
+use sluice_config::{Pipeline, changelog_topic};
 use sluice_log::{Commit, Error, Log, Order, Partition, PipelineInfo, TopicPartition};
 
 use crate::checkpoint::{self, Stood};
 use crate::state::{self, Past, StateChoice, Step};
-use crate::topics::Place;
+use crate::topics::{self, Place};
 
 /// Where a pipeline's cursors are to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +82,19 @@ impl std::fmt::Display for Target {
     }
 }
 
+/// How a pipeline's cursors are to be set anew.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Where they go.
+    pub target: Target,
+    /// What becomes of the state.
+    pub state: StateChoice,
+    /// The topic to which outputs of what is read again go, in place of the sinks; made where it is missing.
+    pub into: Option<String>,
+    /// Whether to do it, or only to say what it would do.
+    pub really: bool,
+}
+
 /// How one cursor moves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -111,6 +125,8 @@ pub struct Rewind {
     pub passed_over: u64,
     /// What becomes of the state; none for pipelines that keep none.
     pub state: Option<StateChoice>,
+    /// The topic to which outputs of what is read again go, in place of the sinks.
+    pub into: Option<String>,
     /// Whether it was done.
     pub done: bool,
 }
@@ -119,10 +135,10 @@ pub struct Rewind {
 ///
 /// # Errors
 /// When there is no such pipeline or place, or storage refuses.
-pub fn rewind(log: &Log, pipeline: &str, target: &Target, choice: StateChoice, really: bool) -> Result<Rewind, Error> {
+pub fn rewind(log: &Log, pipeline: &str, request: &Request) -> Result<Rewind, Error> {
     let info = log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
     let past = Past::of(log, |pipeline, partition| state::bring_up(log, pipeline, partition), &info);
-    rewind_with(log, &info, past.as_ref(), target, choice, really)
+    rewind_with(log, &info, past.as_ref(), request)
 }
 
 /// The same; `past` knows the states.
@@ -130,11 +146,23 @@ pub(crate) fn rewind_with(
     log: &Log,
     info: &PipelineInfo,
     past: Option<&Past<'_>>,
-    target: &Target,
-    choice: StateChoice,
-    really: bool,
+    &Request { ref target, state: choice, ref into, really }: &Request,
 ) -> Result<Rewind, Error> {
     let pipeline = &info.name;
+    if *target == Target::Undo && into.is_some() {
+        return Err(Error::Invalid("undo writes nothing again: it takes no topic".to_owned()));
+    }
+    let aside = |make| match into {
+        Some(name) => {
+            let unreadable =
+                |_| Error::Invalid(format!("the definition of pipeline {pipeline} in force cannot be read"));
+            let own = Pipeline::parse(Path::new(""), &info.definition).map_err(unreadable)?;
+            topics::aside(log, &own, name, make)
+        }
+        None => Ok(None),
+    };
+    // Whatever is wrong is found before anything is made.
+    aside(false)?;
     if *target == Target::Undo && info.before.is_empty() {
         return Err(Error::Invalid(format!("pipeline {pipeline} was never rewound: there is nothing to undo")));
     }
@@ -180,7 +208,8 @@ pub(crate) fn rewind_with(
     }
     moves.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
     if really {
-        let order = Some(Order::Move { pipeline: pipeline.to_owned(), to });
+        let into = aside(true)?.map(|topic| topic.id);
+        let order = Some(Order::Move { pipeline: pipeline.to_owned(), to, into });
         log.commit(Commit { order, appends, ..Commit::default() })?;
     }
     Ok(Rewind {
@@ -188,6 +217,7 @@ pub(crate) fn rewind_with(
         again: moves.iter().map(|moved| moved.from.saturating_sub(moved.to)).sum(),
         passed_over: moves.iter().map(|moved| moved.to.saturating_sub(moved.from)).sum(),
         state: past.map(|_| choice),
+        into: into.clone(),
         moves,
         done: really,
     })

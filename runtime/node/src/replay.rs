@@ -6,13 +6,13 @@
 
 mod compare;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluice_config::{OnError, Pipeline, changelog_topic};
+use sluice_config::{OnError, Pipeline};
 use sluice_engine::{
     Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, PartitionBy, Reopen, Retry, Sink, Source, SourceConfig,
     StageConfig, StateConfig, Step, Storage, Writer,
@@ -26,12 +26,12 @@ use sluice_state::{Cursors, PartitionState, Quiet, SharedState};
 
 use self::compare::{Comparison, Range};
 pub use self::compare::{Difference, Kind, Shown};
-use crate::dead;
 use crate::definitions::{self, Trial};
 use crate::lanes;
 use crate::node::NodeError;
 use crate::operate::Target;
 use crate::state::{self, Moment, Past, Side};
+use crate::topics;
 
 /// Those of the side run's own topics, which are not in the log: its changelog, and its dead letters.
 const CHANGELOG: u32 = u32::MAX;
@@ -146,7 +146,7 @@ pub(crate) fn run(
     let (pipeline, stages) = stages(host, &all, request)?;
     let target = |text: &str| text.parse::<Target>().map_err(invalid);
     let (from, to) = (target(&request.from)?, target(&request.to)?);
-    let into = request.into.as_ref().map(|name| destination(log, &pipeline, name)).transpose()?;
+    let into = request.into.as_ref().map(|name| topics::aside(log, &pipeline, name, true)).transpose()?.flatten();
     let mut replay = Replay { pipeline: info.name.clone(), into: request.into.clone(), ..Replay::default() };
     let mut hash = 0_u128;
     let mut lanes: Vec<Vec<Feed>> = Vec::new();
@@ -208,33 +208,6 @@ fn stages(host: &Arc<Host>, all: &[Pipeline], request: &Request) -> Result<(Pipe
     let loaded = definitions::load_stages(host, &pipeline, &Trial::By(&(), crate::witness::starting(0)));
     let stages = loaded.map_err(NodeError::Refused)?.into_iter().map(|(_, stage)| stage).collect();
     Ok((pipeline, stages))
-}
-
-/// The topic that outputs go to, which is made where it is missing.
-fn destination(log: &Log, pipeline: &Pipeline, name: &str) -> Result<TopicInfo, NodeError> {
-    let written = |info: &PipelineInfo| match Pipeline::parse(Path::new(""), &info.definition) {
-        Ok(pipeline) => pipeline.written().any(|(_, topic)| topic == name || dead::marks_topic(topic) == name),
-        Err(_) => false,
-    };
-    let id = log.topic(name).map(|topic| topic.id).ok();
-    let is_used = |info: &PipelineInfo| {
-        let is_read = info.cursors.keys().any(|tp| Some(tp.topic) == id);
-        is_read || name == changelog_topic(&info.name) || written(info)
-    };
-    let own =
-        pipeline.sources.iter().any(|source| source == name) || pipeline.written().any(|(_, topic)| topic == name);
-    if own || log.pipelines().iter().any(is_used) {
-        let what = format!("topic {name} is one that a pipeline reads or writes");
-        return Err(invalid(format!("{what}: outputs of a replay go to a topic of their own")));
-    }
-    if let Ok(topic) = log.topic(name) {
-        return Ok(topic);
-    }
-    let partitions =
-        pipeline.sources.first().and_then(|source| log.topic(source).ok()).map_or(1, |topic| topic.partitions);
-    let new =
-        sluice_log::NewTopic { name: name.to_owned(), partitions, settings: sluice_log::TopicSettings::default() };
-    Ok(crate::topics::create(log, new)?)
 }
 
 /// The offset that a target means for a partition; `None` when it is not about it.

@@ -1,15 +1,18 @@
 //! What producers and readers do with topics.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sluice_config::changelog_topic;
+use sluice_config::{Pipeline, changelog_topic};
 use sluice_engine::PartitionBy;
 use sluice_event::{Batch, Region};
 use sluice_log::{
-    Append, Commit, Done, Error, Log, MAX_EVENT_BYTES, NewTopic, Order, Partition, ReadBatch, Sequence, TopicInfo,
-    TopicPartition,
+    Append, Commit, Done, Error, Log, MAX_EVENT_BYTES, NewTopic, Order, Partition, PipelineInfo, ReadBatch, Sequence,
+    TopicInfo, TopicPartition,
 };
+
+use crate::dead::marks_topic;
 
 /// A topic and how far its partitions go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +100,34 @@ pub fn delete(log: &Log, name: &str) -> Result<(), Error> {
     }
     log.commit(Commit::order(Order::DeleteTopic(name.to_owned())))?;
     Ok(())
+}
+
+/// A topic that outputs of a pipeline go to aside of its sinks; made where it is missing, if that is wanted.
+pub(crate) fn aside(log: &Log, pipeline: &Pipeline, name: &str, make: bool) -> Result<Option<TopicInfo>, Error> {
+    let written = |info: &PipelineInfo| match Pipeline::parse(Path::new(""), &info.definition) {
+        Ok(pipeline) => {
+            let marks = marks_topic(&pipeline.errors.dead_letter_topic);
+            marks == name || pipeline.written().any(|(_, topic)| topic == name)
+        }
+        Err(_) => false,
+    };
+    let there = log.topic(name).ok();
+    let is_used = |info: &PipelineInfo| {
+        let is_read = info.cursors.keys().any(|tp| there.as_ref().is_some_and(|topic| topic.id == tp.topic));
+        is_read || name == changelog_topic(&info.name) || written(info)
+    };
+    let own =
+        pipeline.sources.iter().any(|source| source == name) || pipeline.written().any(|(_, topic)| topic == name);
+    if own || log.pipelines().iter().any(is_used) {
+        let what = format!("topic {name} is one that a pipeline reads or writes");
+        return Err(Error::Invalid(format!("{what}: what comes out again goes to a topic of its own")));
+    }
+    if there.is_some() || !make {
+        return Ok(there);
+    }
+    let source = pipeline.sources.first().and_then(|source| log.topic(source).ok());
+    let new = NewTopic::new(name, source.map_or(1, |topic| topic.partitions));
+    create(log, new).map(Some)
 }
 
 /// All topics.

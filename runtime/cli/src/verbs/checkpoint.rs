@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use sluice_node::checkpoint::{Checkpoint, Kept};
-use sluice_node::operate::Target;
+use sluice_node::operate::{Request, Target};
 use sluice_node::state::StateChoice;
 
 use crate::access::Access;
@@ -46,14 +46,15 @@ pub(crate) fn checkpoint(global: &Global, verb: &args::Checkpoint) -> Result<Exi
                 }
             };
             let target = Target::Checkpoint(name.clone());
+            let request = |really| Request { target: target.clone(), state: StateChoice::Restore, into: None, really };
             // All of them can be done before one is.
             if *yes {
                 for pipeline in &pipelines {
-                    access.rewind(pipeline, &target, StateChoice::Restore, false)?;
+                    access.rewind(pipeline, &request(false))?;
                 }
             }
             for pipeline in &pipelines {
-                let rewind = access.rewind(pipeline, &target, StateChoice::Restore, *yes)?;
+                let rewind = access.rewind(pipeline, &request(*yes))?;
                 show::answer(global, &rewind, || describe(&rewind))?;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sluice_node::operate::{Rewind, Target};
+use sluice_node::operate::{Request, Rewind, Target};
 use sluice_node::state::StateChoice;
 
 use crate::access::Access;
@@ -19,7 +19,8 @@ pub(crate) fn rewind(global: &Global, verb: &args::Rewind) -> Result<ExitCode, F
             return Err(failure.help("`sluice rewind NAME --to earliest` shows what it would do"));
         }
     };
-    let rewind = Access::open_existing(global)?.rewind(&verb.pipeline, &target, verb.state, verb.yes)?;
+    let request = Request { target, state: verb.state, into: verb.into.clone(), really: verb.yes };
+    let rewind = Access::open_existing(global)?.rewind(&verb.pipeline, &request)?;
     show::answer(global, &rewind, || describe(&rewind))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -52,9 +53,10 @@ pub(crate) fn describe(rewind: &Rewind) -> String {
     if *done {
         out.push_str(&format!("pipeline {pipeline} rewound; `sluice rewind {pipeline} --undo --yes` takes it back\n"));
     } else {
+        let whereto = rewind.into.as_ref().map_or("again".to_owned(), |topic| format!("to topic {topic}"));
         out.push_str(&format!(
             "pipeline {pipeline} would read {again} events again and pass over {passed_over}. What it has written stays: outputs of events\n\
-             that are read again are appended again. Nothing was changed; add --yes to do it.\n"
+             that are read again are appended {whereto}. Nothing was changed; add --yes to do it.\n"
         ));
     }
     out

@@ -135,7 +135,8 @@ impl LaneRunner {
     /// Whether events and timers are to be called apart at `from`.
     fn is_apart(&self, from: u64, at_most: Option<u32>) -> bool {
         let quiet_until = self.keyed.as_ref().map_or(0, Keyed::quiet_until);
-        at_most.is_some() || self.firing.apart > 0 || !self.chain.takes_timers_between() || from == quiet_until
+        let ends = from == quiet_until || self.sources.is_where_again_ends(from);
+        at_most.is_some() || self.firing.apart > 0 || !self.chain.takes_timers_between() || ends
     }
 
     /// The timers that come with the events that were read, of which those are cut off that cannot come along.

@@ -102,6 +102,36 @@ pub struct PipelineInfo {
     pub cursors: BTreeMap<TopicPartition, Cursor>,
     /// Where the cursors stood before they were last set anew; empty when they never were.
     pub before: Vec<(TopicPartition, u64)>,
+    /// The id of the topic that it writes to, in place of its sinks, as long as a cursor is not where it was then.
+    pub again: Option<u32>,
+}
+
+/// Where outputs go of events that a pipeline reads again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Again {
+    /// The id of the topic.
+    pub topic: u32,
+    /// Its partition count.
+    pub partitions: u32,
+    /// Events before this offset are read again.
+    pub until: u64,
+}
+
+impl PipelineInfo {
+    /// Where the cursor on a partition was before it was last set anew, if what is read again up to there goes to this topic.
+    pub(crate) fn again_until(&self, source: TopicPartition) -> Option<(u32, u64)> {
+        let topic = self.again?;
+        let until = self.before.iter().find(|(before, _)| *before == source)?.1;
+        Some((topic, until))
+    }
+
+    /// Whether it writes again to a topic what it was rewound to read again.
+    pub(crate) fn writes_again_to(&self, topic: u32) -> bool {
+        let is_behind = |(source, cursor): (&TopicPartition, &Cursor)| {
+            self.again_until(*source).is_some_and(|(to, until)| to == topic && cursor.next < until)
+        };
+        self.cursors.iter().any(is_behind)
+    }
 }
 
 /// When a segment's first and last batches were appended, ms since the epoch.

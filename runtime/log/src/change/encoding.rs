@@ -96,6 +96,10 @@ impl Change {
                 out.u32(*pipeline).bytes(reason.as_bytes());
                 23
             }
+            Self::Again { pipeline, topic } => {
+                out.u32(*pipeline).u32(*topic);
+                24
+            }
             snapshot => snapshot.encode_in_snapshot(out),
         };
         let length = (out.0.len() - start - 8) as u32;
@@ -137,7 +141,7 @@ impl Change {
         let mut header = || Some((from.u16()?, from.u16()?, from.u32()? as usize));
         let (tag, _, length) = header().ok_or(Undecodable::Malformed)?;
         let body = from.take(length.next_multiple_of(8)).ok_or(Undecodable::Malformed)?;
-        if !(1..=23).contains(&tag) {
+        if !(1..=24).contains(&tag) {
             return Err(Undecodable::UnknownTag(tag));
         }
         Self::decode_body(tag, Decoder(&body[..length])).ok_or(Undecodable::Malformed)
@@ -145,7 +149,7 @@ impl Change {
 
     fn decode_body(tag: u16, mut body: Decoder<'_>) -> Option<Self> {
         match tag {
-            4 | 5 | 9 | 14..=16 | 22 | 23 => Self::decode_of_pipeline(tag, &mut body),
+            4 | 5 | 9 | 14..=16 | 22..=24 => Self::decode_of_pipeline(tag, &mut body),
             7 | 8 | 18..=21 => Self::decode_in_snapshot(tag, &mut body),
             _ => Self::decode_of_topic(tag, &mut body),
         }
@@ -262,6 +266,7 @@ impl Change {
                 Self::Tried { pipeline, tp, offset: body.u64()?, attempts }
             }
             23 => Self::Held { pipeline: body.u32()?, reason: body.string()? },
+            24 => Self::Again { pipeline: body.u32()?, topic: body.u32()? },
             _ => return None,
         })
     }
