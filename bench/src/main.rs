@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout)]
 
 mod beside;
+mod checkpoints;
 mod engine;
 mod events;
 mod many;
@@ -42,6 +43,9 @@ fn main() -> Result<()> {
         "{events} events a job, {runs} runs of each side in turn; durability os, one partition, where not said otherwise"
     );
     println!("M/s per core: million events per second of CPU time, all threads; min / median / max");
+    if !quick {
+        measure::touch_memory();
+    }
     if wanted("jobs") {
         jobs(events, runs)?;
     }
@@ -74,6 +78,20 @@ fn main() -> Result<()> {
             segments as f64 / f64::from(1 << 30),
             commits >> 20
         );
+    }
+    if wanted("checkpoints") {
+        let checkpoints::Taken { keys, filled, memory, bytes, alone, during, took, each, together } =
+            checkpoints::run(quick)?;
+        println!(
+            "\nState of {keys} keys: filled in {filled:.0} s, {memory} MiB resident, {} MiB on disk; 50,000 updates a second, durability fsync",
+            bytes >> 20
+        );
+        println!("| | min / median / max |\n|---|---|");
+        println!("| longest time without a step of the cursor, ms | {alone} |");
+        println!("| the same, while a checkpoint is made | {during} |");
+        println!("| to make a checkpoint, ms | {took} |");
+        println!("| more on disk for each of 24 that are kept, 1 % of the keys changing between, MiB | {each} |");
+        println!("| the same, all of them | {together:.0} |");
     }
     if wanted("beside") {
         println!("\n| J3, two partitions, beside | M/s by the clock | share of alone |\n|---|---|---|");

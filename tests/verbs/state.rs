@@ -315,6 +315,9 @@ fn a_checkpoint_is_come_back_to_from_anywhere_and_others_stay() {
 
     workspace.sluice(&["checkpoint", "delete", "first"]).ok();
     assert!(workspace.sluice(&["checkpoint", "list"]).ok().contains("second"));
+    let shown = workspace.sluice(&["checkpoint", "show", "second"]).ok();
+    assert!(shown.contains("CURSOR") && shown.contains("paid/1"), "{shown}");
+    assert!(workspace.sluice(&["checkpoint", "show", "none"]).fails(2).contains("checkpoint list"));
     assert!(
         workspace.sluice(&["rewind", "totals", "--to", "checkpoint:first"]).fails(2).contains("unknown checkpoint")
     );

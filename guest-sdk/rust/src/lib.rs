@@ -18,8 +18,8 @@
 mod consumer;
 mod event;
 mod failure;
-mod hash;
 mod log;
+mod numbers;
 mod outputs;
 mod runner;
 mod state;

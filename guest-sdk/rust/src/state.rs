@@ -1,7 +1,7 @@
 //! Keyed state, as typed values.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluice_event::{OutcomeWriter, Region, Source, View, append, has_expired};
 
-use crate::hash::FastHasher;
+use crate::numbers::Numbers;
 use crate::outputs::write_json;
 use crate::{Event, Failure, Key, Result};
 
@@ -279,8 +279,7 @@ struct Shelf<T> {
 
 /// What is held, by numbers, so that a key is hashed once for an event.
 struct Inner<T> {
-    numbers: HashMap<Rc<[u8]>, u32, FastHasher>,
-    keys: Vec<Rc<[u8]>>,
+    keys: Numbers,
     held: Vec<Held<T>>,
     /// The number that was used last: what is read is mostly written then.
     last: usize,
@@ -292,37 +291,27 @@ struct Inner<T> {
 
 impl<T> Default for Inner<T> {
     fn default() -> Self {
-        Self {
-            numbers: HashMap::default(),
-            keys: Vec::new(),
-            held: Vec::new(),
-            last: 0,
-            journal: Vec::new(),
-            changed: Vec::new(),
-        }
+        let (keys, held, journal, changed) = (Numbers::default(), Vec::new(), Vec::new(), Vec::new());
+        Self { keys, held, last: 0, journal, changed }
     }
 }
 
 impl<T> Inner<T> {
     /// The number of a key, if it is known.
     fn find(&mut self, key: &[u8]) -> Option<usize> {
-        if self.keys.get(self.last).is_some_and(|last| **last == *key) {
-            return Some(self.last);
+        if !self.keys.is(self.last, key) {
+            self.last = self.keys.find(key)?;
         }
-        self.last = *self.numbers.get(key)? as usize;
         Some(self.last)
     }
 
     /// The number of a key, which is new if it is not known.
     fn number(&mut self, key: &[u8]) -> (u32, bool) {
-        if let Some(number) = self.numbers.get(key) {
-            return (*number, false);
+        let (number, is_new) = self.keys.number(key);
+        if is_new {
+            self.held.push(Held { value: Value::Awaited, expires: None, changed_by: None });
         }
-        let (number, key) = (self.keys.len() as u32, Rc::from(key));
-        self.numbers.insert(Rc::clone(&key), number);
-        self.keys.push(key);
-        self.held.push(Held { value: Value::Awaited, expires: None, changed_by: None });
-        (number, true)
+        (number, is_new)
     }
 }
 
@@ -389,10 +378,10 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
         }
         // What this call has changed is not with the host yet. What was undone is what it was.
         let Inner { keys, held, changed, .. } = &mut *self.inner.borrow_mut();
-        for number in changed.iter().map(|number| *number as usize).filter(|n| keys[*n].starts_with(prefix)) {
+        for number in changed.iter().map(|number| *number as usize).filter(|n| keys.get(*n).starts_with(prefix)) {
             match held[number].value()?.filter(|_| !has_expired(held[number].expires, watermark)) {
-                Some(value) => found.insert(keys[number].to_vec(), value),
-                None => found.remove(&*keys[number]),
+                Some(value) => found.insert(keys.get(number).to_vec(), value),
+                None => found.remove(keys.get(number)),
             };
         }
         Ok(found.into_iter().collect())
@@ -439,7 +428,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
             let held = &mut inner.held[number];
             let Some(of) = held.changed_by.take() else { continue };
             key.truncate(self.prefix.len());
-            append(&mut key, &inner.keys[number]);
+            append(&mut key, inner.keys.get(number));
             json.clear();
             let value = match &held.value {
                 // A value that cannot be written is no JSON: maps whose keys are no text. It was a mistake from the beginning.

@@ -196,6 +196,11 @@ pub(crate) enum Checkpoint {
     },
     /// List checkpoints
     List,
+    /// Show where each cursor stood
+    Show {
+        /// The checkpoint
+        name: String,
+    },
     /// Go back to a checkpoint: as `rewind PIPELINE --to checkpoint:NAME`, for each pipeline that it is of; shows what it would do, and with
     /// --yes does it
     Restore {

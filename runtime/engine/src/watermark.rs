@@ -72,8 +72,11 @@ impl EventTime {
             // Those that nobody has written to are waited for, for as long as for any writer.
             self.topics.iter_mut().for_each(|topic| topic.expect(appended));
         }
+        let before = self.topics[topic].current;
         self.topics[topic].event(writer, timestamp, appended);
-        self.combine();
+        if self.topics.len() > 1 || self.topics[topic].current != before {
+            self.combine();
+        }
         is_late
     }
 

@@ -48,16 +48,42 @@ pub(crate) const fn padded(len: usize) -> usize {
     len.next_multiple_of(crate::ALIGN)
 }
 
-/// Appends bytes, of which there mostly are few. In a guest, copying a number that varies is a call out of it, which costs more than copying a
-/// short key does; copies of four bytes are single instructions.
+/// Appends bytes, of which there mostly are few.
 #[inline]
 pub fn append(out: &mut alloc::vec::Vec<u8>, bytes: &[u8]) {
-    if cfg!(target_family = "wasm") && bytes.len() <= 32 {
-        let (words, rest) = bytes.as_chunks::<4>();
-        words.iter().for_each(|word| out.extend_from_slice(word));
-        rest.iter().for_each(|byte| out.push(*byte));
-    } else {
-        out.extend_from_slice(bytes);
+    const SHORT: usize = 32;
+    if !cfg!(target_family = "wasm") || bytes.len() > SHORT {
+        return out.extend_from_slice(bytes);
+    }
+    // In a guest, a fixed number of bytes is copied by a few instructions: so those are cut off that do not count.
+    let mut some = [0; SHORT];
+    copy(&mut some[..bytes.len()], bytes);
+    let len = out.len() + bytes.len();
+    out.extend_from_slice(&some);
+    out.truncate(len);
+}
+
+/// Copies bytes, of which there mostly are few, to a place of the same length. In a guest, copying a number that varies is a call out of it, which costs more
+/// than copying a short key does. So the first half and the last are copied, which may overlap.
+#[inline]
+pub fn copy(to: &mut [u8], bytes: &[u8]) {
+    match bytes.len() {
+        0 => {}
+        1 => to[0] = bytes[0],
+        2..=4 => copy_halves::<2>(to, bytes),
+        5..=8 => copy_halves::<4>(to, bytes),
+        9..=16 => copy_halves::<8>(to, bytes),
+        17..=32 => copy_halves::<16>(to, bytes),
+        33..=64 => copy_halves::<32>(to, bytes),
+        _ => to.copy_from_slice(bytes),
+    }
+}
+
+#[inline]
+fn copy_halves<const HALF: usize>(to: &mut [u8], bytes: &[u8]) {
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<HALF>(), bytes.last_chunk::<HALF>()) {
+        to.first_chunk_mut().into_iter().for_each(|to| *to = *first);
+        to.last_chunk_mut().into_iter().for_each(|to| *to = *last);
     }
 }
 
@@ -68,4 +94,19 @@ pub(crate) fn pad(out: &mut alloc::vec::Vec<u8>) {
     let len = padded(out.len());
     out.extend_from_slice(&[0; crate::ALIGN]);
     out.truncate(len);
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    #[test]
+    fn what_is_copied_in_halves_is_whole() {
+        let bytes: Vec<u8> = (0..=99).collect();
+        for len in 0..=100 {
+            let mut to = alloc::vec![255; len];
+            super::copy(&mut to, &bytes[..len]);
+            assert_eq!(to, bytes[..len]);
+        }
+    }
 }

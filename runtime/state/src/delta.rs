@@ -5,11 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::layer::{Change, Layer};
 
 const MAGIC: &[u8; 4] = b"SLGD";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const FIXED: usize = 64;
-const ENTRY: usize = 16;
 const PAIR: usize = 16;
-const DELETED: u32 = u32::MAX;
 
 /// Bytes that are no delta, or of a later version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +61,7 @@ impl Head {
 ///
 /// ```text
 ///  0  "SLGD"                          24  u64  from
-///  4  u16  version, 1                 32  u64  to
+///  4  u16  version, 2                 32  u64  to
 ///  6  u16  length of this part        40  u64  epoch
 ///  8  u32  source topic               48  i64  watermark, i64::MIN while there is none
 /// 12  u32  source partition           56  u32  number of entries
@@ -71,9 +69,11 @@ impl Head {
 /// 18  u8   1: closed, u8 number of cursors
 /// 20  u32  outputs so far of timers that fired before `to`
 /// 64  per cursor u64 topic, u64 offset; then, up to the length of this part, per clock u64 place, i64 time of day
-///     per entry, in the order in which they were made: u32 key length, u32 value length (0xffffffff: deleted),
-///     i64 expiry (ms since the epoch, 0 never), key, value
+///     per entry, in the order in which they were made: a number (2 × (length of the value + 1, or 0 where it is deleted), + 1 with an expiry);
+///     a number (how many bytes its key begins with like the key before), a number (how many more the key has), i64 expiry (ms since the epoch)
+///     where there is one, those bytes of the key, the value
 /// ```
+/// Numbers are in seven bits a byte, the lowest first, all but the last with the highest bit set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Delta {
     /// Where it stands.
@@ -189,7 +189,7 @@ impl Head {
     fn decode(bytes: &[u8]) -> Result<(Self, u32, &[u8]), Malformed> {
         let version = bytes.get(4..6).map(|version| u16::from_le_bytes([version[0], version[1]]));
         if bytes.get(..4) != Some(MAGIC) || version != Some(VERSION) {
-            return Err(Malformed("not a delta of version 1"));
+            return Err(Malformed("not a delta of version 2"));
         }
         let len = bytes.get(6..8).map_or(0, |len| u16::from_le_bytes([len[0], len[1]]) as usize);
         let (pairs, rest) = bytes.get(FIXED..len).ok_or(CUT)?.as_chunks::<PAIR>();
@@ -264,14 +264,45 @@ fn put(out: &mut Vec<u8>, words: impl Iterator<Item = u64>) {
 pub(crate) fn encode_delta<'a>(head: &Head, count: usize, changes: impl Iterator<Item = Change<'a>>) -> Vec<u8> {
     let mut out = Vec::with_capacity(FIXED + 64 * count);
     head.encode(0, (count, head.late as usize), &mut out);
+    let mut before: &[u8] = &[];
     for Change { key, value, expires } in changes {
-        out.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        out.extend_from_slice(&value.map_or(DELETED, |value| value.len() as u32).to_le_bytes());
-        out.extend_from_slice(&expires.unwrap_or(0).to_le_bytes());
-        out.extend_from_slice(key);
+        let shared = before.iter().zip(key).take_while(|(a, b)| a == b).count();
+        put_number(&mut out, 2 * value.map_or(0, |value| value.len() as u64 + 1) + u64::from(expires.is_some()));
+        put_number(&mut out, shared as u64);
+        put_number(&mut out, (key.len() - shared) as u64);
+        out.extend(expires.into_iter().flat_map(i64::to_le_bytes));
+        out.extend_from_slice(&key[shared..]);
         out.extend_from_slice(value.unwrap_or_default());
+        before = key;
     }
     out
+}
+
+fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn take_number(bytes: &mut &[u8]) -> Result<usize, Malformed> {
+    let mut number = 0;
+    for shift in (0..u32::BITS).step_by(7) {
+        let (byte, rest) = bytes.split_first().ok_or(CUT)?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return usize::try_from(number).map_err(|_| CUT);
+        }
+    }
+    Err(Malformed("a number of a delta is too large"))
+}
+
+fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], Malformed> {
+    let (taken, rest) = bytes.split_at_checked(len).ok_or(CUT)?;
+    *bytes = rest;
+    Ok(taken)
 }
 
 impl Delta {
@@ -287,14 +318,20 @@ impl Delta {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let (head, count, mut rest) = Head::decode(bytes)?;
         let mut layer = Layer::default();
+        let mut key: Vec<u8> = Vec::new();
         for _ in 0..count {
-            let (key_len, value_len) = (u32_at(rest, 0)? as usize, u32_at(rest, 4)?);
-            let expires = u64_at(rest, 8)?.cast_signed();
-            let value_bytes = if value_len == DELETED { 0 } else { value_len as usize };
-            let (key, tail) = rest.get(ENTRY..).ok_or(CUT)?.split_at_checked(key_len).ok_or(CUT)?;
-            let (value, tail) = tail.split_at_checked(value_bytes).ok_or(CUT)?;
-            layer.push(&[], key, (value_len != DELETED).then_some(value), (expires != 0).then_some(expires));
-            rest = tail;
+            let (value, shared, more) = (take_number(&mut rest)?, take_number(&mut rest)?, take_number(&mut rest)?);
+            let expires = match value % 2 {
+                0 => None,
+                _ => take(&mut rest, 8)?.first_chunk().copied().map(i64::from_le_bytes),
+            };
+            if shared > key.len() {
+                return Err(Malformed("a key of a delta begins like one that is shorter"));
+            }
+            key.truncate(shared);
+            key.extend_from_slice(take(&mut rest, more)?);
+            let value = (value / 2).checked_sub(1).map(|len| take(&mut rest, len)).transpose()?;
+            layer.push(&[], &key, value, expires);
         }
         if !rest.is_empty() {
             return Err(Malformed("a delta has bytes behind its last entry"));

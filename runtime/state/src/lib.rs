@@ -13,6 +13,7 @@ mod memory;
 mod partition;
 mod stage;
 mod store;
+mod table;
 mod timer;
 mod writer;
 

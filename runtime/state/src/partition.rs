@@ -14,6 +14,7 @@ use crate::key::{
 };
 use crate::layer::{Change, Layer};
 use crate::store::{Closed, Error, Store};
+use crate::table::Table;
 use crate::timer::{self, Timer, index_from, index_key};
 use crate::writer::WriterSeen;
 
@@ -117,8 +118,6 @@ impl Applied {
 /// What is committed goes to the store when it comes to so much.
 pub const FLUSH_BYTES: usize = 16 << 20;
 
-type Memory = BTreeMap<Box<[u8]>, Slot>;
-
 /// What an attempt has changed whose commit is not answered.
 struct Attempted {
     id: u64,
@@ -133,10 +132,10 @@ struct Attempted {
 pub struct PartitionState {
     store: Arc<dyn Store>,
     /// Committed, and not in the store.
-    memory: Memory,
+    memory: Table,
     memory_bytes: usize,
     /// The same, being written to the store.
-    frozen: Option<Arc<Memory>>,
+    frozen: Option<Arc<Table>>,
     /// Attempts whose commits are not answered, oldest first.
     layers: VecDeque<Attempted>,
     applied: Applied,
@@ -153,7 +152,7 @@ pub struct PartitionState {
 /// Something to be written to the store.
 pub struct Flush {
     store: Arc<dyn Store>,
-    memory: Arc<Memory>,
+    memory: Arc<Table>,
     meta: Vec<u8>,
     offset: u64,
 }
@@ -165,7 +164,7 @@ impl Flush {
     /// When the store cannot be written.
     pub fn run(&self) -> Result<(), Error> {
         let meta = std::iter::once((META, Some(self.meta.clone())));
-        self.store.write(&mut meta.chain(self.memory.iter().map(|(key, slot)| (&**key, slot.stored()))))
+        self.store.write(&mut meta.chain(self.memory.iter().map(|(key, slot)| (key, slot.stored()))))
     }
 }
 
@@ -180,7 +179,7 @@ impl PartitionState {
             |error: serde_json::Error| Error::Changelog { offset: 0, reason: format!("the store: {error}") };
         let applied: Applied =
             meta.map(|meta| serde_json::from_slice(&meta).map_err(unreadable)).transpose()?.unwrap_or_default();
-        let (memory, flushed) = (Memory::new(), applied.offset);
+        let (memory, flushed) = (Table::default(), applied.offset);
         Ok(Self {
             store,
             memory,
@@ -198,7 +197,7 @@ impl PartitionState {
     /// Lets go of the store.
     pub(crate) fn close(&mut self) {
         self.store = Arc::new(Closed);
-        (self.memory, self.memory_bytes, self.flushed) = (Memory::new(), 0, 0);
+        (self.memory, self.memory_bytes, self.flushed) = (Table::default(), 0, 0);
         // It has come to nothing: whoever waits for it goes on waiting.
         self.applied = Applied::default();
         self.no_timer_before = [i64::MIN; 2];
@@ -510,7 +509,7 @@ impl PartitionState {
         // Later ones hide what earlier ones say of the same key.
         let mut over: Vec<Peekable<Changes<'_>>> = Vec::new();
         for memory in self.frozen.iter().map(|frozen| &**frozen).chain([&self.memory]) {
-            let changes: Changes<'_> = Box::new(memory.range::<[u8], _>(range).map(|(key, slot)| slot.change(key)));
+            let changes: Changes<'_> = Box::new(memory.range(range).map(|(key, slot)| slot.change(key)));
             over.push(changes.peekable());
         }
         let in_flight = self.layers.iter().filter(|_| in_flight);
@@ -590,7 +589,7 @@ impl PartitionState {
             None => {
                 let old = self.get_committed(key)?;
                 let old = old.map_or((None, None), |old| (old.value.as_ref().map(Vec::len), old.expires));
-                self.put(key.into(), Slot { value: value.map(<[u8]>::to_vec), expires });
+                self.put(key, Slot { value: value.map(<[u8]>::to_vec), expires });
                 old
             }
         };
@@ -610,11 +609,11 @@ impl PartitionState {
         }
         if old_expires != expires {
             if let Some(before) = old_expires {
-                self.put(expiry_key(before, key), Slot::default());
+                self.put(&expiry_key(before, key), Slot::default());
             }
             if let Some(after) = expires {
                 self.applied.next_expiry = Some(self.applied.next_expiry.map_or(after, |next| next.min(after)));
-                self.put(expiry_key(after, key), Slot { value: Some(Vec::new()), expires: None });
+                self.put(&expiry_key(after, key), Slot { value: Some(Vec::new()), expires: None });
             }
         }
         Ok(())
@@ -623,23 +622,21 @@ impl PartitionState {
     /// A timer is about to be set or cleared for good.
     fn index(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
         let old = self.get_committed(key)?.and_then(|slot| index_key(key, &slot.value?));
-        old.into_iter().for_each(|key| self.put(key, Slot::default()));
+        old.into_iter().for_each(|key| self.put(&key, Slot::default()));
         if let Some(key) = value.and_then(|value| index_key(key, value)) {
             if let Some(timer) = Timer::of_index(&key) {
                 self.timer_is_set(timer.clock, timer.time);
             }
-            self.put(key, Slot { value: Some(Vec::new()), expires: None });
+            self.put(&key, Slot { value: Some(Vec::new()), expires: None });
         }
         Ok(())
     }
 
-    fn put(&mut self, key: Box<[u8]>, slot: Slot) {
-        /// What an entry takes up besides its bytes, about.
-        const ENTRY_BYTES: usize = 96;
+    fn put(&mut self, key: &[u8], slot: Slot) {
         let (key_len, len) = (key.len(), slot.len());
         match self.memory.insert(key, slot) {
             Some(old) => self.memory_bytes = self.memory_bytes + len - old.len(),
-            None => self.memory_bytes += ENTRY_BYTES + key_len + len,
+            None => self.memory_bytes += Table::ENTRY_BYTES + key_len + len,
         }
     }
 

@@ -12,14 +12,15 @@ use crate::{Key, Result, State};
 type Side<T> = Vec<(i64, T)>;
 
 /// Joins two streams by key, where their times are no further apart than so long. What comes from one side is kept until the watermark says that nothing
-/// can meet it any more, but for what is late; pairs come out as soon as the second of the two is there.
+/// can meet it any more, but for what is late; pairs come out as soon as the second of the two is there. Mostly the sides are two topics of the pipeline, whose
+/// events of one key stand in partitions of the same number.
 ///
 /// ```
 /// use std::time::Duration;
 /// use sluice_sdk::window::Join;
 /// use sluice_sdk::{Config, Consumer, Event, Outputs, Result, consumer, json};
 ///
-/// /// Orders with their payments, by order number.
+/// /// Orders with their payments, by order number: for `topics = ["orders", "payments"]`.
 /// struct Paid {
 ///     join: Join<String, String>,
 /// }
@@ -32,7 +33,7 @@ type Side<T> = Vec<(i64, T)>;
 ///
 ///     fn process(&mut self, event: &Event, out: &mut Outputs) -> Result {
 ///         let (key, time, value) = (event.key(), event.timestamp(), event.text()?.to_owned());
-///         if event.header("kind") == Some(b"payment") {
+///         if event.topic() == "payments" {
 ///             let orders = self.join.right(key, time, value.clone())?;
 ///             orders.into_iter().try_for_each(|(_, order)| out.send(key, json((order, &value))))
 ///         } else {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use sluice_node::checkpoint::{Checkpoint, Kept};
+use sluice_node::checkpoint::{Checkpoint, Kept, Part, Stood};
 use sluice_node::operate::{Request, Target};
 use sluice_node::state::StateChoice;
 
@@ -11,6 +11,13 @@ use crate::args::{self, Global};
 use crate::exit::Failure;
 use crate::show;
 use crate::verbs::rewind::describe;
+
+fn find(access: &mut Access, name: &str) -> Result<Checkpoint, Failure> {
+    access.checkpoints()?.into_iter().find(|checkpoint| checkpoint.name == *name).ok_or_else(|| {
+        let failure = Failure::usage(format!("unknown checkpoint: {name}"));
+        failure.help("`sluice checkpoint list` shows those there are")
+    })
+}
 
 pub(crate) fn checkpoint(global: &Global, verb: &args::Checkpoint) -> Result<ExitCode, Failure> {
     let mut access = Access::open_existing(global)?;
@@ -35,15 +42,25 @@ pub(crate) fn checkpoint(global: &Global, verb: &args::Checkpoint) -> Result<Exi
                 show::table(&["CHECKPOINT", "TIME", "COMMIT", "PIPELINES", "KEYS", "STATE"], &rows)
             })?;
         }
+        args::Checkpoint::Show { name } => {
+            let found = find(&mut access, name)?;
+            show::answer(global, &found, || {
+                let row = |stood: &Stood, part: &Part| {
+                    let kept = |of: fn(&Kept) -> String| part.state.as_ref().map(of).unwrap_or_default();
+                    let (source, cursor) = (format!("{}/{}", part.topic, part.partition), part.cursor.to_string());
+                    let (keys, bytes) = (kept(|kept| kept.keys.to_string()), kept(|kept| show::size(kept.bytes)));
+                    vec![stood.pipeline.clone(), source, cursor, keys, bytes]
+                };
+                let rows =
+                    found.pipelines.iter().flat_map(|stood| stood.partitions.iter().map(|part| row(stood, part)));
+                let made = format!("made {} at commit {}\n\n", show::time(found.time), found.seq);
+                made + &show::table(&["PIPELINE", "PARTITION", "CURSOR", "KEYS", "STATE"], &rows.collect::<Vec<_>>())
+            })?;
+        }
         args::Checkpoint::Restore { name, pipeline, yes } => {
-            let found = access.checkpoints()?.into_iter().find(|checkpoint| checkpoint.name == *name);
-            let pipelines: Vec<String> = match (pipeline, found) {
-                (Some(only), _) => vec![only.clone()],
-                (None, Some(checkpoint)) => checkpoint.pipelines.into_iter().map(|stood| stood.pipeline).collect(),
-                (None, None) => {
-                    let failure = Failure::usage(format!("unknown checkpoint: {name}"));
-                    return Err(failure.help("`sluice checkpoint list` shows those there are"));
-                }
+            let pipelines: Vec<String> = match pipeline {
+                Some(only) => vec![only.clone()],
+                None => find(&mut access, name)?.pipelines.into_iter().map(|stood| stood.pipeline).collect(),
             };
             let target = Target::Checkpoint(name.clone());
             let request = |really| Request { target: target.clone(), state: StateChoice::Restore, into: None, really };
