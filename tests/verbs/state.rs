@@ -609,6 +609,8 @@ fn what_is_written_again_can_go_to_a_topic_of_its_own() {
     workspace.sluice(&["pipeline", "pause", "totals"]).ok();
     workspace.sluice(&[&again[..], &["--yes"]].concat()).ok();
     assert!(workspace.sluice(&["topic", "delete", "sums-again"]).fails(2).contains("to write again"));
+    let refused = workspace.sluice(&["rewind", "totals", "--to", "1:10", "--yes"]).fails(2);
+    assert!(refused.contains("--undo that first"), "{refused}");
     pay(&workspace, &payments(600, 700));
     // Also over a crash in the middle of it.
     workspace.sluice(&["pipeline", "resume", "totals"]).ok();

@@ -18,6 +18,9 @@ use crate::pipeline::{
 };
 use crate::units::{parse_duration, parse_size};
 
+/// Topics that one pipeline reads, at most: each commit of one that keeps state names the cursors in all of them.
+const MOST_SOURCES: usize = 64;
+
 /// Stages of one chain, at most.
 const MAX_STAGES: usize = 16;
 
@@ -259,6 +262,10 @@ impl Checker<'_> {
                 self.report(topic.span(), format!("the topic is named twice: {name}"), None);
             }
             topics.push(name);
+        }
+        if topics.len() > MOST_SOURCES {
+            let help = "split the pipeline, or write several topics to one first".to_owned();
+            self.report(span.clone(), format!("more than {MOST_SOURCES} source topics"), Some(help));
         }
         if topics.is_empty() {
             self.report(span, "a pipeline reads a topic, and none is named", Some("topics = [\"NAME\"]".to_owned()));

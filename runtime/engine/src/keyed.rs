@@ -275,6 +275,11 @@ impl Keyed {
         }
     }
 
+    /// Whether timers fire now for something else than events.
+    pub(crate) fn fires_besides(&self) -> bool {
+        self.clock.is_some() || self.closing.is_some()
+    }
+
     /// When time goes on by itself, for a writer is idle then; `None` when no timer waits for it.
     pub(crate) fn next_idle(&mut self) -> Result<Option<i64>, sluice_state::Error> {
         let Some(next) = self.stands.time.next_idle() else { return Ok(None) };

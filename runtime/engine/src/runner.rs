@@ -180,8 +180,8 @@ impl LaneRunner {
         let topics = sources.partitions().map(|source| source.topic).collect();
         let keyed = config.state.clone().map(|state| Keyed::new(state, topics, &wake));
         let (last, first) = keyed.as_ref().map(Keyed::begins).unwrap_or_default();
-        sources.begin_with(last, &first);
-        let tried = tried.filter(|_| first.is_empty());
+        let is_planned = sources.begin_with(last, &first);
+        let tried = tried.filter(|_| !is_planned);
         sources.write_again(|source| storage.again(config.pipeline, source));
         let cursor = sources.begins();
         let mut chain = Chain::new(
@@ -597,7 +597,9 @@ impl LaneRunner {
     /// Calls with the events that were read and the timers that are due, and commits what that comes to.
     fn call(&mut self, from: u64, due: &Due, draining: bool) {
         let (source, offset) = self.range(from, from + u64::from(self.batch.count));
-        let again = self.sources.again(source, offset, self.batch.count == 0);
+        // What fires by the time of day, or because no more events are to come, is new.
+        let follows = self.batch.count == 0 && !self.keyed.as_ref().is_some_and(Keyed::fires_besides);
+        let again = self.sources.again(source, offset, follows);
         self.chain.send_to(again.map(|again| (again.topic, again.partitions)), &self.config.sinks);
         let before = self.clock.elapsed();
         let marks = self.keyed.as_ref().map_or(Marks::default(), |keyed| keyed.marks(self.batch.count));

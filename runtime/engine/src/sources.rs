@@ -235,6 +235,9 @@ impl Sources {
         if self.is_one() {
             let max_events = self.feeds[0].up_to_new(place, max_events);
             self.feeds[0].reader.read(place, max_events, max_bytes, out)?;
+            if out.base_offset > place {
+                out.count = 0;
+            }
             return Ok((self.first(), place));
         }
         self.decide(place, max_events, max_bytes)?;
@@ -320,9 +323,10 @@ impl Sources {
     }
 
     /// Says whose event was the one before, by its topic, and what comes first: runs, each of a topic, from an offset up to another.
-    pub(crate) fn begin_with(&mut self, last: Option<u32>, first: &[(u32, u64, u64)]) {
+    /// Whether there are any.
+    pub(crate) fn begin_with(&mut self, last: Option<u32>, first: &[(u32, u64, u64)]) -> bool {
         if self.is_one() {
-            return;
+            return false;
         }
         let topic = |topic: u32| self.feeds.iter().position(|feed| feed.config.source.topic == topic);
         self.last = last.and_then(topic);
@@ -334,9 +338,11 @@ impl Sources {
             (len > 0).then_some(Run { feed, len })
         };
         let planned: VecDeque<Run> = first.iter().filter_map(run).collect();
-        if !planned.is_empty() {
+        let is_planned = !planned.is_empty();
+        if is_planned {
             self.runs = planned;
         }
+        is_planned
     }
 
     /// Says where outputs go of what is read again of each source.
@@ -347,14 +353,22 @@ impl Sources {
     /// Where outputs go of the events from a place on, or of timers that fire there, if not to the sinks; and up to which offset.
     pub(crate) fn again(&self, source: TopicPartition, offset: u64, of_timers: bool) -> Option<Again> {
         let again = self.feeds[self.position(source)].again?;
-        // Timers that fire before the event there fired before it the first time.
+        // Timers that fire before the event there, because of those before it, did so the first time.
         (offset < again.until || (of_timers && offset == again.until)).then_some(again)
     }
 
-    /// Whether what is read again ends at a place.
+    /// Whether timers at a place may belong elsewhere than the events there: what is read again ends there or, of several topics, has not ended in all.
     pub(crate) fn is_where_again_ends(&self, place: u64) -> bool {
-        let (source, offset) = self.behind(place);
-        self.feeds[self.position(source)].again.is_some_and(|again| again.until == offset)
+        let until = |feed: &Feed| feed.again.map(|again| again.until);
+        if self.is_one() {
+            return until(&self.feeds[0]) == Some(place);
+        }
+        self.feeds.iter().any(|feed| feed.again.is_some())
+            && self
+                .feeds
+                .iter()
+                .zip(self.spot(place).offsets)
+                .any(|(feed, at)| until(feed).is_some_and(|until| at <= until))
     }
 
     /// Gives back the memory it reads into.
@@ -363,5 +377,76 @@ impl Sources {
             feed.reader.rest();
             (feed.ahead, feed.ahead_of) = (ReadBatch::default(), None);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_event::{Batch, NewEvent};
+
+    use super::*;
+
+    /// Events with these timestamps, of which the first are gone.
+    struct Left(Vec<i64>, u64);
+
+    impl Source for Left {
+        fn high_watermark(&self) -> u64 {
+            self.0.len() as u64
+        }
+
+        fn read(&mut self, from: u64, max_events: u32, _: usize, out: &mut ReadBatch) -> Result<(), Error> {
+            let (mut batch, base_offset) = (Batch::default(), from.max(self.1));
+            for timestamp in self.0.iter().skip(base_offset as usize).take(max_events as usize) {
+                let pushed = batch.push(&NewEvent { timestamp: *timestamp, ..NewEvent::default() });
+                pushed.map_err(|error| Error::Invalid(error.to_string()))?;
+            }
+            *out =
+                ReadBatch { base_offset, count: batch.count(), bytes: batch.bytes().to_vec(), ..ReadBatch::default() };
+            Ok(())
+        }
+    }
+
+    fn sources(topics: &[(&[i64], u64)]) -> Sources {
+        let source = |(topic, (timestamps, gone)): (u32, &(&[i64], u64))| {
+            let source = TopicPartition { topic, partition: 0 };
+            let config = SourceConfig { source, topic_name: String::new(), cursor: 0, tried: None };
+            (config, Box::new(Left(timestamps.to_vec(), *gone)) as Box<dyn Source>)
+        };
+        Sources::new((1..).zip(topics).map(source).collect()).0
+    }
+
+    /// The topic, the offset, where the batch begins, and how many there are.
+    fn read(sources: &mut Sources, place: u64, most: u32) -> (u32, u64, u64, u32) {
+        let mut out = ReadBatch::default();
+        let (source, offset) = sources.read(place, most, 1 << 20, &mut out).unwrap();
+        (source.topic, offset, out.base_offset, out.count)
+    }
+
+    #[test]
+    fn where_events_are_gone_only_where_others_begin_counts() {
+        let mut one = sources(&[(&[5; 10], 4)]);
+        assert_eq!(read(&mut one, 0, 3), (1, 0, 4, 0));
+        assert_eq!(read(&mut one, 4, 3), (1, 4, 4, 3));
+        let mut two = sources(&[(&[5; 10], 4), (&[7, 7], 0)]);
+        assert_eq!(read(&mut two, 0, 3), (1, 0, 4, 0));
+        assert_eq!(read(&mut two, 4, 3), (1, 4, 4, 3));
+    }
+
+    #[test]
+    fn the_older_head_comes_first_and_what_was_decided_stays_until_it_goes_on_elsewhere() {
+        let mut two = sources(&[(&[1, 2, 9, 10], 0), (&[3, 4], 0)]);
+        assert_eq!((two.readable(), read(&mut two, 0, 2)), (6, (1, 0, 0, 2)));
+        assert_eq!(read(&mut two, 2, 2), (2, 0, 0, 2));
+        assert_eq!(read(&mut two, 4, 1), (1, 2, 2, 1));
+        assert_eq!(two.cursors(4), [(1, 2), (2, 2)]);
+        let of = |topic| TopicPartition { topic, partition: 0 };
+        assert_eq!((two.behind(2), two.at(2), two.behind(3)), ((of(1), 2), (of(2), 0), (of(2), 1)));
+        // Once more, with other bounds: the same order.
+        assert_eq!([0, 1, 2, 3].map(|place| read(&mut two, place, 1).0), [1, 1, 2, 2]);
+        two.forget_before(3);
+        assert_eq!((two.begins(), two.cursors(3), two.behind(3)), (3, vec![(1, 2), (2, 1)], (of(2), 1)));
+        // What is told comes first, as far as it is not dealt with.
+        two.go_on_from(vec![1, 0], Some(1), &[(2, 0, 1), (1, 0, 3), (2, 1, 1)]);
+        assert_eq!((1..6).map(|place| read(&mut two, place, 1).0).collect::<Vec<_>>(), [2, 1, 1, 2, 1]);
     }
 }

@@ -12,7 +12,7 @@ pub type Writer = (u32, u32);
 
 /// Everybody who is no pipeline.
 pub(crate) const OUTSIDE: Writer = (u32::MAX, u32::MAX);
-/// No writer: in its place stands the time of day up to which it is known that nobody wrote anything.
+/// No writer: in its place stand the time of day up to which it is known that nobody wrote anything and, of several topics, the watermark of this one.
 const NOBODY: Writer = (u32::MAX, u32::MAX - 1);
 
 /// What `[time]` says. Times are milliseconds.
@@ -53,7 +53,11 @@ impl EventTime {
             if topics.len() == 1 {
                 marks.current = current;
             } else {
+                // It never goes back, also where a writer is behind that was idle before.
+                let kept = writers.iter().find(|seen| (seen.topic, seen.writer) == (*topic, NOBODY));
+                marks.current = kept.map(|kept| kept.newest).filter(|newest| *newest > i64::MIN);
                 marks.look();
+                marks.told = marks.current;
             }
             marks
         };
@@ -120,7 +124,8 @@ impl EventTime {
             // It follows from the watermark.
             return Vec::new();
         }
-        self.topics.iter_mut().flat_map(Watermarks::take_changed).collect()
+        let several = self.topics.len() > 1;
+        self.topics.iter_mut().flat_map(|topic| topic.take_changed(several)).collect()
     }
 }
 
@@ -147,6 +152,8 @@ struct Watermarks {
     last: usize,
     /// The newest time at which anything was appended, or at which it is known that nothing was.
     now: i64,
+    /// The watermark that the changelog has, of several topics.
+    told: Option<i64>,
     /// Time has passed in which nothing was appended, and the changelog does not say so.
     passed: bool,
     /// Until then no writer becomes idle that was not.
@@ -165,7 +172,7 @@ impl Watermarks {
         let seen = |seen: &WriterSeen| Seen { writer: seen.writer, newest: seen.newest, at: seen.at, changed: false };
         let writers = writers.filter(|seen| seen.writer != NOBODY).map(seen).collect();
         let policy = policy.clone();
-        Self { policy, topic, writers, last: 0, now, passed: false, idle_at: i64::MIN, current: None }
+        Self { policy, topic, writers, last: 0, now, told: None, passed: false, idle_at: i64::MIN, current: None }
     }
 
     /// Adds the writers that are known of from the beginning.
@@ -254,9 +261,11 @@ impl Watermarks {
         }
     }
 
-    fn take_changed(&mut self) -> Vec<WriterSeen> {
+    fn take_changed(&mut self, several: bool) -> Vec<WriterSeen> {
         let topic = self.topic.1;
-        let nobody = std::mem::take(&mut self.passed).then_some((NOBODY, 0, self.now));
+        let is_new = several && std::mem::replace(&mut self.told, self.current) != self.current;
+        let passed = std::mem::take(&mut self.passed) || is_new;
+        let nobody = passed.then_some((NOBODY, self.current.unwrap_or(i64::MIN), self.now));
         let changed = self
             .writers
             .iter_mut()

@@ -239,7 +239,9 @@ impl Order {
                     return Err(Error::Invalid(what));
                 }
                 let mut pipelines = catalog.pipelines.values();
-                if let Some(writer) = pipelines.find(|pipeline| pipeline.writes_again_to(topic.id)) {
+                if let Some(writer) =
+                    pipelines.find(|pipeline| pipeline.again == Some(topic.id) && pipeline.is_writing_again())
+                {
                     let what =
                         format!("pipeline {} writes to topic {name} what it was rewound to write again", writer.name);
                     return Err(Error::Invalid(format!("{what}: undo that, or let it come to where it was")));

@@ -152,6 +152,10 @@ pub(crate) fn rewind_with(
     if *target == Target::Undo && into.is_some() {
         return Err(Error::Invalid("undo writes nothing again: it takes no topic".to_owned()));
     }
+    if *target != Target::Undo && info.is_writing_again() {
+        let what = format!("pipeline {pipeline} writes to a topic of its own what it was rewound to read again");
+        return Err(Error::Invalid(format!("{what}: let it come to where it was, or --undo that first")));
+    }
     let aside = |make| match into {
         Some(name) => {
             let unreadable =
@@ -172,7 +176,9 @@ pub(crate) fn rewind_with(
     };
     let stood = checkpoint.as_ref().map(|checkpoint| checkpoint.of(info)).transpose()?;
     let (mut moves, mut to, mut appends) = (Vec::new(), Vec::new(), Vec::new());
-    for (partition, steps) in steps(log, info, past.is_some(), target, stood)? {
+    // Where the state comes along, it is one of all topics.
+    let comes_along = past.is_some() && (*target == Target::Undo || choice == StateChoice::Restore);
+    for (partition, steps) in steps(log, info, (past.is_some(), comes_along), target, stood)? {
         let back = match (past, target) {
             (None, _) => None,
             (Some(past), Target::Undo) => Some(past.undo(&steps)?),
@@ -234,7 +240,7 @@ fn partition_of(log: &Log, source: TopicPartition) -> Result<(String, Arc<Partit
 fn steps(
     log: &Log,
     info: &PipelineInfo,
-    has_state: bool,
+    (has_state, comes_along): (bool, bool),
     target: &Target,
     stood: Option<&Stood>,
 ) -> Result<Vec<(u32, Vec<Step>)>, Error> {
@@ -270,6 +276,11 @@ fn steps(
         }
     }
     all.retain(|(_, steps)| steps.iter().any(|(_, asked)| *asked));
+    let is_whole = |(_, steps): &(_, Vec<(Step, bool)>)| steps.iter().all(|(_, asked)| *asked);
+    if comes_along && !matches!(target, Target::To { .. }) && !all.iter().all(is_whole) {
+        let what = "a topic that the pipeline reads was not read there yet: the state would lack what came of it";
+        return Err(Error::Invalid(format!("{what}; go back to an offset or a time, or with --state reset")));
+    }
     for (_, steps) in &mut all {
         // A state that goes back in one topic does not go on in another.
         if steps.iter().any(|(step, _)| step.to < step.from) {

@@ -28,13 +28,16 @@ impl WriterSeen {
         changes.push(&key, &[], Some(&value), None);
     }
 
-    /// Where a key is that of a writer, puts the id that its source topic has here in place of the one it has there.
-    pub fn move_to(key: &mut [u8], id: impl Fn(u32) -> u32) {
-        if let [WRITER, rest @ ..] = key
-            && let Some(topic) = rest.first_chunk_mut()
-        {
-            *topic = id(u32::from_be_bytes(*topic)).to_be_bytes();
-        }
+    /// Where a key is that of a writer, puts the ids that topics have here in place of those they have there. Whether it can stand here: false where a
+    /// topic is not known.
+    pub fn move_to(key: &mut [u8], id: impl Fn(u32) -> Option<u32>) -> bool {
+        let [WRITER, rest @ ..] = key else { return true };
+        // Those who are no pipeline have no topic.
+        let id = |topic| if topic == u32::MAX { Some(topic) } else { id(topic) };
+        let topics = rest.as_chunks_mut().0.iter_mut().take(2);
+        topics
+            .map(|topic| id(u32::from_be_bytes(*topic)).map(|id| *topic = id.to_be_bytes()))
+            .all(|moved| moved.is_some())
     }
 
     pub(crate) fn of(change: &Change<'_>) -> Option<Self> {

@@ -48,7 +48,9 @@ impl LaneRunner {
         self.firing.now = now;
         // What was appended before now is not all read, as long as there is anything to read.
         let silent = self.sources.are_silent(self.lane.planned(), now);
-        self.keyed.iter_mut().for_each(|keyed| keyed.pass(now, &silent));
+        // What is dealt with again only for the state has no time of day.
+        let keyed = self.keyed.as_mut().filter(|keyed| self.lane.planned() >= keyed.quiet_until());
+        keyed.into_iter().for_each(|keyed| keyed.pass(now, &silent));
         // A failure shows when they are called.
         let most = if self.firing.tried.is_some() { MOST_DUE } else { 1 };
         let Ok(due) = self.due_now(most) else { return true };

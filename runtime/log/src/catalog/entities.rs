@@ -125,10 +125,10 @@ impl PipelineInfo {
         Some((topic, until))
     }
 
-    /// Whether it writes again to a topic what it was rewound to read again.
-    pub(crate) fn writes_again_to(&self, topic: u32) -> bool {
+    /// Whether it writes to a topic of its own what it was rewound to read again.
+    pub fn is_writing_again(&self) -> bool {
         let is_behind = |(source, cursor): (&TopicPartition, &Cursor)| {
-            self.again_until(*source).is_some_and(|(to, until)| to == topic && cursor.next < until)
+            self.again_until(*source).is_some_and(|(_, until)| cursor.next < until)
         };
         self.cursors.iter().any(is_behind)
     }

@@ -262,9 +262,11 @@ fn take_in(
         let expires = input.bytes(8, 8).map_err(read_failed)?;
         let expires = i64::from_le_bytes(*expires.first_chunk().unwrap_or(&[0; 8]));
         let mut key = input.bytes(key_len, MAX_ENTRY).map_err(read_failed)?;
-        WriterSeen::move_to(&mut key, |topic| ids.topic(topic));
+        let stands = WriterSeen::move_to(&mut key, |topic| ids.topics.get(&topic).copied());
         let value = input.bytes(value_len, MAX_ENTRY).map_err(read_failed)?;
-        delta.layer.push(&[], &key, Some(&value), (expires != 0).then_some(expires));
+        if stands {
+            delta.layer.push(&[], &key, Some(&value), (expires != 0).then_some(expires));
+        }
         if delta.layer.bytes() >= FLUSH_BYTES {
             flush(&mut state, &mut delta)?;
         }

@@ -12,7 +12,7 @@ use sluice_state::{
 };
 
 use super::changelog::Changelog;
-use super::history::{History, Moment, Run, place, within};
+use super::history::{History, Moment, Run, cursor_of, place, within};
 use super::place::Place;
 use super::refused;
 use crate::checkpoint::{self, IMPORTED};
@@ -181,7 +181,13 @@ impl<'a> Past<'a> {
             true => None,
             false => {
                 let history = self.history(partition, stands.line())?;
-                let runs = if to.len() > 1 { history.runs(&line, &to)? } else { Vec::new() };
+                let mut runs = if to.len() > 1 { history.runs(&line, &to)? } else { Vec::new() };
+                for (topic, end) in to.iter().filter(|_| to.len() > 1) {
+                    // What history passed over, too: quiet ends where all have come so far.
+                    let last = runs.iter().rev().find(|(of, ..)| of == topic).map(|(_, _, end)| *end);
+                    let reached = last.or(cursor_of(&cursors, *topic)).unwrap_or(*end);
+                    runs.extend((reached < *end).then_some((*topic, reached, *end)));
+                }
                 Some(Quiet { until: place(&to), runs })
             }
         };
@@ -212,7 +218,10 @@ impl<'a> Past<'a> {
         let mut batch = Batch::default();
         let bytes = turn.encode();
         let pushed = batch.push(&NewEvent { value: &bytes, ..NewEvent::default() });
-        pushed.map_err(|error| Error::Invalid(error.to_string()))?;
+        pushed.map_err(|_| {
+            let what = "the way there goes from topic to topic more often than can be written down";
+            Error::Invalid(format!("{what}: go back to a checkpoint, or begin with an empty state (--state reset)"))
+        })?;
         // What is committed meanwhile fences it: it was planned on what stood before.
         let append = Append::new(TopicPartition { topic: self.changelog.id, partition }, batch).at(stands.end);
         Ok(Back { cursors, append })
