@@ -98,6 +98,8 @@ fn what_belongs_together_meets_once_whatever_is_killed_and_rewound() {
         assert!(met(&workspace).keys().eq(plain.keys()), "what meets behind a rewind to {to} does not belong together");
     }
     assert!(workspace.events("round-trips").len() > told);
+    // What was written before by histories that were left does not count.
+    is_same("earliest", "latest");
 
     let state = kept(&workspace);
     workspace.sluice(&["rewind", "round-trips", "--to", "earliest", "--state", "reset", "--yes"]).ok();
@@ -109,6 +111,7 @@ fn what_belongs_together_meets_once_whatever_is_killed_and_rewound() {
     workspace.sluice(&["rewind", "round-trips", "--to", "earliest", "--yes"]).ok();
     workspace.sluice(&["run", "--until-idle"]).ok();
     assert_eq!(workspace.events("round-trips").len() - told, plain.values().sum::<usize>());
+    is_same("earliest", "latest");
     // What is kept behind all this is what later flights need.
     fly(&workspace, &flights(5000, 6000));
     workspace.sluice(&["run", "--until-idle"]).ok();

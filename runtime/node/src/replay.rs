@@ -283,7 +283,13 @@ impl SideLane<'_> {
         let ranges = self.ranges(side.as_ref());
         let comparison = match self.into {
             Some(_) => Comparison::none(ranges),
-            None => Comparison::with_committed(self.log, ranges, &names)?,
+            None => {
+                // Of one topic, what comes again comes under the same origins, and what was written last counts. Of several, only what this history
+                // has written.
+                let several = self.past.filter(|_| self.feeds.len() > 1);
+                let written = several.map(|past| past.written(partition)).transpose()?;
+                Comparison::with_committed(self.log, ranges, &names, written)?
+            }
         };
         let storage = Arc::new(Collector {
             log: self.into.map(|_| self.log.clone()),

@@ -16,7 +16,7 @@ use sluice_engine::{Reopen, StateConfig, TimePolicy};
 use sluice_log::{Error, Log, PipelineInfo, TopicPartition};
 use sluice_state::{Line, LsmStore, PartitionState, SharedState, StoreCache};
 
-pub(crate) use self::history::{Moment, cursor_of};
+pub(crate) use self::history::{Moment, Written, cursor_of};
 pub use self::past::StateChoice;
 pub(crate) use self::past::{Past, Side, Step, each, every};
 use self::place::Place;

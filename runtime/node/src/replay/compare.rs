@@ -8,6 +8,7 @@ use sluice_event::{Event, Origin, Source};
 use sluice_log::{Error, Log, ReadBatch, TopicPartition};
 
 use super::Replay;
+use crate::state::Written;
 
 /// Differences that are told in full, at most.
 const MOST_DIFFERENCES: usize = 100;
@@ -158,12 +159,21 @@ fn hash_event(event: &Event<'_>) -> u128 {
     hash_of(&parts)
 }
 
+/// Whether an output is compared, by where it comes from and when it was appended.
+fn counts(written: Option<&Written>, origin: &Origin, appended: Option<i64>) -> bool {
+    // A timer is named by the place behind an event.
+    let offset = origin.offset.saturating_sub(u64::from(origin.source == Source::Timer));
+    written.is_none_or(|written| written.counts(origin.topic, offset, appended))
+}
+
 /// What came out of one source partition, against what was committed.
 pub(super) struct Comparison {
     ranges: Vec<Range>,
     /// `None`: nothing is compared.
     committed: Option<HashMap<Id, Was>>,
     names: Vec<(u32, String)>,
+    /// Which outputs are compared, where it is not all.
+    written: Option<Written>,
     came: Replay,
     pub(super) dead: u64,
     hash: u128,
@@ -171,11 +181,16 @@ pub(super) struct Comparison {
 
 impl Comparison {
     pub(super) fn none(ranges: Vec<Range>) -> Self {
-        Self { ranges, committed: None, names: Vec::new(), came: Replay::default(), dead: 0, hash: 0 }
+        Self { ranges, committed: None, names: Vec::new(), written: None, came: Replay::default(), dead: 0, hash: 0 }
     }
 
-    /// With all that was committed to these topics; what was committed last for an origin counts.
-    pub(super) fn with_committed(log: &Log, ranges: Vec<Range>, topics: &[String]) -> Result<Self, Error> {
+    /// With all that was committed to these topics; what was committed last for an origin counts, of that which history has written.
+    pub(super) fn with_committed(
+        log: &Log,
+        ranges: Vec<Range>,
+        topics: &[String],
+        written: Option<Written>,
+    ) -> Result<Self, Error> {
         let (mut committed, mut names) = (HashMap::new(), Vec::new());
         for name in topics {
             let topic = log.topic(name)?;
@@ -191,9 +206,18 @@ impl Comparison {
                     if read.count == 0 {
                         break;
                     }
-                    for (offset, event) in (read.base_offset..).zip(read.region().events().flatten()) {
+                    let mut times = read.append_times.iter().peekable();
+                    let mut time = i64::MIN;
+                    for (index, event) in (0..).zip(read.region().events().flatten()) {
+                        while let Some((_, next)) = times.next_if(|(from, _)| *from <= index) {
+                            time = *next;
+                        }
+                        let offset = read.base_offset + u64::from(index);
                         let is_asked = |origin: &Origin| ranges.iter().any(|range| range.has(origin));
                         let Some(origin) = event.origin().filter(is_asked) else { continue };
+                        if !counts(written.as_ref(), &origin, Some(time)) {
+                            continue;
+                        }
                         let was = Was { hash: hash_event(&event), partition, offset, came: false };
                         committed.insert(Id::of(topic.id, &origin), was);
                     }
@@ -201,7 +225,7 @@ impl Comparison {
             }
             names.push((topic.id, topic.name));
         }
-        Ok(Self { committed: Some(committed), names, ..Self::none(ranges) })
+        Ok(Self { committed: Some(committed), names, written, ..Self::none(ranges) })
     }
 
     /// An output came out.
@@ -210,6 +234,9 @@ impl Comparison {
         self.came.outputs += 1;
         let (id, hash) = (Id::of(topic, &origin), hash_event(event));
         self.hash = self.hash.wrapping_add(hash_of(&[&id.bytes(), &hash.to_le_bytes()]));
+        if !counts(self.written.as_ref(), &origin, None) {
+            return;
+        }
         let Some(committed) = &mut self.committed else { return };
         let kind = match committed.get_mut(&id) {
             Some(was) => {

@@ -101,6 +101,14 @@ impl Changelog<'_> {
         Ok(())
     }
 
+    /// When the record at an offset was appended, ms since the epoch; and the record, where it is a turn.
+    pub(super) fn appended(&self, offset: u64) -> Result<(i64, Option<Turn>), Error> {
+        let mut read = ReadBatch::default();
+        self.log.reader(self.partition.clone(), offset).read(1, READ_BYTES, &mut read)?;
+        let turn = self.last_turn(offset, offset + 1)?.map(|(_, turn)| turn);
+        Ok((read.append_times.first().map_or(i64::MIN, |(_, time)| *time), turn))
+    }
+
     /// How the cursor moved in the commit at an offset.
     pub(super) fn head(&self, offset: u64) -> Result<Head, Error> {
         let mut head = Head::default();

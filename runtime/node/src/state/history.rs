@@ -49,7 +49,60 @@ fn told(log: &Log, cursors: &Cursors) -> String {
     cursors.iter().map(|(topic, offset)| format!("{}:{offset}", name(*topic))).collect::<Vec<_>>().join(", ")
 }
 
+/// What a stretch of a line dealt with, and when.
+struct Stretch {
+    begin: Cursors,
+    end: Cursors,
+    /// Before these it wrote nothing: what it dealt with there was for the state only.
+    quiet: Cursors,
+    since: i64,
+    until: i64,
+}
+
+/// Which outputs a line has written. Others of the same events are of histories that were left by rewinds.
+pub(crate) struct Written(Vec<Stretch>);
+
+impl Written {
+    /// Whether outputs count that come of an event, or a timer behind it; with when they were appended, where they were.
+    pub(crate) fn counts(&self, topic: u32, offset: u64, appended: Option<i64>) -> bool {
+        let at = |cursors: &Cursors| cursor_of(cursors, topic).unwrap_or(0);
+        let stretch = self.0.iter().rev().find(|stretch| (at(&stretch.begin)..at(&stretch.end)).contains(&offset));
+        stretch.is_none_or(|stretch| {
+            let in_time = appended.is_none_or(|appended| (stretch.since..=stretch.until).contains(&appended));
+            offset >= at(&stretch.quiet) && in_time
+        })
+    }
+}
+
 impl History<'_> {
+    /// Which outputs the line has written, as far as it can be told.
+    pub(super) fn written(&self) -> Result<Written, Error> {
+        let (low, mut stretches) = (self.changelog.partition.low_mark(), Vec::new());
+        for (index, (from, to)) in self.line.iter().enumerate() {
+            let first = low.max(*from);
+            if *from >= IMPORTED || first >= *to {
+                continue;
+            }
+            let (mut since, mut quiet) = (i64::MIN, Cursors::new());
+            if let Some(before) = from.checked_sub(1).filter(|before| *before >= low)
+                && let (time, Some(turn)) = self.changelog.appended(before)?
+            {
+                since = time;
+                for (topic, _, end) in turn.quiet.into_iter().flat_map(|quiet| quiet.runs) {
+                    match quiet.iter_mut().find(|(of, _)| *of == topic) {
+                        Some((_, last)) => *last = end.max(*last),
+                        None => quiet.push((topic, end)),
+                    }
+                }
+            }
+            let is_last = index + 1 == self.line.len();
+            let until = if is_last { i64::MAX } else { self.changelog.appended(to - 1)?.0 };
+            let (begin, end) = (self.changelog.head(first)?.began(), self.changelog.head(to - 1)?.stood());
+            stretches.push(Stretch { begin, end, quiet, since, until });
+        }
+        Ok(Written(stretches))
+    }
+
     /// The part of the line that leads up to cursors, to the last commit at which none was past them; and the cursors there.
     pub(super) fn up_to(&self, to: &Cursors) -> Result<(Line, Cursors), Error> {
         let Self { changelog, line } = self;

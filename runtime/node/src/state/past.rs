@@ -12,7 +12,7 @@ use sluice_state::{
 };
 
 use super::changelog::Changelog;
-use super::history::{History, Moment, Run, cursor_of, place, within};
+use super::history::{History, Moment, Run, Written, cursor_of, place, within};
 use super::place::Place;
 use super::refused;
 use crate::checkpoint::{self, IMPORTED};
@@ -114,6 +114,11 @@ impl<'a> Past<'a> {
     /// The last commit at which no cursor was past these.
     pub(crate) fn commit_before(&self, partition: u32, to: &Cursors) -> Result<Cursors, Error> {
         Ok(self.up_to(partition, &self.stands(partition)?, to)?.1)
+    }
+
+    /// Which outputs a partition's history has written.
+    pub(crate) fn written(&self, partition: u32) -> Result<Written, Error> {
+        self.history(partition, self.stands(partition)?.line())?.written()
     }
 
     /// The state at these cursors or, where they are within a commit, at the last commit before, to be used aside; `use_` tells several apart.
