@@ -43,10 +43,10 @@ fn main() -> Result<()> {
         "{events} events a job, {runs} runs of each side in turn; durability os, one partition, where not said otherwise"
     );
     println!("M/s per core: million events per second of CPU time, all threads; min / median / max");
-    if !quick {
-        measure::touch_memory();
-    }
     if wanted("jobs") {
+        if !quick {
+            measure::touch_memory();
+        }
         jobs(events, runs)?;
     }
     if wanted("deliveries") {

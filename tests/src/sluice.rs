@@ -227,6 +227,19 @@ impl Workspace {
         }
     }
 
+    /// Waits until a pipeline has read more than it has now, or all there is.
+    ///
+    /// # Panics
+    /// When there is no such pipeline, or it stands still for a minute.
+    pub fn until_it_goes_on(&self, pipeline: &str) {
+        let read = |pipeline: &Value| pipeline["read"].as_u64().expect("a number");
+        let before = read(&self.pipeline(pipeline));
+        self.until("it goes on", || {
+            let now = self.pipeline(pipeline);
+            read(&now) > before || now["lag"] == 0
+        });
+    }
+
     /// The values of a topic, in the order they are read.
     ///
     /// # Panics

@@ -40,7 +40,7 @@ fn letters(workspace: &Workspace) -> Vec<Value> {
     workspace.events("p.dead").into_iter().map(letter).collect()
 }
 
-fn balances(workspace: &Workspace) {
+pub(crate) fn balances(workspace: &Workspace) {
     let audit = workspace.json(&["audit"]);
     for account in audit["accounts"].as_array().unwrap() {
         assert_eq!(account["balances"], true, "{audit}");

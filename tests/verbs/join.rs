@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sluice_tests::sluice::{Workspace, kill, project};
 
+use crate::errors::balances;
 use crate::timers::{flights, fly};
 
 /// The example pipelines, with small batches.
@@ -51,18 +52,14 @@ fn fly_whatever_is_killed(delivery: &str) -> Workspace {
     for round in 0..5 {
         let mut node = workspace.start(&[]).unwrap();
         fly(&workspace, &flights(round * 1000, round * 1000 + 1000));
-        let read = |workspace: &Workspace| workspace.pipeline("round-trips")["read"].as_u64().unwrap();
-        let before = read(&workspace);
-        let goes_on = || read(&workspace) > before || workspace.pipeline("round-trips")["lag"] == 0;
-        workspace.until("it goes on", goes_on);
+        workspace.until_it_goes_on("round-trips");
         kill(&mut node);
         if round == 2 {
             workspace.sluice(&["checkpoint", "create", "mid"]).ok();
         }
     }
     workspace.sluice(&["run", "--until-idle"]).ok();
-    let audit = workspace.json(&["audit"]);
-    assert!(audit["accounts"].as_array().unwrap().iter().all(|account| account["balances"] == true), "{audit}");
+    balances(&workspace);
     workspace
 }
 

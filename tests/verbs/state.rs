@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sluice_tests::sluice::{Workspace, kill, project};
 
+use crate::errors::balances;
+
 const TOTALS: &str = r#"name = "totals"
 delivery = "DELIVERY"
 [source]
@@ -92,14 +94,11 @@ fn add_up_whatever_is_killed(delivery: &str, rewinds: bool) -> (Workspace, Vec<S
                 }
             }
         }
-        let read = |workspace: &Workspace| workspace.pipeline("totals")["read"].as_u64().unwrap();
-        let before = read(&workspace);
-        workspace.until("it goes on", || read(&workspace) > before || workspace.pipeline("totals")["lag"] == 0);
+        workspace.until_it_goes_on("totals");
         kill(&mut node);
     }
     workspace.sluice(&["run", "--until-idle"]).ok();
-    let audit = workspace.json(&["audit"]);
-    assert!(audit["accounts"].as_array().unwrap().iter().all(|account| account["balances"] == true), "{audit}");
+    balances(&workspace);
     (workspace, lines)
 }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use sluice_tests::sluice::{Workspace, kill, project};
 
+use crate::errors::balances;
+
 const HOUR: i64 = 3_600_000;
 
 /// The example pipeline, with small batches.
@@ -64,10 +66,7 @@ fn each_hour_is_told_once_whatever_is_killed_and_again_behind_a_rewind() {
     for round in 0..6 {
         let mut node = workspace.start(&[]).unwrap();
         fly(&workspace, &flights(round * 1000, round * 1000 + 1000));
-        let read = |workspace: &Workspace| workspace.pipeline("airport-hours")["read"].as_u64().unwrap();
-        let before = read(&workspace);
-        let goes_on = || read(&workspace) > before || workspace.pipeline("airport-hours")["lag"] == 0;
-        workspace.until("it goes on", goes_on);
+        workspace.until_it_goes_on("airport-hours");
         kill(&mut node);
     }
     workspace.sluice(&["run", "--until-idle"]).ok();
@@ -76,8 +75,7 @@ fn each_hour_is_told_once_whatever_is_killed_and_again_behind_a_rewind() {
     workspace.sluice(&["run", "--until-idle", "--close-windows"]).ok();
     check_hours(&workspace, 1);
     assert_eq!(workspace.json(&["state", "scan", "airport-hours"])["entries"], json!([]));
-    let audit = workspace.json(&["audit"]);
-    assert!(audit["accounts"].as_array().unwrap().iter().all(|account| account["balances"] == true), "{audit}");
+    balances(&workspace);
     // From the start, with nothing: all of it once more.
     workspace.sluice(&["rewind", "airport-hours", "--to", "earliest", "--state", "reset", "--yes"]).ok();
     workspace.sluice(&["run", "--until-idle", "--close-windows"]).ok();

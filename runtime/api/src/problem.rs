@@ -1,6 +1,7 @@
 //! Errors as they travel.
 
 use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,18 @@ pub fn help(error: &Error) -> Option<String> {
         Error::NoSpace { .. } => Some("free some space and try again; nothing was written".to_owned()),
         Error::Damaged { .. } => Some("stop the node, and run `sluice fsck`: it explains".to_owned()),
         _ => None,
+    }
+}
+
+impl From<JsonRejection> for Problem {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::bad_request(rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad_request(rejection.body_text())
     }
 }
 

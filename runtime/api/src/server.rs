@@ -94,7 +94,7 @@ async fn create(
     State(api): State<Api>,
     topic: Result<Json<NewTopic>, JsonRejection>,
 ) -> Result<(StatusCode, Json<TopicDescription>), Problem> {
-    let Json(topic) = topic.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Json(topic) = topic?;
     let made = blocking(move || {
         topics::create(api.node.log(), topic.to_log()?)?;
         Ok(topics::describe(api.node.log(), &topic.name)?)
@@ -108,7 +108,7 @@ async fn produce(
     query: Result<Query<ProduceQuery>, QueryRejection>,
     body: Bytes,
 ) -> Answer<Produced> {
-    let Query(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Query(query) = query?;
     let sequence = match (query.producer, query.first) {
         (Some(producer), Some(first)) => Some((producer, first)),
         (None, None) => None,
@@ -135,7 +135,7 @@ async fn read(
     Path(topic): Path<String>,
     query: Result<Query<ReadQuery>, QueryRejection>,
 ) -> Result<Vec<u8>, Problem> {
-    let Query(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Query(query) = query?;
     let deadline = tokio::time::Instant::now() + Duration::from_millis(query.wait_ms.min(MAX_WAIT_MS));
     let mut appended = api.appended.clone();
     loop {
@@ -170,7 +170,7 @@ async fn locate(
     Path((topic, partition)): Path<(String, u32)>,
     query: Result<Query<LocateQuery>, QueryRejection>,
 ) -> Answer<Located> {
-    let Query(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Query(query) = query?;
     let place: Place = query.at.parse().map_err(|what: String| Problem::bad_request(what))?;
     let offset = blocking(move || Ok(topics::locate(api.node.log(), &topic, partition, place)?)).await?;
     Ok(Json(Located { offset }))
@@ -185,7 +185,7 @@ async fn want(
     Path(pipeline): Path<String>,
     want: Result<Json<Want>, JsonRejection>,
 ) -> Answer<()> {
-    let Json(want) = want.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Json(want) = want?;
     let done = blocking(move || match want {
         Want::Resume | Want::ResumePast => Ok(api.node.resume(&pipeline, want == Want::ResumePast)?),
         Want::Pause | Want::Drain => Ok(api.node.want(&pipeline, want.into())?),
@@ -198,7 +198,7 @@ async fn rewind(
     Path(pipeline): Path<String>,
     request: Result<Json<RewindRequest>, JsonRejection>,
 ) -> Answer<Rewind> {
-    let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Json(request) = request?;
     let RewindRequest { to, state, into, really } = request;
     let target = to.parse().map_err(|what: String| Problem::bad_request(what))?;
     let request = operate::Request { target, state, into, really };
@@ -206,7 +206,7 @@ async fn rewind(
 }
 
 async fn replay(State(api): State<Api>, request: Result<Json<replay::Request>, JsonRejection>) -> Answer<Replay> {
-    let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Json(request) = request?;
     blocking(move || Ok(api.node.replay(&request)?)).await.map(Json)
 }
 
@@ -218,7 +218,7 @@ async fn make_checkpoint(
     State(api): State<Api>,
     request: Result<Json<CheckpointRequest>, JsonRejection>,
 ) -> Answer<Checkpoint> {
-    let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Json(request) = request?;
     blocking(move || Ok(api.node.checkpoint(&request.name, request.pipeline.as_deref())?)).await.map(Json)
 }
 
@@ -227,7 +227,7 @@ async fn export_checkpoint(
     Path(name): Path<String>,
     request: Result<Json<FileRequest>, JsonRejection>,
 ) -> Answer<Checkpoint> {
-    let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Json(request) = request?;
     blocking(move || Ok(api.node.export_checkpoint(&name, &request.file)?)).await.map(Json)
 }
 
@@ -235,7 +235,7 @@ async fn import_checkpoint(
     State(api): State<Api>,
     request: Result<Json<FileRequest>, JsonRejection>,
 ) -> Answer<Checkpoint> {
-    let Json(request) = request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Json(request) = request?;
     blocking(move || Ok(api.node.import_checkpoint(&request.file, request.name.as_deref())?)).await.map(Json)
 }
 
@@ -248,7 +248,7 @@ async fn look(
     Path(pipeline): Path<String>,
     query: Result<Json<state::Query>, JsonRejection>,
 ) -> Answer<state::Found> {
-    let Json(query) = query.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Json(query) = query?;
     blocking(move || Ok(api.node.look(&pipeline, &query)?)).await.map(Json)
 }
 
@@ -277,8 +277,7 @@ async fn dead_treat(
     treatment: Treatment,
     request: DeadBody,
 ) -> Answer<Treated> {
-    let Json(DeadRequest { selection, really }) =
-        request.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+    let Json(DeadRequest { selection, really }) = request?;
     blocking(move || Ok(api.node.treat(&pipeline, treatment, &selection, really)?)).await.map(Json)
 }
 

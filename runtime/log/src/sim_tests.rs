@@ -196,7 +196,7 @@ fn operated_workload(seed: u64, fixed: bool) -> Vec<Vec<Commit>> {
                 operated.push(vec![Commit::order(Order::Move {
                     pipeline: "p".into(),
                     to: vec![(IN, to)],
-                    into: None,
+                    into: (to % 2 == 0).then_some(IN.topic),
                 })]);
             }
             (1, _, None) => {

@@ -255,14 +255,15 @@ pub(crate) fn run(
     let number = number.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
     let errors = errors(log, &pipeline.errors)?;
     let mut lanes = Vec::new();
-    let each = |source: &TopicInfo| (0..source.partitions).map(|partition| vec![(source.clone(), partition)]).collect();
+    let of_all = |partition| sources.iter().map(|source| (source.clone(), partition)).collect();
+    let each = |source: &TopicInfo| {
+        let source = source.clone();
+        (0..source.partitions).map(move |partition| vec![(source.clone(), partition)])
+    };
     let groups: Vec<Vec<(TopicInfo, u32)>> = match pipeline.has_state() {
         // What is kept of a partition number comes of all topics.
-        true => {
-            let of_all = |partition| sources.iter().map(move |source| (source.clone(), partition)).collect();
-            (0..sources[0].partitions).map(of_all).collect()
-        }
-        false => sources.iter().flat_map(|source| -> Vec<_> { each(source) }).collect(),
+        true => (0..sources[0].partitions).map(of_all).collect(),
+        false => sources.iter().flat_map(each).collect(),
     };
     for group in groups {
         let (mut read, mut writers) = (Vec::new(), Vec::new());

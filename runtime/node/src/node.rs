@@ -545,7 +545,9 @@ impl Node {
 
     /// Adds what only the node that runs a pipeline knows of it.
     fn observe(&self, running: &Running, status: &mut PipelineStatus) {
-        let (mut waiting, mut paused, mut counted) = (false, true, Vec::new());
+        let (mut waiting, mut paused) = (false, true);
+        let seen = running.each_lane().into_iter().filter_map(|lane| self.scheduler.seen(lane));
+        status.failed_calls += seen.map(|seen| seen.state.failed_calls).sum::<u64>();
         let place = |part: &LaneStatus| format!("{}/{}", part.topic, part.partition);
         let places: Vec<_> = running.lanes.iter().zip(&status.partitions).map(|((tp, _), p)| (*tp, place(p))).collect();
         for (partition, (tp, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
@@ -566,10 +568,6 @@ impl Node {
             if let Some(state) = self.states.running(running.id, tp.partition) {
                 let state = state.lock();
                 (partition.watermark, partition.late) = (state.applied().watermark, Some(state.applied().late));
-            }
-            if !counted.contains(lane) {
-                counted.push(*lane);
-                status.failed_calls += seen.state.failed_calls;
             }
             waiting |= partition.waits_for.is_some();
             paused &= partition.paused;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sluice_config::{Pipeline, changelog_topic};
-use sluice_log::{Commit, Error, Log, Order, Partition, PipelineInfo, TopicPartition};
+use sluice_log::{Commit, Error, Log, Order, Partition, PipelineInfo, TopicInfo, TopicPartition};
 
 use crate::checkpoint::{self, Stood};
 use crate::state::{self, Past, StateChoice, Step};
@@ -175,10 +175,11 @@ pub(crate) fn rewind_with(
         _ => None,
     };
     let stood = checkpoint.as_ref().map(|checkpoint| checkpoint.of(info)).transpose()?;
+    let topics = log.topics();
     let (mut moves, mut to, mut appends) = (Vec::new(), Vec::new(), Vec::new());
     // Where the state comes along, it is one of all topics.
     let comes_along = past.is_some() && (*target == Target::Undo || choice == StateChoice::Restore);
-    for (partition, steps) in steps(log, info, (past.is_some(), comes_along), target, stood)? {
+    for (partition, steps) in steps((log, &topics), info, (past.is_some(), comes_along), target, stood)? {
         let back = match (past, target) {
             (None, _) => None,
             (Some(past), Target::Undo) => Some(past.undo(&steps)?),
@@ -192,7 +193,7 @@ pub(crate) fn rewind_with(
             (Some(past), _) => Some(past.go(&steps, choice)?),
         };
         for step in steps {
-            let (topic, found) = partition_of(log, step.source)?;
+            let Some((topic, found)) = partition_of(log, &topics, step.source)? else { continue };
             let start = back.as_ref().and_then(|back| state::cursor_of(&back.cursors, step.source.topic));
             let (start, low) = (start.unwrap_or(step.to), found.low_mark());
             if start < low {
@@ -229,16 +230,19 @@ pub(crate) fn rewind_with(
     })
 }
 
-fn partition_of(log: &Log, source: TopicPartition) -> Result<(String, Arc<Partition>), Error> {
-    let topic = log.topics().into_iter().find(|topic| topic.id == source.topic);
-    let topic = topic.ok_or_else(|| Error::Invalid(format!("{source} is not there any more")))?;
-    let partition = log.partition(&topic, source.partition)?;
-    Ok((topic.name, partition))
+/// A partition of one of these topics, and the topic's name.
+fn partition_of(
+    log: &Log,
+    topics: &[TopicInfo],
+    source: TopicPartition,
+) -> Result<Option<(String, Arc<Partition>)>, Error> {
+    let Some(topic) = topics.iter().find(|topic| topic.id == source.topic) else { return Ok(None) };
+    Ok(Some((topic.name.clone(), log.partition(topic, source.partition)?)))
 }
 
 /// How cursors are to move, by partition. Where state is kept, the cursors of all topics move together.
 fn steps(
-    log: &Log,
+    (log, topics): (&Log, &[TopicInfo]),
     info: &PipelineInfo,
     (has_state, comes_along): (bool, bool),
     target: &Target,
@@ -246,7 +250,7 @@ fn steps(
 ) -> Result<Vec<(u32, Vec<Step>)>, Error> {
     let mut all: Vec<(u32, Vec<(Step, bool)>)> = Vec::new();
     for (source, cursor) in &info.cursors {
-        let Ok((topic, found)) = partition_of(log, *source) else { continue };
+        let Some((topic, found)) = partition_of(log, topics, *source)? else { continue };
         let (low, high) = (found.low_mark(), found.high_watermark());
         let place = match target {
             Target::Undo => match info.before.iter().find(|(before, _)| before == source) {

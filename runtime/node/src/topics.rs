@@ -106,8 +106,9 @@ pub fn delete(log: &Log, name: &str) -> Result<(), Error> {
 pub(crate) fn aside(log: &Log, pipeline: &Pipeline, name: &str, make: bool) -> Result<Option<TopicInfo>, Error> {
     let written = |info: &PipelineInfo| match Pipeline::parse(Path::new(""), &info.definition) {
         Ok(pipeline) => {
-            let marks = marks_topic(&pipeline.errors.dead_letter_topic);
-            marks == name || pipeline.written().any(|(_, topic)| topic == name)
+            let mut all =
+                pipeline.written().map(|(_, topic)| topic).chain([pipeline.errors.dead_letter_topic.as_str()]);
+            all.any(|topic| topic == name || marks_topic(topic) == name)
         }
         Err(_) => false,
     };

@@ -481,8 +481,15 @@ impl PartitionState {
     /// # Errors
     /// When the store cannot be read.
     pub fn get_committed(&self, key: &[u8]) -> Result<Option<Slot>, Error> {
-        let found = self.memory.get(key).or_else(|| self.frozen.as_ref()?.get(key));
-        match found {
+        match self.memory.get(key) {
+            Some(slot) => Ok(slot.value.is_some().then(|| slot.clone())),
+            None => self.get_below(key),
+        }
+    }
+
+    /// The same of a key that is not in memory, but for what is being written.
+    fn get_below(&self, key: &[u8]) -> Result<Option<Slot>, Error> {
+        match self.frozen.as_ref().and_then(|frozen| frozen.get(key)) {
             Some(slot) => Ok(slot.value.is_some().then(|| slot.clone())),
             None => Ok(self.store.get(key)?.map(|bytes| Slot::from_stored(&bytes))),
         }
@@ -587,7 +594,7 @@ impl PartitionState {
                 old
             }
             None => {
-                let old = self.get_committed(key)?;
+                let old = self.get_below(key)?;
                 let old = old.map_or((None, None), |old| (old.value.as_ref().map(Vec::len), old.expires));
                 self.put(key, Slot { value: value.map(<[u8]>::to_vec), expires });
                 old

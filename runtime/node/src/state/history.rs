@@ -181,9 +181,13 @@ impl History<'_> {
         Ok(begin)
     }
 
-    /// In which order events were dealt with behind the first part of the line, as far as cursors are not past `to`.
+    /// In which order events of several topics were dealt with behind the first part of the line, as far as cursors are not past `to`.
     pub(super) fn runs(&self, part: &Line, to: &Cursors) -> Result<Vec<Run>, Error> {
         let mut runs: Vec<Run> = Vec::new();
+        if to.len() == 1 {
+            // The order is that of its events.
+            return Ok(runs);
+        }
         self.after(part, &mut |head| {
             let end = cursor_of(to, head.topic).map_or(0, |most| head.to.min(most));
             if head.from < end {
@@ -204,9 +208,9 @@ impl History<'_> {
         self.after(part, &mut |head| {
             let began = head.began();
             for (at, time) in &head.clocks {
-                let within = at.saturating_sub(place(&began)).min(head.to - head.from);
+                let dealt = at.saturating_sub(place(&began)).min(head.to - head.from);
                 let step =
-                    |(topic, offset): &(u32, u64)| (*topic, offset + if *topic == head.topic { within } else { 0 });
+                    |(topic, offset): &(u32, u64)| (*topic, offset + if *topic == head.topic { dealt } else { 0 });
                 moments.push((began.iter().map(step).collect(), Moment::Clock(*time)));
             }
             if head.closed && moments.last() != Some(&(head.stood(), Moment::Closed)) {

@@ -156,8 +156,7 @@ impl<'a> Past<'a> {
     /// What came behind a state, up to these cursors: in which order events were dealt with, and what made timers fire besides.
     pub(crate) fn after(&self, partition: u32, side: &Side, to: &Cursors) -> Result<Behind, Error> {
         let history = self.history(partition, self.stands(partition)?.line())?;
-        // Of one topic the order is that of its events.
-        let runs = if to.len() > 1 { history.runs(&side.line, to)? } else { Vec::new() };
+        let runs = history.runs(&side.line, to)?;
         let mut moments = history.moments(&side.line, to)?;
         moments.retain(|(at, _)| within(&side.cursors, at));
         Ok((runs, moments))
@@ -186,7 +185,7 @@ impl<'a> Past<'a> {
             true => None,
             false => {
                 let history = self.history(partition, stands.line())?;
-                let mut runs = if to.len() > 1 { history.runs(&line, &to)? } else { Vec::new() };
+                let mut runs = history.runs(&line, &to)?;
                 for (topic, end) in to.iter().filter(|_| to.len() > 1) {
                     // What history passed over, too: quiet ends where all have come so far.
                     let last = runs.iter().rev().find(|(of, ..)| of == topic).map(|(_, _, end)| *end);
