@@ -6,6 +6,7 @@ mod beside;
 mod checkpoints;
 mod engine;
 mod events;
+mod guest;
 mod many;
 mod measure;
 mod native;
@@ -32,6 +33,16 @@ fn main() -> Result<()> {
     }
     if let [flag @ ("--engine" | "--make"), events] = &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         return engine::run(events.parse()?, *flag == "--make");
+    }
+    if let [flag, files @ ..] = &arguments[..]
+        && flag == "--guests"
+    {
+        // A plugin of J2, tried in several ways.
+        let files: Vec<_> = files.iter().map(std::path::PathBuf::from).collect();
+        for (file, taken) in files.iter().zip(guest::run(Job::J2 { evenly: true }, EVENTS / 10, &files)?) {
+            println!("{}: {taken} ns an event", file.display());
+        }
+        return Ok(());
     }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let wanted = |part: &str| {

@@ -1,0 +1,68 @@
+//! The calls to a guest alone: no log, no engine, one instance, the same batches again and again. Of several files, for a plugin that is tried in several
+//! ways, each is called in turn.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use sluice_engine::{Consumer, Plugin};
+use sluice_env::SystemClock;
+use sluice_event::View;
+use sluice_host::{Compiler, Host, Limits, Stage};
+use sluice_state::{MemoryStore, PartitionState, SharedState};
+
+use crate::events::Job;
+use crate::measure::{Cost, Spread};
+
+/// Rounds; in each, every guest deals with all events.
+const ROUNDS: usize = 15;
+
+/// Calls each guest with the job's events; nanoseconds of processor time for an event.
+pub(crate) fn run(job: Job, events: u64, files: &[PathBuf]) -> Result<Vec<Spread>> {
+    let host = Host::new(None, Arc::new(SystemClock), Compiler::Here)?;
+    let input = job.events(events);
+    let mut guests = files.iter().map(|file| instantiate(&host, file)).collect::<Result<Vec<_>>>()?;
+    let mut taken = vec![Vec::new(); guests.len()];
+    let mut header = Vec::new();
+    for round in 0..=ROUNDS {
+        for (guest, taken) in guests.iter_mut().zip(&mut taken) {
+            let cost = Cost::of(|| {
+                let mut base_offset = round as u64 * events;
+                for batch in &input {
+                    header.clear();
+                    view(batch.count(), base_offset).write(&mut header);
+                    guest.call(&header, batch.bytes(), &mut |_| {}).map_err(|error| anyhow!("{error:?}"))?;
+                    base_offset += u64::from(batch.count());
+                }
+                Ok(())
+            })?;
+            // In the first one the guest comes to know the keys.
+            taken.extend((round > 0).then(|| 1e3 / cost.per_core(events)));
+        }
+    }
+    Ok(taken.into_iter().map(Spread::of).collect())
+}
+
+fn instantiate(host: &Arc<Host>, file: &Path) -> Result<Box<dyn Consumer>> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let limits = Limits::default();
+    let code = host.load(&bytes, &limits)?;
+    let stage = Stage::new(host, &code, "guest", limits, "{}".into(), &["state"])?;
+    let state = SharedState::new(PartitionState::open(Arc::new(MemoryStore::default()))?);
+    stage.instantiate(Some(state.stage("guest"))).map_err(|error| anyhow!("{error:?}"))
+}
+
+fn view(count: u32, base_offset: u64) -> View<'static> {
+    View {
+        count,
+        base_offset,
+        watermark: None,
+        seed: 0,
+        topic: 1,
+        partition: 0,
+        topic_name: "in",
+        chained: false,
+        watermarks: &[],
+        due: (&[], 0),
+    }
+}
