@@ -1,8 +1,11 @@
 //! What is committed and not in the store yet: found by key, and in the order of keys.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+
+use foldhash::quality::RandomState;
+use hashbrown::HashMap;
 
 use crate::partition::Slot;
 
@@ -10,7 +13,7 @@ use crate::partition::Slot;
 /// who look at keys in their order, and grows with new keys only.
 #[derive(Default)]
 pub(crate) struct Table {
-    index: HashMap<Arc<[u8]>, u32>,
+    index: HashMap<Arc<[u8]>, u32, RandomState>,
     order: BTreeMap<Arc<[u8]>, u32>,
     slots: Vec<Slot>,
 }
