@@ -123,7 +123,9 @@ fn main() -> Result<()> {
 
 /// Each job beside its native loop, all of them in turn: what one makes of another is told round by round.
 fn jobs(events: u64, runs: usize) -> Result<()> {
-    println!("\n| job, exactly-once | native loop | through the log and Wasm | ratio of medians | of J1 in the same round | M/s by the clock |");
+    println!(
+        "\n| job, exactly-once | native loop | through the log and Wasm | ratio of medians | of J1 in the same round | M/s by the clock |"
+    );
     println!("|---|---|---|---|---|---|");
     let mut sides = Vec::new();
     for job in [Job::J1, Job::J2 { evenly: true }, Job::J2 { evenly: false }, Job::J3] {

@@ -126,8 +126,15 @@ impl Workspace {
     /// A command that is ready to run, with this folder as its own.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        command.args(arguments).current_dir(self.dir.path()).env_remove("SLUICE_LOG").stdin(Stdio::null());
+        self.at_home(command.args(arguments));
         command
+    }
+
+    fn at_home(&self, command: &mut Command) {
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        command.env_remove("SLUICE_LOG").env_remove("SLUICE_NODE");
+        // Tests run beside each other, and a port is one for all.
+        command.env("SLUICE_LISTEN", "off");
     }
 
     /// Runs `sluice` to its end.
@@ -163,8 +170,7 @@ impl Workspace {
             [] => run,
             [program, options @ ..] => {
                 let mut command = Command::new(program);
-                command.args(options).arg(run.get_program()).args(run.get_args());
-                command.current_dir(self.dir.path()).env_remove("SLUICE_LOG").stdin(Stdio::null());
+                self.at_home(command.args(options).arg(run.get_program()).args(run.get_args()));
                 command
             }
         };

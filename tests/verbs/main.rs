@@ -3,6 +3,7 @@
 
 mod delivery;
 mod errors;
+mod http;
 mod join;
 mod operate;
 mod replay;

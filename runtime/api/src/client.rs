@@ -1,9 +1,10 @@
 //! The command line's side.
 
 use std::path::Path;
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{Request, Uri};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
@@ -17,10 +18,13 @@ use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
 use sluice_node::state;
 use sluice_node::topics::{Place, TopicDescription};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 
+use crate::events::FLAT;
 use crate::problem::Problem;
 use crate::socket;
+use crate::tcp::DEFAULT_PORT;
 use crate::wire::{
     CheckpointRequest, DeadRequest, FileRequest, Located, NewTopic, NextSequence, Produced, RewindRequest, Want,
     decode_read,
@@ -30,6 +34,8 @@ use crate::wire::{
 pub struct Client {
     runtime: Runtime,
     sender: SendRequest<Body>,
+    /// The node's name for the connection.
+    host: String,
 }
 
 impl Client {
@@ -39,20 +45,55 @@ impl Client {
     /// When one listens and does not answer.
     pub fn connect(data: &Path) -> Result<Option<Self>, Problem> {
         let Ok(stream) = socket::connect(data) else { return Ok(None) };
+        Self::over("localhost".to_owned(), async { tokio::net::UnixStream::from_std(stream) }).map(Some)
+    }
+
+    /// Connects to the node at a URL: `http://HOST:PORT`.
+    ///
+    /// # Errors
+    /// When it is no such URL, or nobody answers there.
+    pub fn connect_to(url: &str) -> Result<Self, Problem> {
+        let refused = |what: &str| Problem::bad_request(format!("not a node's URL: {url:?}; {what}"));
+        let uri: Uri = url.parse().map_err(|error| refused(&format!("{error}")))?;
+        let scheme = uri.scheme_str().unwrap_or("http");
+        let host = uri.host().ok_or_else(|| refused("write http://HOST:PORT"))?.to_owned();
+        if scheme != "http" || uri.path().len() > 1 || uri.query().is_some() {
+            return Err(refused("write http://HOST:PORT"));
+        }
+        let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
+        let address = (host.trim_matches(['[', ']']).to_owned(), port);
+        let connected = async { tokio::net::TcpStream::connect(address).await };
+        let help = "is a node running there? `sluice run` says where it listens; see its --listen";
+        Self::over(format!("{host}:{port}"), connected).map_err(|problem| problem.help(help))
+    }
+
+    fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        host: String,
+        stream: impl Future<Output = std::io::Result<S>>,
+    ) -> Result<Self, Problem> {
+        /// Longer than any network needs to say that nobody is there.
+        const PATIENCE: Duration = Duration::from_secs(10);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(Problem::connection)?;
+        let failed = |reason: String| Problem::connection(format!("{host}: {reason}"));
         let sender = runtime.block_on(async {
-            let stream = tokio::net::UnixStream::from_std(stream).map_err(Problem::connection)?;
+            let stream = tokio::time::timeout(PATIENCE, stream).await.map_err(|_| failed("no answer".to_owned()))?;
+            let stream = stream.map_err(|error| failed(error.to_string()))?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(Problem::connection)?;
             tokio::spawn(connection);
             Ok::<_, Problem>(sender)
         })?;
-        Ok(Some(Self { runtime, sender }))
+        Ok(Self { runtime, sender, host })
     }
 
     fn call(&mut self, method: &str, path: &str, body: impl Into<Body>) -> Result<Vec<u8>, Problem> {
-        let request = Request::builder().method(method).uri(path).header("host", "sluice");
-        let request = request.header("content-type", "application/json").body(body.into());
+        self.send(method, path, "application/json", body)
+    }
+
+    /// A request whose body, and answer, is of a kind.
+    fn send(&mut self, method: &str, path: &str, kind: &str, body: impl Into<Body>) -> Result<Vec<u8>, Problem> {
+        let request = Request::builder().method(method).uri(path).header("host", &self.host);
+        let request = request.header("content-type", kind).header("accept", kind).body(body.into());
         let request = request.map_err(|error| Problem::bad_request(error.to_string()))?;
         self.runtime.block_on(async {
             self.sender.ready().await.map_err(Problem::connection)?;
@@ -271,7 +312,7 @@ impl Client {
         if let Some((producer, first)) = sequence {
             path += &format!("&producer={}&first={first}", escaped(producer));
         }
-        self.json("POST", &path, batch.bytes().to_vec())
+        serde_json::from_slice(&self.send("POST", &path, FLAT, batch.bytes().to_vec())?).map_err(Problem::connection)
     }
 
     /// Reads events of a partition; waits so many milliseconds for some.
@@ -287,7 +328,8 @@ impl Client {
         wait_ms: u64,
     ) -> Result<ReadBatch, Problem> {
         let query = format!("partition={partition}&from={from}&max-bytes={max_bytes}&wait-ms={wait_ms}");
-        decode_read(&self.call("GET", &format!("/topics/{}/events?{query}", escaped(topic)), Body::empty())?)
+        let path = format!("/topics/{}/events?{query}", escaped(topic));
+        decode_read(&self.send("GET", &path, FLAT, Body::empty())?)
     }
 
     /// The next sequence number of a producer for a topic.

@@ -1,16 +1,26 @@
-//! HTTP over the Unix socket in the data directory: how the command line talks to a running node.
+//! A node over HTTP: on the Unix socket in its data directory, where the command line finds it, and on TCP.
 //!
-//! Control is JSON; events travel in their flat format, as they are on disk. Errors are JSON too ([`Problem`]). TCP, metrics
-//! and the dashboard come later.
+//! Control is JSON; between a node and the command line, events travel in their flat format, as they are on disk. Errors are problem documents
+//! ([`Problem`]). Metrics and the dashboard come later.
 
+mod admission;
 mod client;
+mod cloud_event;
+mod connections;
+mod events;
+mod intake;
+pub mod legible;
+mod lines;
 mod problem;
 mod server;
 mod socket;
+mod tcp;
 mod wire;
 
 pub use client::Client;
+pub use lines::{LineFormat, LineParts};
 pub use problem::{Problem, help};
-pub use server::serve;
+pub use server::{Listeners, serve};
 pub use socket::{bind, is_answering};
+pub use tcp::{DEFAULT as DEFAULT_LISTEN, Listen, listen};
 pub use wire::{NewTopic, Produced, Want};

@@ -1,19 +1,27 @@
 //! Errors as they travel.
 
-use axum::Json;
+use axum::body::to_bytes;
+use axum::extract::Request;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use sluice_log::{Advice, Error};
 use sluice_node::NodeError;
 
-/// Why a request was refused or failed.
+/// The media type of a problem document (RFC 9457).
+const MEDIA_TYPE: &str = "application/problem+json";
+
+/// Why a request was refused or failed: a problem document (RFC 9457) of the type `about:blank`, with members of our own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{detail}")]
 pub struct Problem {
     /// The HTTP status.
     pub status: u16,
+    /// What that is called.
+    #[serde(default)]
+    pub title: String,
     /// What is wrong.
     pub detail: String,
     /// What to do about it.
@@ -26,7 +34,13 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: u16, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into(), help: None, storage: false, expected: None }
+        let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        let title = title.unwrap_or_default().to_owned();
+        Self { status, title, detail: detail.into(), help: None, storage: false, expected: None }
+    }
+
+    pub(crate) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
     }
 
     /// A request that is not as it should be.
@@ -81,7 +95,8 @@ impl From<Error> for Problem {
             _ => 500,
         };
         let expected = if let Error::SequenceGap { expected, .. } = &error { Some(*expected) } else { None };
-        Self { status, detail: error.to_string(), help: help(&error), storage: error.is_storage_fault(), expected }
+        let (help, storage) = (help(&error), error.is_storage_fault());
+        Self { help, storage, expected, ..Self::new(status, error.to_string()) }
     }
 }
 
@@ -102,6 +117,31 @@ impl From<NodeError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, Json(self)).into_response()
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], body).into_response()
     }
+}
+
+/// Nothing is there.
+pub(crate) async fn unknown(uri: Uri) -> Problem {
+    Problem::new(404, format!("nothing is at {}", uri.path()))
+}
+
+/// Something is there, for other methods.
+pub(crate) async fn not_allowed(method: Method, uri: Uri) -> Problem {
+    Problem::new(405, format!("{} takes no {method}", uri.path()))
+}
+
+/// Makes a problem document of every error, whoever made that.
+pub(crate) async fn as_document(request: Request, next: Next) -> Response {
+    /// More is not told.
+    const MOST: usize = 4096;
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_document = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == MEDIA_TYPE);
+    if is_document || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let told = to_bytes(response.into_body(), MOST).await.unwrap_or_default();
+    Problem::new(status.as_u16(), String::from_utf8_lossy(&told)).into_response()
 }

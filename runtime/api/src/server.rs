@@ -1,13 +1,14 @@
 //! The node's side.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::StatusCode;
-use axum::routing::{delete, get, post, put};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{any, delete, get, post, put};
 use axum::{Json, Router};
 use sluice_event::Region;
 use sluice_log::Audit;
@@ -17,46 +18,80 @@ use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
 use sluice_node::state;
 use sluice_node::topics::{self, Place, Production, TopicDescription};
-use sluice_node::{Node, Status};
+use sluice_node::{Node, PipelineState, PipelineStatus, Status};
 use tokio::sync::{oneshot, watch};
 
-use crate::problem::Problem;
+use crate::admission::{Room, admit, same_site};
+use crate::connections;
+use crate::events::{self, FLAT};
+use crate::intake::{self, ProduceQuery};
+use crate::problem::{Problem, as_document, not_allowed, unknown};
 use crate::wire::{
-    CheckpointRequest, DeadRequest, FileRequest, LocateQuery, Located, MAX_BODY, MAX_READ, MAX_WAIT_MS, NewTopic,
-    NextSequence, ProduceQuery, Produced, ReadQuery, RewindRequest, Want, encode_read,
+    CheckpointRequest, DeadRequest, FileRequest, LocateQuery, Located, MAX_BODY, NewTopic, NextSequence, Produced,
+    RewindRequest, Want,
 };
 
 #[derive(Clone)]
-struct Api {
-    node: Arc<Node>,
+pub(crate) struct Api {
+    pub(crate) node: Arc<Node>,
     /// Changes whenever something was appended.
-    appended: watch::Receiver<u64>,
+    pub(crate) appended: watch::Receiver<u64>,
+    /// Where the node listens on the network.
+    address: Option<SocketAddr>,
 }
 
-type Answer<T> = Result<Json<T>, Problem>;
+pub(crate) type Answer<T> = Result<Json<T>, Problem>;
 
-/// Serves a node on its socket until `ended`.
+/// Where a node listens.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The socket in its data directory.
+    pub socket: std::os::unix::net::UnixListener,
+    /// On the network.
+    pub tcp: Option<std::net::TcpListener>,
+}
+
+/// Serves a node until it is dropped.
 ///
 /// # Errors
-/// When the socket cannot be used.
-pub async fn serve(
-    node: Arc<Node>,
-    listener: std::os::unix::net::UnixListener,
-    ended: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+/// When a listener cannot be used.
+pub async fn serve(node: Arc<Node>, listeners: Listeners) -> std::io::Result<()> {
     let (changed, appended) = watch::channel(0);
     node.log().on_append(move |_| changed.send_modify(|count| *count += 1));
-    let router = Router::new()
+    let tcp = listeners.tcp.map(tokio::net::TcpListener::from_std).transpose()?;
+    let address = tcp.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
+    let api = Api { node, appended, address };
+    let (router, room) = (router().with_state(api.clone()), Room::default());
+    let admitted = |router: Router| router.layer(from_fn_with_state(room.clone(), admit));
+    let socket = tokio::net::UnixListener::from_std(listeners.socket)?;
+    let local = router.clone().merge(files().with_state(api));
+    let local = connections::serve(socket, admitted(local).layer(from_fn(as_document)));
+    let Some((tcp, address)) = tcp.zip(address) else {
+        local.await;
+        return Ok(());
+    };
+    let is_loopback = address.ip().is_loopback();
+    let remote = admitted(router.merge(no_files())).layer(from_fn_with_state(is_loopback, same_site));
+    tokio::join!(local, connections::serve(tcp, remote.layer(from_fn(as_document))));
+    Ok(())
+}
+
+/// What is served everywhere.
+fn router() -> Router<Api> {
+    Router::new()
+        .route("/healthz", get(|| async { Json("ok") }))
+        .route("/readyz", get(ready))
         .route("/status", get(status))
         .route("/topics", get(list).post(create))
         .route("/topics/{topic}", get(describe).delete(delete_topic))
         .route("/topics/{topic}/partitions/{partition}/offset", get(locate))
-        .route("/topics/{topic}/events", post(produce).get(read))
+        .route("/topics/{topic}/events", post(produce).get(events::read))
         .route("/topics/{topic}/producers/{producer}", get(next_sequence))
-        .route("/pipelines/{pipeline}", delete(delete_pipeline))
+        .route("/pipelines", get(pipelines))
+        .route("/pipelines/{pipeline}", get(pipeline).delete(delete_pipeline))
+        .route("/pipelines/{pipeline}/health", get(health))
         .route("/pipelines/{pipeline}/desired", put(want))
         .route("/pipelines/{pipeline}/rewind", post(rewind))
-        .route("/pipelines/{pipeline}/replay", post(replay))
         .route("/pipelines/{pipeline}/state", post(look))
         .route("/pipelines/{pipeline}/dead", get(dead_list))
         .route("/pipelines/{pipeline}/dead/{id}", get(dead_find))
@@ -64,22 +99,74 @@ pub async fn serve(
         .route("/pipelines/{pipeline}/dead/discard", post(dead_discard))
         .route("/checkpoints", get(checkpoints).post(make_checkpoint))
         .route("/checkpoints/{name}", delete(delete_checkpoint))
-        .route("/checkpoints/{name}/export", post(export_checkpoint))
-        .route("/checkpoint-imports", post(import_checkpoint))
         .route("/audit", get(audit))
+        .fallback(unknown)
+        .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Api { node, appended });
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    axum::serve(listener, router).with_graceful_shutdown(ended).await
+}
+
+/// Where requests name files on the node's machine.
+const REPLAY: &str = "/pipelines/{pipeline}/replay";
+const EXPORT: &str = "/checkpoints/{name}/export";
+const IMPORT: &str = "/checkpoint-imports";
+
+fn files() -> Router<Api> {
+    Router::new()
+        .route(REPLAY, post(replay))
+        .route(EXPORT, post(export_checkpoint))
+        .route(IMPORT, post(import_checkpoint))
+}
+
+/// Files of the node's machine are for those who are there.
+fn no_files() -> Router {
+    let refused = || async {
+        Problem::new(403, "this names files on the node's machine").help("run the verb there, without --node")
+    };
+    [REPLAY, EXPORT, IMPORT].into_iter().fold(Router::new(), |router, path| router.route(path, any(refused)))
 }
 
 /// File I/O never runs on the reactor's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|died| Err(Problem::connection(died)))
 }
 
 async fn status(State(api): State<Api>) -> Answer<Status> {
-    blocking(move || Ok(api.node.status())).await.map(Json)
+    let address = api.address.map(|address| address.to_string());
+    blocking(move || Ok(Status { address, ..api.node.status() })).await.map(Json)
+}
+
+/// It answers once pipelines were started; what is damaged stands in the way of producers.
+async fn ready(State(api): State<Api>) -> Answer<&'static str> {
+    let damaged = blocking(move || Ok(api.node.status().damaged)).await?;
+    match damaged.first() {
+        None => Ok(Json("ok")),
+        Some(file) => Err(Problem::new(503, format!("damaged: {file}")).help("stop the node, and run `sluice fsck`")),
+    }
+}
+
+async fn pipelines(State(api): State<Api>) -> Answer<Vec<PipelineStatus>> {
+    blocking(move || Ok(api.node.status().pipelines)).await.map(Json)
+}
+
+async fn pipeline(State(api): State<Api>, Path(name): Path<String>) -> Answer<PipelineStatus> {
+    let pipelines = blocking(move || Ok(api.node.status().pipelines)).await?;
+    let found = pipelines.into_iter().find(|pipeline| pipeline.name == name);
+    found.map(Json).ok_or_else(|| sluice_log::Error::UnknownPipeline(name).into())
+}
+
+/// Whether a pipeline does what it is told to.
+async fn health(api: State<Api>, name: Path<String>) -> Answer<PipelineState> {
+    let Json(pipeline) = pipeline(api, name).await?;
+    let unhealthy = matches!(pipeline.state, PipelineState::Halted | PipelineState::Held | PipelineState::Waiting);
+    if !unhealthy {
+        return Ok(Json(pipeline.state));
+    }
+    let lanes = pipeline.partitions.iter();
+    let why = lanes.filter_map(|lane| lane.halted.as_ref().map(|halt| halt.reason.clone()).or(lane.waits_for.clone()));
+    let why = pipeline.held.into_iter().chain(why).next().unwrap_or_default();
+    Err(Problem::new(503, format!("{} is {}: {why}", pipeline.name, pipeline.state)))
 }
 
 async fn list(State(api): State<Api>) -> Answer<Vec<TopicDescription>> {
@@ -106,51 +193,33 @@ async fn produce(
     State(api): State<Api>,
     Path(topic): Path<String>,
     query: Result<Query<ProduceQuery>, QueryRejection>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Answer<Produced> {
     let Query(query) = query?;
-    let sequence = match (query.producer, query.first) {
-        (Some(producer), Some(first)) => Some((producer, first)),
+    let sequence = match (&query.producer, query.first) {
+        (Some(producer), Some(first)) => Some((producer.clone(), first)),
         (None, None) => None,
         _ => return Err(Problem::bad_request("`producer` and `first` go together")),
     };
     let (answer, answered) = oneshot::channel();
     blocking(move || {
-        let production = Production {
-            topic: &topic,
-            partition: query.partition,
-            events: Region::new(&body, query.count),
-            sequence: sequence.as_ref().map(|(producer, first)| (producer.as_str(), *first)),
+        let batch;
+        let events = match query.count {
+            Some(count) if intake::media_type(&headers) == FLAT => Region::new(&body, count),
+            _ => {
+                batch = intake::batch(&headers, &body, &query)?;
+                batch.region()
+            }
         };
+        let sequence = sequence.as_ref().map(|(producer, first)| (producer.as_str(), *first));
+        let production = Production { topic: &topic, partition: query.partition, events, sequence };
         topics::produce(api.node.log(), production, Box::new(move |result| drop(answer.send(result))))?;
         Ok(())
     })
     .await?;
     let committed = answered.await.map_err(|_| Problem::from(sluice_log::Error::Closed))??;
     Ok(Json(committed.into()))
-}
-
-async fn read(
-    State(api): State<Api>,
-    Path(topic): Path<String>,
-    query: Result<Query<ReadQuery>, QueryRejection>,
-) -> Result<Vec<u8>, Problem> {
-    let Query(query) = query?;
-    let deadline = tokio::time::Instant::now() + Duration::from_millis(query.wait_ms.min(MAX_WAIT_MS));
-    let mut appended = api.appended.clone();
-    loop {
-        appended.mark_unchanged();
-        let (node, topic) = (api.node.clone(), topic.clone());
-        let batch = blocking(move || {
-            let max_bytes = query.max_bytes.min(MAX_READ);
-            Ok(topics::read(node.log(), &topic, query.partition, query.from, max_bytes)?)
-        });
-        let batch = batch.await?;
-        let waited = batch.count > 0 || tokio::time::timeout_at(deadline, appended.changed()).await.is_err();
-        if waited {
-            return Ok(encode_read(&batch));
-        }
-    }
 }
 
 async fn next_sequence(

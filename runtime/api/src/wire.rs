@@ -157,16 +157,6 @@ impl From<Committed> for Produced {
     }
 }
 
-/// How a producer says where events go; the body is an events region.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ProduceQuery {
-    pub(crate) count: u32,
-    pub(crate) partition: Option<u32>,
-    pub(crate) producer: Option<String>,
-    pub(crate) first: Option<u64>,
-}
-
 /// How a reader says what it wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]

@@ -64,6 +64,9 @@ pub(crate) enum Access {
 impl Access {
     /// Finds the node, or opens the directory, which may be made.
     pub(crate) fn open(global: &Global) -> Result<Self, Failure> {
+        if let Some(url) = &global.node {
+            return Ok(Self::Node(Client::connect_to(url)?));
+        }
         let options =
             NodeOptions { data: global.data.clone(), durability: Durability::Fsync, compiler: Compiler::Apart };
         patiently(|| match Client::connect(&global.data)? {
@@ -74,7 +77,7 @@ impl Access {
 
     /// The same for reading only: a directory that isn't there is not made.
     pub(crate) fn open_existing(global: &Global) -> Result<Self, Failure> {
-        if !global.data.join("FORMAT").exists() {
+        if global.node.is_none() && !global.data.join("FORMAT").exists() {
             let message = format!("no data directory: {}", global.data.display());
             return Err(
                 Failure::usage(message).help("`sluice topic create NAME` makes it; or name another with --data")

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as Arguments, Parser, Subcommand};
+use sluice_api::Listen;
 use sluice_config::{parse_duration, parse_size};
 use sluice_log::{Compression, Durability};
 use sluice_node::dead::LetterId;
@@ -26,6 +27,9 @@ pub(crate) struct Global {
     /// The data directory; made where there is none
     #[arg(long, global = true, value_name = "DIR", default_value = ".sluice")]
     pub(crate) data: PathBuf,
+    /// Talk to the node at http://HOST:PORT instead
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "data", env = "SLUICE_NODE", hide_env = true)]
+    pub(crate) node: Option<String>,
     /// Write JSON, for programs
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -92,6 +96,12 @@ pub(crate) struct Run {
     /// os (survives the death of the process)
     #[arg(long, value_name = "D", default_value = "fsync")]
     pub(crate) durability: Durability,
+    /// Where to listen for HTTP besides the socket in the data directory: ADDRESS:PORT, or off [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDRESS", env = "SLUICE_LISTEN", hide_env = true)]
+    pub(crate) listen: Option<Listen>,
+    /// Listen on an address that other machines can reach, although anybody there may do anything then
+    #[arg(long)]
+    pub(crate) insecure: bool,
 }
 
 #[derive(Debug, Arguments)]

@@ -3,7 +3,6 @@
 mod access;
 mod args;
 mod exit;
-mod lines;
 mod show;
 mod verbs;
 
@@ -19,6 +18,7 @@ fn main() -> std::process::ExitCode {
     start_log(&args.verb);
     raise_file_limit();
     let result = match &args.verb {
+        verb if args.global.node.is_some() && verb.is_here() => Err(here()),
         Verb::Run(verb) => verbs::run::run(&args.global, verb),
         Verb::Check(verb) => verbs::check::check(&args.global, verb),
         Verb::Topic(verb) => verbs::topic::topic(&args.global, verb),
@@ -39,6 +39,18 @@ fn main() -> std::process::ExitCode {
         Verb::Plugin(verb) => verbs::plugin::plugin(&args.global, verb),
     };
     result.unwrap_or_else(|failure: Failure| failure.report(args.global.json))
+}
+
+impl Verb {
+    /// Whether it is about this machine, whatever node is named.
+    fn is_here(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Fsck(_) | Self::Doctor | Self::Test(_) | Self::Plugin(_))
+    }
+}
+
+fn here() -> Failure {
+    Failure::usage("this verb works on this machine")
+        .help("leave --node out (and SLUICE_NODE), or run it where the node is")
 }
 
 /// Log lines go to stderr; `SLUICE_LOG` says which, in the syntax of tracing's `EnvFilter`.

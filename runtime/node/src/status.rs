@@ -13,6 +13,9 @@ use sluice_log::{Desired, Log, PipelineInfo, TopicInfo};
 pub struct Status {
     /// The node's process, or none: then pipelines stand where it left them.
     pub pid: Option<u32>,
+    /// Where it listens on the network, if it does.
+    #[serde(default)]
+    pub address: Option<String>,
     /// By name.
     pub pipelines: Vec<PipelineStatus>,
     /// Files of partitions that are damaged and stopped.
@@ -168,7 +171,7 @@ pub fn of(log: &Log) -> Status {
             bytes: hold.bytes,
         })
     });
-    Status { pid: None, pipelines, damaged, holds: holds.collect() }
+    Status { pid: None, address: None, pipelines, damaged, holds: holds.collect() }
 }
 
 /// How a pipeline's cursors stand, as the log knows them.

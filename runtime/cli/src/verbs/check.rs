@@ -66,7 +66,7 @@ fn promise(delivery: Delivery) -> &'static str {
 
 /// What the data directory holds; nothing when there is none yet.
 fn existing(global: &Global) -> Result<Existing, Failure> {
-    if !global.data.exists() {
+    if global.node.is_none() && !global.data.exists() {
         return Ok(Existing::default());
     }
     let mut access = Access::open(global)?;

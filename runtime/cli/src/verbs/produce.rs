@@ -13,8 +13,8 @@ use sluice_log::MAX_EVENT_BYTES;
 use crate::access::Access;
 use crate::args::{Global, Produce};
 use crate::exit::Failure;
-use crate::lines::LineFormat;
 use crate::show;
+use sluice_api::LineFormat;
 
 /// A request takes no further lines beyond this.
 const BATCH_BYTES: usize = 1 << 20;

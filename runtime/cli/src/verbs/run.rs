@@ -1,11 +1,13 @@
 //! `sluice run`
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use sluice_api::{Listen, Listeners};
 use sluice_log::Error;
 use sluice_node::{Compiler, Existing, HaltKind, Node, NodeOptions, Outcome, PipelineStatus, definitions};
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +26,7 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
         // What is refused must leave nothing behind: a first start looks before the directory is made.
         sluice_node::check(&pipelines, &Existing::default(), Compiler::Apart)?;
     }
+    let tcp = listen(verb)?;
     let options = NodeOptions { data: global.data.clone(), durability: verb.durability, compiler: Compiler::Apart };
     let node = Arc::new(patiently(|| Ok(Node::open(&options)?))?);
     let report = node.log().report();
@@ -35,15 +38,15 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     let before = total_read(&before);
     let started = Instant::now();
     node.start(&pipelines)?;
-    let listener = sluice_api::bind(&global.data)?;
+    let socket = sluice_api::bind(&global.data)?;
+    if let Some(address) = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok()) {
+        tracing::info!("listens at http://{address}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let signals = Arc::new(AtomicU32::new(0));
     let _context = runtime.enter();
     count_signals(&signals)?;
-    let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    let server = runtime.spawn(sluice_api::serve(node.clone(), listener, async {
-        let _ = ended.await;
-    }));
+    let server = runtime.spawn(sluice_api::serve(node.clone(), Listeners { socket, tcp }));
     for pipeline in &pipelines {
         let sinks: Vec<_> = pipeline.sinks.iter().map(|sink| sink.topic.as_str()).collect();
         let sources = pipeline.sources.join(", ");
@@ -96,10 +99,38 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
             }
         }
     }
-    let _ = end.send(());
     server.abort();
     runtime.shutdown_background();
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// The listener on the network, if there is to be one.
+fn listen(verb: &Run) -> Result<Option<TcpListener>, Failure> {
+    let listen = match verb.listen {
+        Some(listen) => listen,
+        None => sluice_api::DEFAULT_LISTEN.parse().map_err(Failure::usage)?,
+    };
+    let Listen::At(address) = listen else { return Ok(None) };
+    if !address.ip().is_loopback() {
+        if !verb.insecure {
+            let failure =
+                Failure::usage(format!("other machines can reach {address}, and nothing there keeps anybody out yet"));
+            return Err(failure.help("listen on 127.0.0.1; or add --insecure where the network keeps others out"));
+        }
+        tracing::warn!("whoever can reach {address} can do anything with this node, for it runs with --insecure");
+    }
+    match sluice_api::listen(address) {
+        Ok(listener) => Ok(Some(listener)),
+        // Several nodes on one machine are nothing unusual, and this one is reached by its socket.
+        Err(error) if verb.listen.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
+            tracing::warn!(
+                "{address} is in use: this node answers on the socket in its data directory only; --listen says where else"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(Failure::failed(format!("cannot listen on {address}: {error}"))
+            .help("name another with --listen; port 0 means any that is free")),
+    }
 }
 
 fn refused(reason: String) -> Failure {

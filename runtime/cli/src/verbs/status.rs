@@ -18,7 +18,10 @@ pub(crate) fn status(global: &Global) -> Result<ExitCode, Failure> {
 
 fn render(status: &Status) -> String {
     let mut out = match status.pid {
-        Some(pid) => format!("node: running, process {pid}\n"),
+        Some(pid) => {
+            let address = status.address.as_ref().map(|address| format!(", http://{address}"));
+            format!("node: running, process {pid}{}\n", address.unwrap_or_default())
+        }
         None => "node: not running\n".to_owned(),
     };
     let rows: Vec<_> = status

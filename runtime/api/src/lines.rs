@@ -1,4 +1,4 @@
-//! From lines of text to events.
+//! Keys and timestamps of events whose values are JSON.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -6,22 +6,31 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 
 /// Where a line's key and timestamp come from.
-pub(crate) struct LineFormat<'a> {
-    pub(crate) key: Option<&'a str>,
-    pub(crate) timestamp: Option<&'a str>,
-    pub(crate) timestamp_format: Option<&'a str>,
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LineFormat<'a> {
+    /// The field that holds the key.
+    pub key: Option<&'a str>,
+    /// The field that holds the timestamp.
+    pub timestamp: Option<&'a str>,
+    /// How that is written, as strptime has it; milliseconds or RFC 3339 without.
+    pub timestamp_format: Option<&'a str>,
 }
 
 /// What a line says besides its value.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct LineParts {
-    pub(crate) key: Option<Vec<u8>>,
-    pub(crate) timestamp: Option<i64>,
+pub struct LineParts {
+    /// The event's key.
+    pub key: Option<Vec<u8>>,
+    /// Its time, ms since the epoch.
+    pub timestamp: Option<i64>,
 }
 
 impl LineFormat<'_> {
-    /// Reads a line; an error says what is wrong with it.
-    pub(crate) fn read(&self, line: &[u8]) -> Result<LineParts, String> {
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(&self, line: &[u8]) -> Result<LineParts, String> {
         if self.key.is_none() && self.timestamp.is_none() {
             return Ok(LineParts { key: None, timestamp: None });
         }
@@ -46,7 +55,7 @@ impl LineFormat<'_> {
             (Value::Number(number), None) => number.as_i64().ok_or_else(|| format!("not a timestamp: {number}")),
             (Value::String(text), None) => {
                 let parsed: Result<Timestamp, _> = text.parse();
-                let help = "write RFC 3339, or say how with --timestamp-format";
+                let help = "write RFC 3339, or say how with the timestamp format";
                 parsed.map(Timestamp::as_millisecond).map_err(|_| format!("not a timestamp: {text:?}; {help}"))
             }
             (Value::String(text), Some(format)) => {

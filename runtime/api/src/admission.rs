@@ -1,0 +1,138 @@
+//! What is looked at before a request comes to anybody: where it comes from, how much it brings, how long that takes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http_body_util::LengthLimitError;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::problem::Problem;
+use crate::wire::MAX_BODY;
+
+/// Bytes of requests in hand, all together.
+const MAX_BODIES: usize = 256 << 20;
+/// How long a request's body may take.
+const BODY_TIME: Duration = Duration::from_secs(60);
+/// How long a request waits for others to be dealt with, when too much is in hand.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Room for the bodies of requests.
+#[derive(Clone)]
+pub(crate) struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_BODIES)))
+    }
+}
+
+/// Reads a request's body once there is room for it, and hands it on whole.
+pub(crate) async fn admit(State(room): State<Room>, request: Request, next: Next) -> Response {
+    match read(&room, request).await {
+        Ok((request, _permit)) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn read(room: &Room, request: Request) -> Result<(Request, Option<tokio::sync::OwnedSemaphorePermit>), Problem> {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let length: usize = length.unwrap_or(if chunked { MAX_BODY } else { 0 });
+    if length > MAX_BODY {
+        return Err(too_large());
+    }
+    if length == 0 {
+        return Ok((request, None));
+    }
+    let room = room.0.clone().acquire_many_owned(length as u32);
+    let busy = || Problem::new(503, "too many requests are in hand").help("send it again in a while");
+    let permit = timeout(PATIENCE, room).await.map_err(|_| busy())?.map_err(|_| busy())?;
+    let (parts, body) = request.into_parts();
+    let slow = || Problem::new(408, format!("the request's body took more than {} s", BODY_TIME.as_secs()));
+    let bytes = timeout(BODY_TIME, to_bytes(body, MAX_BODY)).await.map_err(|_| slow())?;
+    let bytes = bytes.map_err(|error| {
+        let source = std::error::Error::source(&error);
+        let is_too_large = source.is_some_and(<dyn std::error::Error>::is::<LengthLimitError>);
+        if is_too_large { too_large() } else { Problem::bad_request(format!("the body cannot be read: {error}")) }
+    })?;
+    Ok((Request::from_parts(parts, Body::from(bytes)), Some(permit)))
+}
+
+fn too_large() -> Problem {
+    Problem::new(413, format!("a request has at most {MAX_BODY} bytes")).help("send fewer events at once")
+}
+
+/// Refuses what a page of another site has a browser send: whoever runs a node opens other pages, too.
+pub(crate) async fn same_site(State(loopback): State<bool>, request: Request, next: Next) -> Response {
+    match check_site(request.headers(), loopback) {
+        Ok(()) => next.run(request).await,
+        Err(detail) => Problem::new(403, detail).into_response(),
+    }
+}
+
+fn check_site(headers: &HeaderMap, loopback: bool) -> Result<(), String> {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let host = text(header::HOST).unwrap_or_default();
+    if loopback && !is_loopback(host) {
+        // A name that somebody else has point here.
+        return Err(format!(
+            "this node is asked by the names of this machine only (localhost, 127.0.0.1), not {host:?}"
+        ));
+    }
+    if let Some(origin) = text(header::ORIGIN)
+        && origin.split_once("://").is_none_or(|(_, from)| from != host)
+    {
+        return Err(format!("pages of other sites ({origin}) may not use this node"));
+    }
+    match headers.get("sec-fetch-site").map(|site| site.to_str().unwrap_or("?")) {
+        None | Some("same-origin" | "none") => Ok(()),
+        Some(site) => Err(format!("pages of other sites may not use this node ({site})")),
+    }
+}
+
+/// Whether the host of a `Host` header is this machine, whatever others say.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_other_sites_are_refused() {
+        let check = |host: &str, origin: Option<&str>, site: Option<&str>, loopback| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [("host", Some(host)), ("origin", origin), ("sec-fetch-site", site)] {
+                value.into_iter().for_each(|value| drop(headers.insert(name, value.parse().unwrap())));
+            }
+            check_site(&headers, loopback).is_ok()
+        };
+        for host in ["localhost", "localhost:7070", "127.0.0.1:7070", "[::1]:7070", "LOCALHOST:1"] {
+            assert!(check(host, None, None, true), "{host}");
+            assert!(check(host, Some(&format!("http://{host}")), Some("same-origin"), true), "{host}");
+        }
+        for host in
+            ["", "evil.example", "evil.example:7070", "localhost.evil.example", "10.0.0.1", "127.0.0.1.evil.example"]
+        {
+            assert!(!check(host, None, None, true), "{host}");
+        }
+        assert!(check("node.example:7070", None, None, false));
+        assert!(!check("localhost:7070", Some("http://evil.example"), None, true));
+        assert!(!check("localhost:7070", Some("http://localhost:8080"), None, true), "another port is another site");
+        assert!(!check("localhost:7070", Some("null"), None, true));
+        assert!(!check("localhost:7070", None, Some("cross-site"), true));
+        assert!(!check("node.example", Some("http://evil.example"), None, false));
+    }
+}

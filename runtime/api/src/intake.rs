@@ -1,0 +1,126 @@
+//! From the body of a request to events.
+
+use axum::http::{HeaderMap, header};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sluice_env::{Clock, SystemClock};
+use sluice_event::{Batch, NewEvent};
+
+use crate::cloud_event;
+use crate::lines::LineFormat;
+use crate::problem::Problem;
+
+/// How a producer says where events go, and what they are besides their values.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ProduceQuery {
+    /// Of events in their flat format: how many there are.
+    pub(crate) count: Option<u32>,
+    pub(crate) partition: Option<u32>,
+    pub(crate) producer: Option<String>,
+    pub(crate) first: Option<u64>,
+    /// The key of all of them.
+    key: Option<String>,
+    /// The field of each that holds its key.
+    key_field: Option<String>,
+    timestamp_field: Option<String>,
+    timestamp_format: Option<String>,
+}
+
+/// What a request says that its body is, without parameters, in lower case.
+pub(crate) fn media_type(headers: &HeaderMap) -> String {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// The events of a body.
+///
+/// # Errors
+/// What is wrong with it, by its number, counted from 1; nothing of it counts then.
+pub(crate) fn batch(headers: &HeaderMap, body: &[u8], query: &ProduceQuery) -> Result<Batch, Problem> {
+    let mut intake = Intake { batch: Batch::default(), now: SystemClock.now(), query };
+    match &*media_type(headers) {
+        "application/cloudevents+json" => intake.cloud_event(1, body)?,
+        "application/cloudevents-batch+json" => {
+            let events: Vec<&RawValue> = json(body)?;
+            for (number, event) in (1..).zip(events) {
+                intake.cloud_event(number, event.get().as_bytes())?;
+            }
+        }
+        _ if headers.contains_key("ce-specversion") => {
+            let event = cloud_event::binary(headers, body).map_err(Problem::bad_request)?;
+            intake.push_cloud_event(1, &event)?;
+        }
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
+            let lines = (1..).zip(body.split(|byte| *byte == b'\n'));
+            for (number, line) in lines.map(|(number, line)| (number, line.trim_ascii())).filter(|(_, l)| !l.is_empty())
+            {
+                let value: &RawValue =
+                    serde_json::from_slice(line).map_err(|error| at(number, &format!("not JSON: {error}")))?;
+                intake.value(number, value.get().as_bytes())?;
+            }
+        }
+        "application/json" if body.trim_ascii_start().starts_with(b"[") => {
+            let values: Vec<&RawValue> = json(body)?;
+            for (number, value) in (1..).zip(values) {
+                intake.value(number, value.get().as_bytes())?;
+            }
+        }
+        "application/json" => {
+            let value: &RawValue = json(body)?;
+            intake.value(1, value.get().as_bytes())?;
+        }
+        _ => intake.value(1, body)?,
+    }
+    if intake.batch.is_empty() {
+        return Err(Problem::bad_request("there are no events in the request"));
+    }
+    Ok(intake.batch)
+}
+
+fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))
+}
+
+fn at(number: usize, what: &str) -> Problem {
+    Problem::bad_request(format!("event {number}: {what}"))
+        .help("nothing was appended; mend it and send all of it again")
+}
+
+struct Intake<'q> {
+    batch: Batch,
+    now: i64,
+    query: &'q ProduceQuery,
+}
+
+impl Intake<'_> {
+    fn value(&mut self, number: usize, value: &[u8]) -> Result<(), Problem> {
+        let ProduceQuery { key, key_field, timestamp_field, timestamp_format, .. } = self.query;
+        let format = LineFormat {
+            key: key_field.as_deref(),
+            timestamp: timestamp_field.as_deref(),
+            timestamp_format: timestamp_format.as_deref(),
+        };
+        let parts = format.read(value).map_err(|what| at(number, &what))?;
+        let key = parts.key.as_deref().or(key.as_deref().map(str::as_bytes));
+        let timestamp = parts.timestamp.unwrap_or(self.now);
+        self.push(number, &NewEvent { timestamp, key, value, ..NewEvent::default() })
+    }
+
+    fn cloud_event(&mut self, number: usize, json: &[u8]) -> Result<(), Problem> {
+        let event = cloud_event::structured(json).map_err(|what| at(number, &what))?;
+        self.push_cloud_event(number, &event)
+    }
+
+    fn push_cloud_event(&mut self, number: usize, event: &cloud_event::CloudEvent) -> Result<(), Problem> {
+        let headers: Vec<_> = event.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let key = event.key.as_deref().or(self.query.key.as_deref()).map(str::as_bytes);
+        let timestamp = event.timestamp.unwrap_or(self.now);
+        let event = NewEvent { timestamp, key, value: &event.data, headers: &headers, origin: None };
+        self.push(number, &event)
+    }
+
+    fn push(&mut self, number: usize, event: &NewEvent<'_>) -> Result<(), Problem> {
+        self.batch.push(event).map_err(|error| at(number, &error.to_string()))
+    }
+}

@@ -1,0 +1,429 @@
+//! A node over HTTP, as anybody speaks it: nothing here knows more than a socket.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+use serde_json::{Value, json};
+use sluice_tests::sluice::{Workspace, kill, terminate};
+
+use crate::THROUGH;
+
+/// The orders among a shop's events, keyed by user.
+const SHOP: &str = r#"name = "shop"
+[source]
+topics = ["shop"]
+[[stage]]
+plugin = "../plugins/orders"
+[[sink]]
+topic = "orders"
+"#;
+/// Has the node listen wherever it can.
+const ANYWHERE: [&str; 2] = ["--listen", "127.0.0.1:0"];
+
+/// A node's address on the network.
+struct Http(String);
+
+struct Answer {
+    status: u16,
+    kind: String,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.body))
+    }
+
+    /// What the problem document says.
+    fn problem(&self) -> String {
+        assert_eq!(self.kind, "application/problem+json", "{} {}", self.status, self.body);
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status);
+        assert!(!problem["title"].as_str().unwrap().is_empty());
+        problem["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Http {
+    fn of(workspace: &Workspace) -> Self {
+        Self(workspace.json(&["status"])["address"].as_str().unwrap().to_owned())
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.0)
+    }
+
+    /// A request as it is written, and what comes back until the connection ends. A node that has read enough answers and closes it, whatever is
+    /// still being sent.
+    fn raw(&self, request: &[u8]) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(&self.0)?;
+        let sent = stream.write_all(request);
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        if answer.is_empty() {
+            sent.and(read)?;
+        }
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    fn try_send(&self, head: &str, headers: &[&str], body: impl AsRef<[u8]>) -> std::io::Result<Answer> {
+        let (body, host) = (body.as_ref(), &self.0);
+        let mut request = format!("{head} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+        let has_host = headers.iter().any(|header| header.starts_with("host:"));
+        let host = format!("host: {host}");
+        for header in headers.iter().copied().chain((!has_host).then_some(&*host)) {
+            request += &format!("{header}\r\n");
+        }
+        let answer = self.raw(&[format!("{request}\r\n").as_bytes(), body].concat())?;
+        let cut_short = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(cut_short)?;
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(cut_short)?;
+        let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
+        Ok(Answer { status, kind: kind.to_owned(), body: body.to_owned() })
+    }
+
+    fn send(&self, head: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Answer {
+        self.try_send(head, headers, body).unwrap()
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send(&format!("GET {path}"), &[], "")
+    }
+
+    fn produce(&self, path: &str, kind: &str, body: &str) -> Answer {
+        self.send(&format!("POST {path}"), &[&format!("content-type: {kind}")], body)
+    }
+
+    /// The events that somebody who follows is sent, until so many came: their ids, and what they say.
+    fn follow(&self, path: &str, headers: &[&str], count: usize) -> Vec<(String, Value)> {
+        let mut stream = TcpStream::connect(&self.0).unwrap();
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let host = &self.0;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let (mut events, mut id) = (Vec::new(), String::new());
+        for line in BufReader::new(stream).lines() {
+            let line = line.unwrap();
+            assert!(!line.starts_with("event: problem"), "{events:?}");
+            if let Some(told) = line.strip_prefix("id: ") {
+                id = told.to_owned();
+            }
+            if let Some(data) = line.strip_prefix("data: ") {
+                events.push((id.clone(), serde_json::from_str(data).unwrap()));
+            }
+            if events.len() == count {
+                break;
+            }
+        }
+        events
+    }
+}
+
+fn shop() -> Workspace {
+    let workspace = Workspace::new();
+    workspace.write("pipelines/shop.toml", SHOP);
+    workspace.sluice(&["topic", "create", "shop"]).ok();
+    workspace
+}
+
+fn order(id: u32, user: &str) -> String {
+    format!(r#"{{"id":{id},"kind":"order","user":"{user}","amount":1.5}}"#)
+}
+
+#[test]
+fn events_go_in_over_http_through_a_pipeline_and_out_to_those_who_follow() {
+    let workspace = shop();
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let http = Http::of(&workspace);
+    let produced = |answer: Answer| (answer.status, answer.json()["appended"].as_u64().unwrap_or(0));
+
+    assert_eq!(produced(http.produce("/topics/shop/events?key=k", "application/json", &order(1, "u1"))), (200, 1));
+    let view = r#"{ "id":2, "kind":"view", "user":"u1", "amount":1.50 }"#;
+    let array = format!("[{}, {view}]", order(3, "u2"));
+    assert_eq!(produced(http.produce("/topics/shop/events?key-field=user", "application/json", &array)), (200, 2));
+    let lines = format!("{}\n\r\n{}\n", order(4, "u3"), order(5, "u3"));
+    assert_eq!(produced(http.produce("/topics/shop/events", "application/x-ndjson; charset=utf-8", &lines)), (200, 2));
+    // Anything else is one event, as it is.
+    assert_eq!(produced(http.produce("/topics/shop/events", "text/plain", &order(6, "u4"))), (200, 1));
+
+    // What was sent is what is there, byte for byte.
+    let read = http.get("/topics/shop/events?from=0&max=3").json();
+    let keys: Vec<_> = read["events"].as_array().unwrap().iter().map(|event| event["key"].clone()).collect();
+    assert_eq!(keys, [json!("k"), json!("u2"), json!("u1")]);
+    assert_eq!((&read["events"][2]["value"], &read["next"]), (&view.into(), &3.into()));
+    assert_eq!(read["events"], json!(workspace.events("shop")[..3]));
+
+    let orders = http.follow("/topics/orders/events?from=earliest", &[], 5);
+    let ids = |events: &[(String, Value)]| -> Vec<u64> {
+        let id = |event: &Value| serde_json::from_str::<Value>(event["value"].as_str().unwrap()).unwrap()["id"].clone();
+        events.iter().map(|(_, event)| id(event).as_u64().unwrap()).collect()
+    };
+    assert_eq!(ids(&orders), [1, 3, 4, 5, 6]);
+    // Who comes back says what came last, and goes on behind it, whatever the URL says; a node that was killed meanwhile makes no difference.
+    kill(&mut node);
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let http = Http::of(&workspace);
+    let last = format!("last-event-id: {}", orders[2].0);
+    assert_eq!(ids(&http.follow("/topics/orders/events?from=earliest", &[&last], 2)), [5, 6]);
+    terminate(&node);
+    node.wait().unwrap();
+}
+
+#[test]
+fn who_follows_several_partitions_comes_back_to_where_each_was() {
+    let workspace = Workspace::new();
+    workspace.write("pipelines/p.toml", THROUGH);
+    workspace.sluice(&["topic", "create", "in", "--partitions", "3"]).ok();
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let http = Http::of(&workspace);
+    let body: Vec<String> = (0..60).map(|n| format!(r#"{{"key":"k{n}","n":{n}}}"#)).collect();
+    http.produce("/topics/in/events?key-field=key", "application/x-ndjson", &body.join("\n"));
+    let place = |event: &Value| (event["partition"].as_u64().unwrap(), event["offset"].as_u64().unwrap());
+    let (mut seen, mut last) = (Vec::new(), None);
+    for count in [1, 7, 22, 30] {
+        let header = last.map(|last| format!("last-event-id: {last}"));
+        let headers: Vec<&str> = header.iter().map(String::as_str).collect();
+        let events = http.follow("/topics/out/events?from=earliest", &headers, count);
+        last = events.last().map(|(id, _)| id.clone());
+        seen.extend(events.iter().map(|(_, event)| place(event)));
+    }
+    let mut all: Vec<_> = workspace.events("out").iter().map(place).collect();
+    all.sort_unstable();
+    // In the order of each partition, nothing twice, nothing left out.
+    assert!(seen.iter().zip(1..).all(|(at, n)| seen[n..].iter().all(|later| at.0 != later.0 || at.1 < later.1)));
+    seen.sort_unstable();
+    assert_eq!(seen, all);
+    // Of one partition.
+    let events = http.follow("/topics/out/events?from=earliest&partition=1", &[], 5);
+    assert!(events.iter().all(|(id, event)| id.starts_with("1:") && event["partition"] == 1));
+    kill(&mut node);
+}
+
+#[test]
+fn cloud_events_come_in_every_mode_and_go_out_as_they_came() {
+    let workspace = Workspace::new();
+    workspace.write("pipelines/p.toml", THROUGH);
+    workspace.sluice(&["topic", "create", "in"]).ok();
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let http = Http::of(&workspace);
+    let event = |id: &str| {
+        json!({
+            "specversion": "1.0", "id": id, "source": "/shop", "type": "order", "time": "2026-11-24T00:00:00Z",
+            "partitionkey": "u1", "datacontenttype": "application/json", "data": { "n": 1 },
+        })
+    };
+    let structured = "application/cloudevents+json; charset=utf-8";
+    assert_eq!(http.produce("/topics/in/events", structured, &event("1").to_string()).status, 200);
+    let batch = json!([event("2"), event("3")]).to_string();
+    assert_eq!(http.produce("/topics/in/events", "application/cloudevents-batch+json", &batch).status, 200);
+    let headers = [
+        "ce-specversion: 1.0",
+        "ce-id: 4",
+        "ce-source: /shop",
+        "ce-type: order",
+        "ce-time: 2026-11-24T00:00:00Z",
+        "ce-partitionkey: u1",
+        "content-type: application/json",
+    ];
+    assert_eq!(http.send("POST /topics/in/events", &headers, r#"{"n":1}"#).status, 200);
+
+    let read = http.send("GET /topics/in/events", &["accept: application/cloudevents-batch+json"], "");
+    assert_eq!(read.kind, "application/cloudevents-batch+json");
+    assert_eq!(read.json(), json!([event("1"), event("2"), event("3"), event("4")]));
+    // In the log they are events like others.
+    let first = &workspace.events("in")[0];
+    assert_eq!((&first["key"], &first["value"]), (&"u1".into(), &r#"{"n":1}"#.into()));
+    assert_eq!(first["timestamp"], 1_795_478_400_000_u64);
+
+    let bad =
+        http.produce("/topics/in/events", "application/cloudevents-batch+json", &json!([event("5"), {}]).to_string());
+    assert_eq!((bad.status, &*bad.problem()), (400, "event 2: a CloudEvent has an attribute `specversion`"));
+    let bad = http.send("POST /topics/in/events", &["ce-specversion: 1.0", "ce-id: %zz"], "");
+    assert!(bad.status == 400 && bad.problem().contains("percent-encoding"));
+    assert_eq!(workspace.events("in").len(), 4, "nothing of what was refused was appended");
+    kill(&mut node);
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_told_in_a_problem_document_and_nothing_is_changed() {
+    let workspace = shop();
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let http = Http::of(&workspace);
+    let json = "content-type: application/json";
+    let wrong: [(&str, &[&str], &str, u16, &str); 18] = [
+        ("GET /nothing", &[], "", 404, "nothing is at /nothing"),
+        ("PATCH /topics", &[], "", 405, "takes no PATCH"),
+        ("GET /topics/none", &[], "", 404, "unknown topic: none"),
+        ("POST /topics/none/events", &[], "x", 404, "unknown topic: none"),
+        ("POST /topics/shop/events", &[json], "{", 400, "not JSON"),
+        ("POST /topics/shop/events", &[json], "[]", 400, "no events"),
+        ("POST /topics/shop/events?key-field=user", &[json], "[1] 2", 400, "not JSON"),
+        ("POST /topics/shop/events", &["content-type: application/x-ndjson"], "{}\n{", 400, "event 2: not JSON"),
+        ("POST /topics/shop/events?partition=7", &[], "x", 404, "7"),
+        ("POST /topics/shop/events?patrition=7", &[], "x", 400, "patrition"),
+        (
+            "POST /topics/shop/events?count=9",
+            &["content-type: application/vnd.sluicegate.events"],
+            "x",
+            400,
+            "malformed",
+        ),
+        ("POST /topics/shop/events?producer=p", &[], "x", 400, "`first`"),
+        ("GET /topics/shop/events?from=soon", &[], "", 400, "soon"),
+        ("GET /topics/shop/events?max=1000000", &[], "", 400, "`max`"),
+        ("GET /topics/shop/events", &["accept: text/event-stream", "last-event-id: x"], "", 400, "Last-Event-ID"),
+        ("POST /pipelines/shop/rewind", &[json], r#"{"to":"soon","really":true}"#, 400, "soon"),
+        ("PUT /pipelines/none/desired", &[json], r#""pause""#, 404, "none"),
+        ("GET /pipelines/none/health", &[], "", 404, "none"),
+    ];
+    for (head, headers, body, status, detail) in wrong {
+        let answer = http.send(head, headers, body);
+        assert_eq!(answer.status, status, "{head}: {}", answer.body);
+        assert!(answer.problem().contains(detail), "{head}: {}", answer.body);
+    }
+    // Files of the node's machine are no business of the network's.
+    for path in ["/checkpoint-imports", "/checkpoints/x/export", "/pipelines/shop/replay"] {
+        assert_eq!(http.send(&format!("POST {path}"), &[json], "{}").status, 403, "{path}");
+    }
+    // More than is read, said and unsaid.
+    let large = vec![b'x'; (8 << 20) + 1];
+    let said = http.send("POST /topics/shop/events", &[], &large);
+    assert_eq!((said.status, &*said.problem()), (413, "a request has at most 8388608 bytes"));
+    let head = format!("POST /topics/shop/events HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\n\r\n", http.0);
+    let unsaid = http.raw(&[head.as_bytes(), b"900000\r\n", &large, &large[..1 << 20]].concat()).unwrap();
+    assert!(unsaid.starts_with("HTTP/1.1 413"), "{unsaid}");
+    // No HTTP, and too much of it.
+    assert!(http.raw(b"hello\r\n\r\n").unwrap().starts_with("HTTP/1.1 400"));
+    let bomb = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
+    assert!(http.raw(bomb.as_bytes()).unwrap().starts_with("HTTP/1.1 431"));
+
+    assert_eq!(workspace.events("shop"), [] as [Value; 0]);
+    assert_eq!((http.get("/healthz").status, http.get("/readyz").status), (200, 200));
+    assert_eq!(http.get("/pipelines/shop/health").json(), "idle");
+    kill(&mut node);
+}
+
+#[test]
+fn pages_of_other_sites_cannot_use_a_node_and_other_machines_only_where_that_is_wanted() {
+    let workspace = shop();
+    for address in ["0.0.0.0:0", "[::]:0"] {
+        let refused = workspace.sluice(&["run", "--listen", address]).fails(2);
+        assert!(refused.contains("other machines can reach") && refused.contains("--insecure"), "{refused}");
+    }
+    assert!(workspace.sluice(&["run", "--listen", "here"]).fails(2).contains("127.0.0.1:7070"));
+
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let http = Http::of(&workspace);
+    for foreign in ["host: evil.example", "origin: http://evil.example", "origin: null", "sec-fetch-site: cross-site"] {
+        let answer = http.send("POST /topics/shop/events", &[foreign], "x");
+        assert_eq!(answer.status, 403, "{foreign}");
+        answer.problem();
+    }
+    let own = format!("origin: {}", http.url());
+    assert_eq!(http.send("POST /topics/shop/events", &[&own], "x").status, 200);
+    // A second node takes an address that is free, or none.
+    let other = shop();
+    let taken = other.sluice(&["run", "--listen", &http.0]).fails(1);
+    assert!(taken.contains("cannot listen") && taken.contains("--listen"), "{taken}");
+    kill(&mut node);
+}
+
+#[test]
+fn a_verb_says_the_same_of_a_directory_by_the_socket_and_by_a_url() {
+    let workspace = Workspace::new();
+    workspace.write("pipelines/p.toml", &THROUGH.replace("plugins/pass-through", "plugins/picky"));
+    workspace.sluice(&["topic", "create", "in", "--partitions", "2"]).ok();
+    workspace.produce("in", &["a", "bad", "b"]);
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let verbs: [&[&str]; 15] = [
+        &["topic", "list"],
+        &["topic", "describe", "in"],
+        &["topic", "describe", "none"],
+        &["consume", "out"],
+        &["consume", "in", "--json", "--from", "1"],
+        &["consume", "in", "--partition", "9"],
+        &["dead", "list", "p"],
+        &["dead", "discard", "p", "--all"],
+        &["rewind", "p", "--to", "earliest"],
+        &["rewind", "p", "--to", "checkpoint:none"],
+        &["checkpoint", "create", "now"],
+        &["checkpoint", "show", "now"],
+        &["checkpoint", "restore", "now"],
+        &["state", "scan", "p"],
+        &["audit", "p"],
+    ];
+    let tell = |node: Option<&str>| -> Vec<String> {
+        let told = verbs.iter().map(|verb| {
+            let around: Vec<&str> = node.map_or(vec![], |url| vec!["--node", url]);
+            let ran = workspace.sluice(&[&around, *verb].concat());
+            // When a checkpoint was made is another time each time.
+            let lines = ran.stdout.lines().filter(|line| !line.contains("made "));
+            format!("{verb:?} {:?}\n{}\n{}", ran.code, lines.collect::<Vec<_>>().join("\n"), ran.stderr)
+        });
+        let told = told.collect();
+        workspace.sluice(&["checkpoint", "delete", "now"]).ok();
+        told
+    };
+    let directory = tell(None);
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let url = Http::of(&workspace).url();
+    assert_eq!(tell(None), directory, "by the socket");
+    assert_eq!(tell(Some(&url)), directory, "by the URL");
+
+    // What changes something.
+    let there = |verb: &[&str]| workspace.sluice(&[&["--node", &url], verb].concat());
+    there(&["topic", "create", "other"]).ok();
+    workspace.write("lines", "x\ny\n");
+    there(&["produce", "other", "lines"]).ok();
+    assert_eq!(there(&["consume", "other"]).ok(), "x\ny\n");
+    there(&["pipeline", "pause", "p"]).ok();
+    workspace.until("it is paused", || workspace.pipeline("p")["state"] == "paused");
+    there(&["pipeline", "resume", "p"]).ok();
+    there(&["rewind", "p", "--to", "earliest", "--yes"]).ok();
+    assert!(there(&["status"]).ok().contains(&url));
+    assert_eq!(there(&["status"]).ok(), workspace.sluice(&["status"]).ok());
+    // What is about this machine, or its files.
+    for verb in [&["run"][..], &["doctor"], &["fsck"], &["test"]] {
+        assert!(there(verb).fails(2).contains("leave --node out"), "{verb:?}");
+    }
+    assert!(there(&["checkpoint", "export", "now", "file"]).fails(2).contains("files on the node's machine"));
+    kill(&mut node);
+    assert!(there(&["status"]).fails(1).contains("does not answer"));
+    assert!(workspace.sluice(&["--node", "https://x", "status"]).fails(2).contains("http://HOST:PORT"));
+}
+
+#[test]
+fn what_a_node_acknowledged_over_http_is_there_after_it_was_killed() {
+    let workspace = shop();
+    let mut acknowledged = 0;
+    for round in 0..3 {
+        let mut node = workspace.start(&ANYWHERE).unwrap();
+        let http = Http::of(&workspace);
+        let before = acknowledged;
+        std::thread::scope(|scope| {
+            let producers: Vec<_> = (0..4)
+                .map(|producer| {
+                    let http = &http;
+                    scope.spawn(move || {
+                        let mut sent = 0;
+                        let head = format!("POST /topics/shop/events?producer=p{round}-{producer}");
+                        while let Ok(answer) = http.try_send(&format!("{head}&first={sent}"), &[], order(sent, "u")) {
+                            assert_eq!(answer.status, 200, "{}", answer.body);
+                            sent += 1;
+                        }
+                        sent
+                    })
+                })
+                .collect();
+            workspace.until("some were appended", || workspace.pipeline("shop")["read"].as_u64() > Some(before + 20));
+            kill(&mut node);
+            for producer in producers {
+                acknowledged += u64::from(producer.join().unwrap());
+            }
+        });
+        let there = workspace.events("shop").len() as u64;
+        // Of each producer, one request may have been committed and not answered.
+        assert!((acknowledged..=acknowledged + 4).contains(&there), "{acknowledged} acknowledged, {there} there");
+        acknowledged = there;
+    }
+}
