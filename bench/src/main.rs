@@ -21,6 +21,9 @@ use crate::measure::{Cost, Spread};
 
 /// Events of a job.
 const EVENTS: u64 = 2_000_000;
+/// What there is to measure.
+const PARTS: [&str; 10] =
+    ["jobs", "deliveries", "chain", "commits", "many", "recovery", "checkpoints", "beside", "instructions", "memory"];
 /// Times each side runs, one after the other in turn, for the machine is noisy.
 const RUNS: usize = 5;
 
@@ -43,6 +46,10 @@ fn main() -> Result<()> {
             println!("{}: {taken} ns an event", file.display());
         }
         return Ok(());
+    }
+    let known = |argument: &&String| *argument == "--quick" || PARTS.contains(&argument.as_str());
+    if let Some(unknown) = arguments.iter().find(|argument| !known(argument)) {
+        bail!("unknown: {unknown}; there are {}, --quick, and --guests FILE…", PARTS.join(", "));
     }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let wanted = |part: &str| {

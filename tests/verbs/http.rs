@@ -331,7 +331,7 @@ fn pages_of_other_sites_cannot_use_a_node_and_other_machines_only_where_that_is_
 #[test]
 fn a_verb_says_the_same_of_a_directory_by_the_socket_and_by_a_url() {
     let workspace = Workspace::new();
-    workspace.write("pipelines/p.toml", &THROUGH.replace("plugins/pass-through", "plugins/picky"));
+    workspace.write("pipelines/p.toml", THROUGH.replace("plugins/pass-through", "plugins/picky"));
     workspace.sluice(&["topic", "create", "in", "--partitions", "2"]).ok();
     workspace.produce("in", &["a", "bad", "b"]);
     workspace.sluice(&["run", "--until-idle"]).ok();

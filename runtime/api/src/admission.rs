@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http_body_util::LengthLimitError;
-use tokio::sync::Semaphore;
+use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::problem::Problem;
@@ -41,28 +41,38 @@ pub(crate) async fn admit(State(room): State<Room>, request: Request, next: Next
     }
 }
 
-async fn read(room: &Room, request: Request) -> Result<(Request, Option<tokio::sync::OwnedSemaphorePermit>), Problem> {
+async fn read(room: &Room, request: Request) -> Result<(Request, Option<OwnedSemaphorePermit>), Problem> {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let length: usize = length.unwrap_or(if chunked { MAX_BODY } else { 0 });
-    if length > MAX_BODY {
+    if length.is_some_and(|length: usize| length > MAX_BODY) {
         return Err(too_large());
     }
-    if length == 0 {
-        return Ok((request, None));
-    }
-    let room = room.0.clone().acquire_many_owned(length as u32);
-    let busy = || Problem::new(503, "too many requests are in hand").help("send it again in a while");
-    let permit = timeout(PATIENCE, room).await.map_err(|_| busy())?.map_err(|_| busy())?;
     let (parts, body) = request.into_parts();
-    let slow = || Problem::new(408, format!("the request's body took more than {} s", BODY_TIME.as_secs()));
-    let bytes = timeout(BODY_TIME, to_bytes(body, MAX_BODY)).await.map_err(|_| slow())?;
-    let bytes = bytes.map_err(|error| {
-        let source = std::error::Error::source(&error);
-        let is_too_large = source.is_some_and(<dyn std::error::Error>::is::<LengthLimitError>);
-        if is_too_large { too_large() } else { Problem::bad_request(format!("the body cannot be read: {error}")) }
-    })?;
-    Ok((Request::from_parts(parts, Body::from(bytes)), Some(permit)))
+    let slow = |_| Problem::new(408, format!("the request's body took more than {} s", BODY_TIME.as_secs()));
+    let (bytes, taken) = timeout(BODY_TIME, room.take(body)).await.map_err(slow)??;
+    Ok((Request::from_parts(parts, Body::from(bytes)), taken))
+}
+
+impl Room {
+    /// Takes in a body as it comes: who says that there will be much, and sends little, takes up little.
+    async fn take(&self, mut body: Body) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Problem> {
+        let busy = || Problem::new(503, "too many requests are in hand").help("send it again in a while");
+        let (mut bytes, mut taken) = (Vec::new(), None::<OwnedSemaphorePermit>);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > MAX_BODY {
+                return Err(too_large());
+            }
+            let more = timeout(PATIENCE, self.0.clone().acquire_many_owned(data.len() as u32)).await;
+            let more = more.map_err(|_| busy())?.map_err(|_| busy())?;
+            match &mut taken {
+                Some(taken) => taken.merge(more),
+                None => taken = Some(more),
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok((bytes, taken))
+    }
 }
 
 fn too_large() -> Problem {
