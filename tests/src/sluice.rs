@@ -132,7 +132,7 @@ impl Workspace {
 
     fn at_home(&self, command: &mut Command) {
         command.current_dir(self.dir.path()).stdin(Stdio::null());
-        command.env_remove("SLUICE_LOG").env_remove("SLUICE_NODE");
+        command.env_remove("SLUICE_LOG");
         // Tests run beside each other, and a port is one for all.
         command.env("SLUICE_LISTEN", "off");
     }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_tests::sluice::{Workspace, kill, terminate};
@@ -22,6 +23,13 @@ const ANYWHERE: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
 /// A node's address on the network.
 struct Http(String);
+
+/// A connection on which nothing is waited for in vain for ever.
+fn connect(address: &str) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    Ok(stream)
+}
 
 struct Answer {
     status: u16,
@@ -56,7 +64,7 @@ impl Http {
     /// A request as it is written, and what comes back until the connection ends. A node that has read enough answers and closes it, whatever is
     /// still being sent.
     fn raw(&self, request: &[u8]) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(&self.0)?;
+        let mut stream = connect(&self.0)?;
         let sent = stream.write_all(request);
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer);
@@ -94,9 +102,19 @@ impl Http {
         self.send(&format!("POST {path}"), &[&format!("content-type: {kind}")], body)
     }
 
+    /// Where somebody is who follows from now on, before anything has come.
+    fn position(&self, path: &str) -> String {
+        let mut stream = connect(&self.0).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n\r\n", self.0);
+        stream.write_all(request.as_bytes()).unwrap();
+        let lines = BufReader::new(stream).lines().map(Result::unwrap);
+        let mut ids = lines.filter_map(|line| line.strip_prefix("id: ").map(str::to_owned));
+        ids.next().unwrap()
+    }
+
     /// The events that somebody who follows is sent, until so many came: their ids, and what they say.
     fn follow(&self, path: &str, headers: &[&str], count: usize) -> Vec<(String, Value)> {
-        let mut stream = TcpStream::connect(&self.0).unwrap();
+        let mut stream = connect(&self.0).unwrap();
         let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
         let host = &self.0;
         let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n{headers}\r\n");
@@ -195,7 +213,35 @@ fn who_follows_several_partitions_comes_back_to_where_each_was() {
     assert_eq!(seen, all);
     // Of one partition.
     let events = http.follow("/topics/out/events?from=earliest&partition=1", &[], 5);
-    assert!(events.iter().all(|(id, event)| id.starts_with("1:") && event["partition"] == 1));
+    assert!(events.iter().all(|(id, event)| id.contains("/1:") && event["partition"] == 1));
+    kill(&mut node);
+}
+
+#[test]
+fn who_comes_back_before_an_event_or_to_another_topic_misses_nothing_without_a_word() {
+    let workspace = Workspace::new();
+    workspace.write("pipelines/p.toml", THROUGH);
+    workspace.sluice(&["topic", "create", "in"]).ok();
+    workspace.sluice(&["topic", "create", "other"]).ok();
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let http = Http::of(&workspace);
+    workspace.produce("other", &["a", "b"]);
+    let last = http.position("/topics/other/events");
+    workspace.produce("other", &["c"]);
+    let last = format!("last-event-id: {last}");
+    let came = http.follow("/topics/other/events", &[&last], 1);
+    assert_eq!(came[0].1["value"], "c");
+
+    workspace.sluice(&["topic", "delete", "other"]).ok();
+    workspace.sluice(&["topic", "create", "other"]).ok();
+    workspace.produce("other", &["d"]);
+    let follow = |last: &str| http.send("GET /topics/other/events", &["accept: text/event-stream", last], "");
+    let gone = follow(&last);
+    assert!(gone.status == 410 && gone.problem().contains("deleted"), "{}", gone.body);
+    // One that has come further than the topic goes: it has lost events.
+    let further = http.position("/topics/other/events").replace(":1", ":9");
+    let lost = follow(&format!("last-event-id: {further}"));
+    assert!(lost.status == 409 && lost.problem().contains("before 9"), "{}", lost.body);
     kill(&mut node);
 }
 
@@ -250,14 +296,16 @@ fn what_is_wrong_with_a_request_is_told_in_a_problem_document_and_nothing_is_cha
     let mut node = workspace.start(&ANYWHERE).unwrap();
     let http = Http::of(&workspace);
     let json = "content-type: application/json";
-    let wrong: [(&str, &[&str], &str, u16, &str); 18] = [
+    let key = format!("POST /topics/shop/events?key={}", "k".repeat(60_000));
+    let many = format!("[{}1]", "1,".repeat(400_000));
+    let wrong: [(&str, &[&str], &str, u16, &str); 23] = [
         ("GET /nothing", &[], "", 404, "nothing is at /nothing"),
         ("PATCH /topics", &[], "", 405, "takes no PATCH"),
         ("GET /topics/none", &[], "", 404, "unknown topic: none"),
         ("POST /topics/none/events", &[], "x", 404, "unknown topic: none"),
         ("POST /topics/shop/events", &[json], "{", 400, "not JSON"),
         ("POST /topics/shop/events", &[json], "[]", 400, "no events"),
-        ("POST /topics/shop/events?key-field=user", &[json], "[1] 2", 400, "not JSON"),
+        ("POST /topics/shop/events?key-field=user", &[json], "[1] 2", 400, "not a JSON array"),
         ("POST /topics/shop/events", &["content-type: application/x-ndjson"], "{}\n{", 400, "event 2: not JSON"),
         ("POST /topics/shop/events?partition=7", &[], "x", 404, "7"),
         ("POST /topics/shop/events?patrition=7", &[], "x", 400, "patrition"),
@@ -269,6 +317,12 @@ fn what_is_wrong_with_a_request_is_told_in_a_problem_document_and_nothing_is_cha
             "malformed",
         ),
         ("POST /topics/shop/events?producer=p", &[], "x", 400, "`first`"),
+        ("POST /topics/shop/events?count=1", &[], "x", 400, "`count`"),
+        ("POST /topics/shop/events", &["content-type: application/vnd.sluicegate.events"], "x", 400, "`count`"),
+        ("POST /topics/shop/events", &["content-type: application/cloudevents+avro"], "x", 415, "avro"),
+        // What is small as it comes, and large as events.
+        (&key, &[json], &many, 413, "16777216 bytes"),
+        ("PUT /pipelines/shop/desired", &[], r#""pause""#, 415, "application/json"),
         ("GET /topics/shop/events?from=soon", &[], "", 400, "soon"),
         ("GET /topics/shop/events?max=1000000", &[], "", 400, "`max`"),
         ("GET /topics/shop/events", &["accept: text/event-stream", "last-event-id: x"], "", 400, "Last-Event-ID"),
@@ -300,6 +354,12 @@ fn what_is_wrong_with_a_request_is_told_in_a_problem_document_and_nothing_is_cha
     assert_eq!(workspace.events("shop"), [] as [Value; 0]);
     assert_eq!((http.get("/healthz").status, http.get("/readyz").status), (200, 200));
     assert_eq!(http.get("/pipelines/shop/health").json(), "idle");
+    let at_the_end = format!("/topics/shop/events?from={}", u64::MAX);
+    assert_eq!(http.get(&at_the_end).json()["events"], Value::Array(vec![]));
+    // The kind of answer that is asked for first, but for those that are not wanted.
+    let accepts = |accept: &str| http.send("GET /topics/shop/events", &[&format!("accept: {accept}")], "").kind;
+    assert_eq!(accepts("text/html, Application/JSON;q=0.9, text/event-stream"), "application/json");
+    assert_eq!(accepts("text/event-stream;q=0, */*"), "application/json");
     kill(&mut node);
 }
 

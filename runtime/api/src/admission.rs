@@ -18,6 +18,8 @@ use crate::wire::MAX_BODY;
 
 /// Bytes of requests in hand, all together.
 const MAX_BODIES: usize = 256 << 20;
+/// What is always taken in, so that orders come through while others fill the room.
+const SMALL: usize = 16 << 10;
 /// How long a request's body may take.
 const BODY_TIME: Duration = Duration::from_secs(60);
 /// How long a request waits for others to be dealt with, when too much is in hand.
@@ -36,7 +38,15 @@ impl Default for Room {
 /// Reads a request's body once there is room for it, and hands it on whole.
 pub(crate) async fn admit(State(room): State<Room>, request: Request, next: Next) -> Response {
     match read(&room, request).await {
-        Ok((request, _permit)) => next.run(request).await,
+        // Who leaves while the body is in hand does not make room with that.
+        Ok((request, taken)) => {
+            let answered = tokio::spawn(async move {
+                let response = next.run(request).await;
+                drop(taken);
+                response
+            });
+            answered.await.unwrap_or_else(|died| Problem::new(500, died.to_string()).into_response())
+        }
         Err(problem) => problem.into_response(),
     }
 }
@@ -60,8 +70,13 @@ impl Room {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| Problem::bad_request(format!("the body cannot be read: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > MAX_BODY {
+            let len = bytes.len() + data.len();
+            if len > MAX_BODY {
                 return Err(too_large());
+            }
+            bytes.extend_from_slice(&data);
+            if len <= SMALL {
+                continue;
             }
             let more = timeout(PATIENCE, self.0.clone().acquire_many_owned(data.len() as u32)).await;
             let more = more.map_err(|_| busy())?.map_err(|_| busy())?;
@@ -69,7 +84,6 @@ impl Room {
                 Some(taken) => taken.merge(more),
                 None => taken = Some(more),
             }
-            bytes.extend_from_slice(&data);
         }
         Ok((bytes, taken))
     }

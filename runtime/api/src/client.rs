@@ -1,7 +1,7 @@
 //! The command line's side.
 
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{Request, Uri};
@@ -20,6 +20,7 @@ use sluice_node::state;
 use sluice_node::topics::{Place, TopicDescription};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use crate::events::FLAT;
 use crate::problem::Problem;
@@ -33,9 +34,17 @@ use crate::wire::{
 /// A connection to a running node. Calls block.
 pub struct Client {
     runtime: Runtime,
+    target: Target,
     sender: SendRequest<Body>,
-    /// The node's name for the connection.
-    host: String,
+    used: Instant,
+}
+
+/// Where a node is.
+enum Target {
+    /// The socket of this data directory.
+    Socket(PathBuf),
+    /// Host and port.
+    Address(String, u16),
 }
 
 impl Client {
@@ -44,8 +53,10 @@ impl Client {
     /// # Errors
     /// When one listens and does not answer.
     pub fn connect(data: &Path) -> Result<Option<Self>, Problem> {
-        let Ok(stream) = socket::connect(data) else { return Ok(None) };
-        Self::over("localhost".to_owned(), async { tokio::net::UnixStream::from_std(stream) }).map(Some)
+        if !socket::is_answering(data) {
+            return Ok(None);
+        }
+        Self::at(Target::Socket(data.to_owned())).map(Some)
     }
 
     /// Connects to the node at a URL: `http://HOST:PORT`.
@@ -53,37 +64,27 @@ impl Client {
     /// # Errors
     /// When it is no such URL, or nobody answers there.
     pub fn connect_to(url: &str) -> Result<Self, Problem> {
-        let refused = |what: &str| Problem::bad_request(format!("not a node's URL: {url:?}; {what}"));
-        let uri: Uri = url.parse().map_err(|error| refused(&format!("{error}")))?;
-        let scheme = uri.scheme_str().unwrap_or("http");
-        let host = uri.host().ok_or_else(|| refused("write http://HOST:PORT"))?.to_owned();
-        if scheme != "http" || uri.path().len() > 1 || uri.query().is_some() {
-            return Err(refused("write http://HOST:PORT"));
+        let refused = || Problem::bad_request(format!("not a node's URL: {url:?}; write http://HOST:PORT"));
+        let uri: Uri = url.parse().map_err(|_| refused())?;
+        let authority = uri.authority().ok_or_else(refused)?.as_str();
+        let host = uri.host().ok_or_else(refused)?;
+        let port = match authority.strip_prefix(host) {
+            Some("") => DEFAULT_PORT,
+            Some(port) => port.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or_else(refused)?,
+            None => return Err(refused()),
+        };
+        if uri.scheme_str() != Some("http") || uri.path() != "/" || uri.query().is_some() {
+            return Err(refused());
         }
-        let port = uri.port_u16().unwrap_or(DEFAULT_PORT);
-        let address = (host.trim_matches(['[', ']']).to_owned(), port);
-        let connected = async { tokio::net::TcpStream::connect(address).await };
         let help = "is a node running there? `sluice run` says where it listens; see its --listen";
-        Self::over(format!("{host}:{port}"), connected).map_err(|problem| problem.help(help))
+        Self::at(Target::Address(host.to_owned(), port)).map_err(|problem| problem.help(help))
     }
 
-    fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-        host: String,
-        stream: impl Future<Output = std::io::Result<S>>,
-    ) -> Result<Self, Problem> {
-        /// Longer than any network needs to say that nobody is there.
-        const PATIENCE: Duration = Duration::from_secs(10);
+    fn at(target: Target) -> Result<Self, Problem> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(Problem::connection)?;
-        let failed = |reason: String| Problem::connection(format!("{host}: {reason}"));
-        let sender = runtime.block_on(async {
-            let stream = tokio::time::timeout(PATIENCE, stream).await.map_err(|_| failed("no answer".to_owned()))?;
-            let stream = stream.map_err(|error| failed(error.to_string()))?;
-            let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(Problem::connection)?;
-            tokio::spawn(connection);
-            Ok::<_, Problem>(sender)
-        })?;
-        Ok(Self { runtime, sender, host })
+        let sender = runtime.block_on(target.connect())?;
+        Ok(Self { runtime, target, sender, used: Instant::now() })
     }
 
     fn call(&mut self, method: &str, path: &str, body: impl Into<Body>) -> Result<Vec<u8>, Problem> {
@@ -92,10 +93,15 @@ impl Client {
 
     /// A request whose body, and answer, is of a kind.
     fn send(&mut self, method: &str, path: &str, kind: &str, body: impl Into<Body>) -> Result<Vec<u8>, Problem> {
-        let request = Request::builder().method(method).uri(path).header("host", &self.host);
+        /// A node ends connections that stand idle for three times as long.
+        const FRESH: Duration = Duration::from_secs(10);
+        if self.used.elapsed() > FRESH {
+            self.sender = self.runtime.block_on(self.target.connect())?;
+        }
+        let request = Request::builder().method(method).uri(path).header("host", self.target.host());
         let request = request.header("content-type", kind).header("accept", kind).body(body.into());
         let request = request.map_err(|error| Problem::bad_request(error.to_string()))?;
-        self.runtime.block_on(async {
+        let answer = self.runtime.block_on(async {
             self.sender.ready().await.map_err(Problem::connection)?;
             let response = self.sender.send_request(request).await.map_err(Problem::connection)?;
             let status = response.status();
@@ -105,7 +111,9 @@ impl Client {
             }
             let other = |_| Problem::new(status.as_u16(), String::from_utf8_lossy(&body));
             Err(serde_json::from_slice(&body).unwrap_or_else(other))
-        })
+        });
+        self.used = Instant::now();
+        answer
     }
 
     fn json<T: DeserializeOwned>(&mut self, method: &str, path: &str, body: impl Into<Body>) -> Result<T, Problem> {
@@ -341,6 +349,39 @@ impl Client {
         let next: NextSequence = self.json("GET", &path, Body::empty())?;
         Ok(next.next)
     }
+}
+
+impl Target {
+    fn host(&self) -> String {
+        match self {
+            Self::Socket(_) => "localhost".to_owned(),
+            Self::Address(host, port) => format!("{host}:{port}"),
+        }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Body>, Problem> {
+        /// Longer than any network needs to say that nobody is there.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        match self {
+            Self::Socket(data) => {
+                let stream = socket::connect(data).and_then(tokio::net::UnixStream::from_std);
+                open(stream.map_err(Problem::connection)?).await
+            }
+            Self::Address(host, port) => {
+                let failed = |reason: &dyn std::fmt::Display| Problem::connection(format!("{host}:{port}: {reason}"));
+                let address = (host.trim_matches(['[', ']']), *port);
+                let stream = timeout(PATIENCE, tokio::net::TcpStream::connect(address)).await;
+                let stream = stream.map_err(|_| failed(&"no answer"))?.map_err(|error| failed(&error))?;
+                open(stream).await
+            }
+        }
+    }
+}
+
+async fn open<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> Result<SendRequest<Body>, Problem> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(Problem::connection)?;
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// A name as a part of a path or query.

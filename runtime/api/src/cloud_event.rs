@@ -25,11 +25,15 @@ pub(crate) struct CloudEvent {
     pub(crate) data: Vec<u8>,
 }
 
+/// Whether an attribute may have this name.
+fn is_attribute(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=64).contains(&name.len()) && name != "data" && name.bytes().all(plain)
+}
+
 impl CloudEvent {
     fn attribute(&mut self, name: &str, value: String) -> Result<(), String> {
-        if !(1..=64).contains(&name.len())
-            || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-        {
+        if !is_attribute(name) {
             return Err(format!("not the name of an attribute (lower-case letters and digits): {name:?}"));
         }
         match name {
@@ -70,7 +74,8 @@ pub(crate) fn binary(headers: &HeaderMap, body: &[u8]) -> Result<CloudEvent, Str
         let Some(attribute) = attribute else { continue };
         let value =
             value.to_str().map_err(|_| format!("the header {name} is not ASCII: write it in percent-encoding"))?;
-        event.attribute(attribute, unescaped(value)?)?;
+        let value = if name == CONTENT_TYPE { value.to_owned() } else { unescaped(value)? };
+        event.attribute(attribute, value)?;
     }
     event.checked()
 }
@@ -86,7 +91,7 @@ fn unescaped(text: &str) -> Result<String, String> {
             continue;
         }
         let (digits, behind) = rest.split_at_checked(2).ok_or_else(broken)?;
-        let digits = std::str::from_utf8(digits).map_err(|_| broken())?;
+        let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+')).ok_or_else(broken)?;
         bytes.push(u8::from_str_radix(digits, 16).map_err(|_| broken())?);
         rest = behind;
     }
@@ -97,6 +102,9 @@ fn unescaped(text: &str) -> Result<String, String> {
 pub(crate) fn structured(json: &[u8]) -> Result<CloudEvent, String> {
     let members: std::collections::BTreeMap<String, &RawValue> =
         serde_json::from_slice(json).map_err(|error| format!("not the JSON object of a CloudEvent: {error}"))?;
+    if members.contains_key("data") && members.contains_key("data_base64") {
+        return Err("a CloudEvent has `data` or `data_base64`, not both".to_owned());
+    }
     let mut event = CloudEvent::default();
     for (name, raw) in &members {
         let value = || serde_json::from_str::<Value>(raw.get()).map_err(|error| error.to_string());
@@ -122,19 +130,23 @@ pub(crate) fn structured(json: &[u8]) -> Result<CloudEvent, String> {
 /// The bytes of a member `data`: JSON as it is, and other text without its quotes.
 fn data_of(raw: &str, kind: Option<&&RawValue>) -> Vec<u8> {
     let kind = kind.and_then(|kind| serde_json::from_str::<String>(kind.get()).ok());
-    let is_json = kind.is_none_or(|kind| {
-        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        kind.ends_with("/json") || kind.ends_with("+json")
-    });
+    let is_json = kind.is_none_or(|kind| is_json(&kind));
     let text = || String::deserialize(&mut serde_json::Deserializer::from_str(raw)).ok().filter(|_| !is_json);
     text().map_or_else(|| raw.as_bytes().to_vec(), String::into_bytes)
 }
 
-/// An event of the log as a CloudEvent; those that did not come as one are named by where they stand.
-pub(crate) fn of(topic: &str, partition: u32, offset: u64, event: &Event<'_>) -> Value {
+/// Whether data of this `datacontenttype` is JSON.
+fn is_json(kind: &str) -> bool {
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind.ends_with("/json") || kind.ends_with("+json")
+}
+
+/// An event of the log as a CloudEvent, in JSON; those that did not come as one are named by where they stand.
+pub(crate) fn of(topic: &str, partition: u32, offset: u64, event: &Event<'_>) -> String {
     let mut members = Map::new();
     for (name, value) in event.headers() {
         let attribute = if name == CONTENT_TYPE { Some("datacontenttype") } else { name.strip_prefix(PREFIX) };
+        let attribute = attribute.filter(|name| is_attribute(name));
         if let (Some(attribute), Ok(value)) = (attribute, std::str::from_utf8(value)) {
             members.insert(attribute.to_owned(), value.into());
         }
@@ -152,18 +164,24 @@ pub(crate) fn of(topic: &str, partition: u32, offset: u64, event: &Event<'_>) ->
     if let Some(Ok(key)) = event.key().map(std::str::from_utf8) {
         otherwise("partitionkey", key.to_owned());
     }
-    match (serde_json::from_slice::<Value>(event.value()), std::str::from_utf8(event.value())) {
-        (Ok(json), _) => drop(members.insert("data".into(), json)),
-        (_, Ok(text)) => {
-            members.entry("datacontenttype").or_insert_with(|| "text/plain".into());
-            members.insert("data".into(), text.into());
-        }
+    let kind = members.get("datacontenttype").and_then(Value::as_str).map(str::to_owned);
+    let json = serde_json::from_slice::<&RawValue>(event.value()).ok();
+    // JSON goes out as it stands there.
+    let (member, data, otherwise) = match (json, std::str::from_utf8(event.value())) {
+        _ if event.value().is_empty() => return Value::Object(members).to_string(),
+        (Some(json), _) if kind.as_deref().is_none_or(is_json) => ("data", json.get().to_owned(), None),
+        (_, Ok(text)) => ("data", Value::from(text).to_string(), Some("text/plain")),
         _ => {
-            members.entry("datacontenttype").or_insert_with(|| "application/octet-stream".into());
-            members.insert("data_base64".into(), BASE64_STANDARD.encode(event.value()).into());
+            let data = Value::from(BASE64_STANDARD.encode(event.value()));
+            ("data_base64", data.to_string(), Some("application/octet-stream"))
         }
+    };
+    if let Some(otherwise) = otherwise.filter(|_| kind.is_none()) {
+        members.insert("datacontenttype".to_owned(), otherwise.into());
     }
-    Value::Object(members)
+    let mut told = Value::Object(members).to_string();
+    told.pop();
+    format!("{told},\"{member}\":{data}}}")
 }
 
 #[cfg(test)]
@@ -179,7 +197,7 @@ mod tests {
         let mut batch = Batch::default();
         let (key, timestamp) = (event.key.as_deref().map(str::as_bytes), event.timestamp.unwrap_or(0));
         batch.push(&NewEvent { timestamp, key, value: &event.data, headers: &headers, origin: None }).unwrap();
-        of("orders", 3, 5, &batch.region().events().next().unwrap().unwrap())
+        serde_json::from_str(&of("orders", 3, 5, &batch.region().events().next().unwrap().unwrap())).unwrap()
     }
 
     #[test]
@@ -223,6 +241,25 @@ mod tests {
         let event = structured(text.as_bytes()).unwrap();
         assert_eq!(event.data, [255, 0]);
         assert_eq!(back(&event)["data_base64"], "/wA=");
+    }
+
+    #[test]
+    fn data_is_what_its_type_says_and_not_what_it_looks_like() {
+        let with = |data: &str| format!(r#"{{"specversion":"1.0","id":"a","source":"/s","type":"t"{data}}}"#);
+        let same = |data: &str| {
+            let given: Value = serde_json::from_str(&with(data)).unwrap();
+            let mut back = back(&structured(with(data).as_bytes()).unwrap());
+            back.as_object_mut().unwrap().remove("time");
+            assert_eq!(back, given);
+        };
+        same(r#","datacontenttype":"text/plain","data":"42""#);
+        same(r#","datacontenttype":"application/json","data":"42""#);
+        same(r#","data":42"#);
+        same("");
+        let large = structured(with(r#","data":12345678901234567890123"#).as_bytes()).unwrap();
+        assert_eq!(large.data, b"12345678901234567890123");
+        assert!(structured(with(r#","data":1,"data_base64":"""#).as_bytes()).unwrap_err().contains("not both"));
+        assert!(!is_attribute("data") && !is_attribute("data_base64") && !is_attribute(""));
     }
 
     #[test]

@@ -7,25 +7,49 @@ use axum::Router;
 use axum::serve::Listener;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::Semaphore;
 
-/// Connections to one listener at once. More wait to be accepted.
+/// Connections from the network at once, at most. More wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
+/// The same on the socket, for those who are here.
+const LOCAL_CONNECTIONS: usize = 1024;
 /// How long a request's headers may take, and a connection may stand idle.
 const HEADER_TIME: Duration = Duration::from_secs(30);
 /// Bytes of a request's headers.
 const MAX_HEADERS: usize = 64 << 10;
 
+/// How much is borne of those who connect.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    connections: usize,
+    header_time: Option<Duration>,
+}
+
+impl Bounds {
+    /// For the socket: a verb may wait for its input for as long as it likes.
+    pub(crate) fn local() -> Self {
+        Self { connections: LOCAL_CONNECTIONS, header_time: None }
+    }
+
+    /// For the network. Most of the files that this process may open are for the log.
+    pub(crate) fn remote() -> Self {
+        let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+        let connections = files.map_or(MAX_CONNECTIONS, |files| (files / 4).clamp(1, MAX_CONNECTIONS));
+        Self { connections, header_time: Some(HEADER_TIME) }
+    }
+}
+
 /// Serves what comes on a listener, until it is dropped.
-pub(crate) async fn serve<L: Listener>(mut listener: L, router: Router) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+pub(crate) async fn serve<L: Listener>(mut listener: L, bounds: Bounds, router: Router) {
+    let permits = Arc::new(Semaphore::new(bounds.connections));
     // The semaphore is never closed.
     while let Ok(permit) = permits.clone().acquire_owned().await {
         let (stream, _) = listener.accept().await;
         let service = TowerToHyperService::new(router.clone());
         tokio::spawn(async move {
             let mut server = hyper::server::conn::http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(MAX_HEADERS);
+            server.timer(TokioTimer::new()).header_read_timeout(bounds.header_time).max_buf_size(MAX_HEADERS);
             if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
                 tracing::debug!("a connection ended early: {error}");
             }

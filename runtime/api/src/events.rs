@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -12,7 +13,8 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sluice_log::ReadBatch;
+use sluice_event::{Event, Malformed};
+use sluice_log::{Partition, ReadBatch};
 use sluice_node::Node;
 use sluice_node::topics::{self, Place};
 
@@ -23,6 +25,8 @@ use crate::{cloud_event, legible};
 
 /// The media type of events in their flat format, as the command line sends and reads them.
 pub(crate) const FLAT: &str = "application/vnd.sluicegate.events";
+const STREAM: &str = "text/event-stream";
+const JSON: &str = "application/json";
 const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
 
 /// Reads events as the request accepts them.
@@ -32,20 +36,37 @@ pub(crate) async fn read(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if accepted.contains(FLAT) {
+    let accepted = accepted(&headers);
+    if accepted == FLAT {
         return Ok(read_flat(api, topic, query(&uri)?).await?.into_response());
     }
-    if accepted.contains("text/event-stream") {
+    if accepted == STREAM {
         return Ok(follow(api, topic, query(&uri)?, &headers).await?.into_response());
     }
-    let range = range(api, topic, query(&uri)?, accepted.contains(CLOUD_EVENTS)).await?;
+    let range = range(api, topic, query(&uri)?, accepted == CLOUD_EVENTS).await?;
     Ok(match range {
         Range::Events(events) => Json(events).into_response(),
-        Range::CloudEvents(events) => {
-            ([(header::CONTENT_TYPE, CLOUD_EVENTS)], Json(events).0.to_string()).into_response()
+        Range::CloudEvents(events, next) => {
+            ([(header::CONTENT_TYPE, CLOUD_EVENTS), (header::LINK, &*next)], events).into_response()
         }
     })
+}
+
+/// The first kind of answer among those that a request accepts; JSON, when it accepts none of them.
+fn accepted(headers: &HeaderMap) -> &'static str {
+    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    let mut kinds = lines.flat_map(|line| line.split(',')).filter_map(|kind| {
+        let mut parts = kind.split(';').map(|part| part.trim().to_ascii_lowercase());
+        let kind = parts.next()?;
+        let mut weights =
+            parts.filter_map(|part| part.strip_prefix("q=").and_then(|weight| weight.parse::<f32>().ok()));
+        weights.all(|weight| weight > 0.0).then_some(kind)
+    });
+    let known = |kind: String| match &*kind {
+        "*/*" | "application/*" => Some(JSON),
+        kind => [FLAT, STREAM, CLOUD_EVENTS, JSON].into_iter().find(|known| *known == kind),
+    };
+    kinds.find_map(known).unwrap_or(JSON)
 }
 
 fn query<T: serde::de::DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
@@ -89,7 +110,8 @@ fn place(from: Option<&str>, otherwise: Place) -> Result<Place, Problem> {
 
 enum Range {
     Events(Value),
-    CloudEvents(Value),
+    /// With a link to what comes next.
+    CloudEvents(String, String),
 }
 
 async fn range(
@@ -116,26 +138,29 @@ async fn range(
             }
         };
         let from = topics::locate(log, &topic, partition, from)?;
-        let batch = topics::read(log, &topic, partition, from, MAX_READ)?;
+        let bytes = (max * USUAL_BYTES).clamp(FOLLOW_BYTES, MAX_READ);
+        let batch = topics::read(log, &topic, partition, from, bytes)?;
         let names = names(&api.node);
         let name = |id: u32| names.get(&id).cloned();
-        let offsets = batch.base_offset..;
-        let mut events = Vec::new();
-        for (offset, event) in offsets.zip(batch.region().events()).take(max) {
-            let event = event.map_err(|malformed| Problem::new(500, malformed.to_string()))?;
-            events.push(match as_cloud_events {
-                true => cloud_event::of(&topic, partition, offset, &event),
-                false => legible::event(&topic, partition, offset, &event, &name),
-            });
-        }
+        let read = batch.region().events().take(max).zip(batch.base_offset..).map(numbered);
+        let read = read.collect::<Result<Vec<_>, _>>()?;
+        let next = batch.base_offset + read.len() as u64;
         if as_cloud_events {
-            return Ok(Range::CloudEvents(events.into()));
+            let tell = |(offset, event): &(u64, Event<'_>)| cloud_event::of(&topic, partition, *offset, event);
+            let told: Vec<_> = read.iter().map(tell).collect();
+            let next = format!("</topics/{topic}/events?partition={partition}&from={next}&max={max}>; rel=\"next\"");
+            return Ok(Range::CloudEvents(format!("[{}]", told.join(",")), next));
         }
-        let next = batch.base_offset + events.len() as u64;
+        let tell = |(offset, event): &(u64, Event<'_>)| legible::event(&topic, partition, *offset, event, &name);
+        let events: Vec<_> = read.iter().map(tell).collect();
         let end = topics::find(log, &topic, partition)?.high_watermark();
         Ok(Range::Events(json!({ "events": events, "next": next, "high-watermark": end })))
     })
     .await
+}
+
+fn numbered((event, offset): (Result<Event<'_>, Malformed>, u64)) -> Result<(u64, Event<'_>), Problem> {
+    event.map(|event| (offset, event)).map_err(|malformed| Problem::new(500, malformed.to_string()))
 }
 
 /// The names of topics, for origins.
@@ -154,8 +179,10 @@ struct FollowQuery {
 
 /// Partitions that one may follow at once: the id of each event says where all of them are.
 const MOST_FOLLOWED: usize = 64;
-/// Bytes of events that are read at once for somebody who follows.
-const FOLLOW_BYTES: usize = 256 << 10;
+/// Bytes of events that are read at once for somebody who follows, and at least for a range.
+const FOLLOW_BYTES: usize = 64 << 10;
+/// For each event of a range, so many bytes are read.
+const USUAL_BYTES: usize = 1 << 10;
 
 async fn follow(
     State(api): State<Api>,
@@ -163,33 +190,45 @@ async fn follow(
     query: FollowQuery,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let last = headers.get("last-event-id").map(|id| id.to_str().ok().and_then(positions));
+    let last = headers.get("last-event-id").map(|id| id.to_str().ok().and_then(position));
     let last = match last {
         Some(None) => return Err(Problem::bad_request("`Last-Event-ID` is none of this node's")),
         last => last.flatten(),
     };
     let from = place(query.from.as_deref(), Place::Latest)?;
-    let node = api.node.clone();
-    let of = topic.clone();
-    let next = blocking(move || {
-        let count = topics::describe(node.log(), &of)?.partitions.len();
-        let partitions: Vec<u32> = query.partition.map_or_else(|| (0..count as u32).collect(), |only| vec![only]);
+    let follower = blocking(move || {
+        let log = api.node.log();
+        let found = log.topic(&topic)?;
+        let partitions: Vec<u32> = query.partition.map_or_else(|| (0..found.partitions).collect(), |only| vec![only]);
         if partitions.len() > MOST_FOLLOWED {
             let help = "follow some of them, each with `partition`";
-            return Err(Problem::bad_request(format!("{of} has more than {MOST_FOLLOWED} partitions")).help(help));
+            return Err(Problem::bad_request(format!("{topic} has more than {MOST_FOLLOWED} partitions")).help(help));
         }
-        let next = |partition: u32| {
-            let seen = last.as_ref().and_then(|last| last.iter().find(|(seen, _)| *seen == partition));
-            let offset = match seen {
+        if last.as_ref().is_some_and(|last| last.topic != found.id) {
+            return Err(gone(&topic));
+        }
+        let next = |number: u32| {
+            let partition = log.partition(&found, number)?;
+            let seen = last.as_ref().and_then(|last| last.next.iter().find(|(seen, _)| *seen == number));
+            let next = match seen {
                 Some((_, next)) => *next,
-                // It resumes where nothing of this one had come yet.
-                None => topics::locate(node.log(), &of, partition, from)?,
+                // Nothing of it had come yet.
+                None => from.offset(&partition)?,
             };
-            Ok((partition, offset))
+            let end = partition.high_watermark();
+            if seen.is_some() && next > end {
+                let what = format!("{topic}/{number} ends at {end}, before {next}: it has lost what was not durable");
+                return Err(Problem::new(409, what).help("leave `Last-Event-ID` out, and say `from`"));
+            }
+            Ok(Followed { number, partition, next })
         };
-        partitions.into_iter().map(next).collect::<Result<Vec<_>, Problem>>()
+        let followed = partitions.into_iter().map(next).collect::<Result<_, Problem>>()?;
+        let mut follower = Follower { topic, id: found.id, followed, ready: VecDeque::new(), failed: false, api };
+        // Who is cut off before an event has come knows where it was all the same.
+        follower.ready.push_back(sse::Event::default().id(follower.position()));
+        Ok(follower)
     });
-    let follower = Follower { topic, next: next.await?, ready: VecDeque::new(), failed: false, api };
+    let follower = follower.await?;
     let events = stream::unfold(follower, |mut follower| async move {
         let event = follower.event().await?;
         Some((Ok::<_, Infallible>(event), follower))
@@ -197,23 +236,41 @@ async fn follow(
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// The positions that an event's id tells: `PARTITION:NEXT,…`.
-fn positions(id: &str) -> Option<Vec<(u32, u64)>> {
-    let position = |text: &str| {
+/// What an event's id tells: `TOPIC-ID/PARTITION:NEXT,…`.
+struct Position {
+    topic: u32,
+    next: Vec<(u32, u64)>,
+}
+
+fn position(id: &str) -> Option<Position> {
+    let (topic, next) = id.split_once('/')?;
+    let one = |text: &str| {
         let (partition, next) = text.split_once(':')?;
         Some((partition.parse().ok()?, next.parse().ok()?))
     };
-    id.split(',').map(position).collect()
+    Some(Position { topic: topic.parse().ok()?, next: next.split(',').map(one).collect::<Option<_>>()? })
+}
+
+fn gone(topic: &str) -> Problem {
+    let what = format!("the topic {topic} that was followed was deleted");
+    Problem::new(410, what).help("leave `Last-Event-ID` out, and say `from`")
 }
 
 /// Somebody who follows a topic.
 struct Follower {
     api: Api,
     topic: String,
-    /// Of each partition, the offset that comes next.
-    next: Vec<(u32, u64)>,
+    id: u32,
+    followed: Vec<Followed>,
     ready: VecDeque<sse::Event>,
     failed: bool,
+}
+
+struct Followed {
+    number: u32,
+    partition: Arc<Partition>,
+    /// The offset that comes next.
+    next: u64,
 }
 
 impl Follower {
@@ -247,37 +304,48 @@ impl Follower {
         self.failed = true;
     }
 
+    /// Where it is, as an event's id.
+    fn position(&self) -> String {
+        let next: Vec<_> = self.followed.iter().map(|one| format!("{}:{}", one.number, one.next)).collect();
+        format!("{}/{}", self.id, next.join(","))
+    }
+
     /// Which partition has events that were not read; looked up in memory.
     fn behind(&self) -> Result<Option<usize>, Problem> {
-        let topic = self.api.node.log().topic(&self.topic)?;
-        for (at, (partition, next)) in self.next.iter().enumerate() {
-            if self.api.node.log().partition(&topic, *partition)?.high_watermark() > *next {
-                return Ok(Some(at));
-            }
+        if self.api.node.log().topic(&self.topic).is_ok_and(|topic| topic.id == self.id) {
+            return Ok(self.followed.iter().position(|one| one.partition.high_watermark() > one.next));
         }
-        Ok(None)
+        Err(gone(&self.topic))
     }
 
     async fn read(&mut self, at: usize) -> Result<(), Problem> {
-        let (node, topic, (partition, from)) = (self.api.node.clone(), self.topic.clone(), self.next[at]);
-        let batch: ReadBatch =
-            blocking(move || Ok(topics::read(node.log(), &topic, partition, from, FOLLOW_BYTES)?)).await?;
-        if batch.count == 0 && batch.base_offset <= from {
-            return Err(Problem::new(500, format!("nothing can be read at {}/{partition} offset {from}", self.topic)));
+        let Followed { number, next: from, .. } = self.followed[at];
+        let (node, topic) = (self.api.node.clone(), self.topic.clone());
+        let read = blocking(move || {
+            let batch: ReadBatch = topics::read(node.log(), &topic, number, from, FOLLOW_BYTES)?;
+            if batch.count == 0 && batch.base_offset <= from {
+                return Err(Problem::new(500, format!("nothing can be read at {topic}/{number} offset {from}")));
+            }
+            let names = names(&node);
+            let name = |id: u32| names.get(&id).cloned();
+            let tell = |(offset, event)| (offset, legible::event(&topic, number, offset, &event, &name).to_string());
+            let events = batch.region().events().zip(batch.base_offset..).map(numbered);
+            let told = events.map(|event| event.map(tell)).collect::<Result<Vec<_>, _>>()?;
+            Ok((batch.base_offset, told))
+        });
+        let (base, told) = read.await?;
+        self.followed[at].next = base;
+        if base > from {
+            let gap = json!({ "topic": self.topic, "partition": number, "from": from, "to": base - 1 });
+            self.ready.push_back(sse::Event::default().id(self.position()).event("gap").data(gap.to_string()));
         }
-        self.next[at].1 = batch.base_offset;
-        let names = names(&self.api.node);
-        let name = |id: u32| names.get(&id).cloned();
-        for (offset, event) in (batch.base_offset..).zip(batch.region().events()) {
-            let event = event.map_err(|malformed| Problem::new(500, malformed.to_string()))?;
-            self.next[at].1 = offset + 1;
-            let id: Vec<_> = self.next.iter().map(|(partition, next)| format!("{partition}:{next}")).collect();
-            let told = legible::event(&self.topic, partition, offset, &event, &name).to_string();
-            self.ready.push_back(sse::Event::default().id(id.join(",")).data(told));
+        for (offset, told) in told {
+            self.followed[at].next = offset + 1;
+            self.ready.push_back(sse::Event::default().id(self.position()).data(told));
         }
         // The next one to be looked at is another one.
-        let count = self.next.len();
-        self.next.rotate_left((at + 1) % count);
+        let count = self.followed.len();
+        self.followed.rotate_left((at + 1) % count);
         Ok(())
     }
 }

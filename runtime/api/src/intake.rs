@@ -1,14 +1,19 @@
 //! From the body of a request to events.
 
+use std::fmt;
+
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use sluice_env::{Clock, SystemClock};
 use sluice_event::{Batch, NewEvent};
 
 use crate::cloud_event;
+use crate::events::FLAT;
 use crate::lines::LineFormat;
 use crate::problem::Problem;
+use crate::wire::MAX_BODY;
 
 /// How a producer says where events go, and what they are besides their values.
 #[derive(Debug, Default, Deserialize)]
@@ -27,6 +32,9 @@ pub(crate) struct ProduceQuery {
     timestamp_format: Option<String>,
 }
 
+/// Bytes of events that a request may come to: short ones take up more than they are.
+const MAX_EVENTS: usize = 2 * MAX_BODY;
+
 /// What a request says that its body is, without parameters, in lower case.
 pub(crate) fn media_type(headers: &HeaderMap) -> String {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -41,12 +49,12 @@ pub(crate) fn batch(headers: &HeaderMap, body: &[u8], query: &ProduceQuery) -> R
     let mut intake = Intake { batch: Batch::default(), now: SystemClock.now(), query };
     match &*media_type(headers) {
         "application/cloudevents+json" => intake.cloud_event(1, body)?,
-        "application/cloudevents-batch+json" => {
-            let events: Vec<&RawValue> = json(body)?;
-            for (number, event) in (1..).zip(events) {
-                intake.cloud_event(number, event.get().as_bytes())?;
-            }
+        "application/cloudevents-batch+json" => each(body, |number, event| intake.cloud_event(number, event))?,
+        other if other.starts_with("application/cloudevents") => {
+            let what = format!("events of the format {other} are not understood");
+            return Err(Problem::new(415, what).help("send application/cloudevents+json, or -batch+json"));
         }
+        FLAT => return Err(Problem::bad_request("events in their flat format come with their `count`")),
         _ if headers.contains_key("ce-specversion") => {
             let event = cloud_event::binary(headers, body).map_err(Problem::bad_request)?;
             intake.push_cloud_event(1, &event)?;
@@ -61,10 +69,7 @@ pub(crate) fn batch(headers: &HeaderMap, body: &[u8], query: &ProduceQuery) -> R
             }
         }
         "application/json" if body.trim_ascii_start().starts_with(b"[") => {
-            let values: Vec<&RawValue> = json(body)?;
-            for (number, value) in (1..).zip(values) {
-                intake.value(number, value.get().as_bytes())?;
-            }
+            each(body, |number, value| intake.value(number, value))?;
         }
         "application/json" => {
             let value: &RawValue = json(body)?;
@@ -80,6 +85,41 @@ pub(crate) fn batch(headers: &HeaderMap, body: &[u8], query: &ProduceQuery) -> R
 
 fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))
+}
+
+/// Hands on the elements of an array as they are written, one by one: a short text may hold millions of them.
+fn each(body: &[u8], mut take: impl FnMut(usize, &[u8]) -> Result<(), Problem>) -> Result<(), Problem> {
+    struct Each<'a>(&'a mut dyn FnMut(&RawValue) -> Result<(), Problem>, &'a mut Option<Problem>);
+
+    impl<'de> Visitor<'de> for Each<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+            while let Some(element) = elements.next_element::<&RawValue>()? {
+                if let Err(problem) = self.0(element) {
+                    *self.1 = Some(problem);
+                    return Err(A::Error::custom("refused"));
+                }
+            }
+            Ok(())
+        }
+    }
+
+    let (mut number, mut refused) = (0, None);
+    let mut numbered = |element: &RawValue| {
+        number += 1;
+        take(number, element.get().as_bytes())
+    };
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = json.deserialize_seq(Each(&mut numbered, &mut refused)).and_then(|()| json.end());
+    match refused {
+        Some(problem) => Err(problem),
+        None => read.map_err(|error| Problem::bad_request(format!("the body is not a JSON array: {error}"))),
+    }
 }
 
 fn at(number: usize, what: &str) -> Problem {
@@ -108,6 +148,12 @@ impl Intake<'_> {
     }
 
     fn cloud_event(&mut self, number: usize, json: &[u8]) -> Result<(), Problem> {
+        let ProduceQuery { key_field, timestamp_field, timestamp_format, .. } = self.query;
+        if [key_field, timestamp_field, timestamp_format].into_iter().any(Option::is_some) {
+            let what =
+                "a CloudEvent's key is its `partitionkey`, and its timestamp its `time`, not one of its data's fields";
+            return Err(Problem::bad_request(what));
+        }
         let event = cloud_event::structured(json).map_err(|what| at(number, &what))?;
         self.push_cloud_event(number, &event)
     }
@@ -121,6 +167,12 @@ impl Intake<'_> {
     }
 
     fn push(&mut self, number: usize, event: &NewEvent<'_>) -> Result<(), Problem> {
+        let key = event.key.map_or(0, <[u8]>::len);
+        if self.batch.bytes().len() + key + event.value.len() > MAX_EVENTS {
+            let what =
+                format!("the request's events come to more than {MAX_EVENTS} bytes, with what each takes up besides");
+            return Err(Problem::new(413, what).help("send fewer events at once"));
+        }
         self.batch.push(event).map_err(|error| at(number, &error.to_string()))
     }
 }

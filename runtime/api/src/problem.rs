@@ -74,7 +74,7 @@ pub fn help(error: &Error) -> Option<String> {
 
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
-        Self::bad_request(rejection.body_text())
+        Self::new(rejection.status().as_u16(), rejection.body_text())
     }
 }
 

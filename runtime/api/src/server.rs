@@ -22,7 +22,7 @@ use sluice_node::{Node, PipelineState, PipelineStatus, Status};
 use tokio::sync::{oneshot, watch};
 
 use crate::admission::{Room, admit, same_site};
-use crate::connections;
+use crate::connections::{self, Bounds};
 use crate::events::{self, FLAT};
 use crate::intake::{self, ProduceQuery};
 use crate::problem::{Problem, as_document, not_allowed, unknown};
@@ -61,18 +61,19 @@ pub async fn serve(node: Arc<Node>, listeners: Listeners) -> std::io::Result<()>
     let tcp = listeners.tcp.map(tokio::net::TcpListener::from_std).transpose()?;
     let address = tcp.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
     let api = Api { node, appended, address };
-    let (router, room) = (router().with_state(api.clone()), Room::default());
-    let admitted = |router: Router| router.layer(from_fn_with_state(room.clone(), admit));
+    let router = router().with_state(api.clone());
+    // Those on the network leave room to those who are here.
+    let admitted = |router: Router| router.layer(from_fn_with_state(Room::default(), admit));
     let socket = tokio::net::UnixListener::from_std(listeners.socket)?;
     let local = router.clone().merge(files().with_state(api));
-    let local = connections::serve(socket, admitted(local).layer(from_fn(as_document)));
+    let local = connections::serve(socket, Bounds::local(), admitted(local).layer(from_fn(as_document)));
     let Some((tcp, address)) = tcp.zip(address) else {
         local.await;
         return Ok(());
     };
     let is_loopback = address.ip().is_loopback();
     let remote = admitted(router.merge(no_files())).layer(from_fn_with_state(is_loopback, same_site));
-    tokio::join!(local, connections::serve(tcp, remote.layer(from_fn(as_document))));
+    tokio::join!(local, connections::serve(tcp, Bounds::remote(), remote.layer(from_fn(as_document))));
     Ok(())
 }
 
@@ -207,7 +208,8 @@ async fn produce(
         let batch;
         let events = match query.count {
             Some(count) if intake::media_type(&headers) == FLAT => Region::new(&body, count),
-            _ => {
+            Some(_) => return Err(Problem::bad_request(format!("`count` goes with content of the type {FLAT}"))),
+            None => {
                 batch = intake::batch(&headers, &body, &query)?;
                 batch.region()
             }

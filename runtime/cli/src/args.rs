@@ -28,7 +28,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "DIR", default_value = ".sluice")]
     pub(crate) data: PathBuf,
     /// Talk to the node at http://HOST:PORT instead
-    #[arg(long, global = true, value_name = "URL", conflicts_with = "data", env = "SLUICE_NODE", hide_env = true)]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "data")]
     pub(crate) node: Option<String>,
     /// Write JSON, for programs
     #[arg(long, global = true)]

@@ -49,8 +49,7 @@ impl Verb {
 }
 
 fn here() -> Failure {
-    Failure::usage("this verb works on this machine")
-        .help("leave --node out (and SLUICE_NODE), or run it where the node is")
+    Failure::usage("this verb works on this machine").help("leave --node out, or run it where the node is")
 }
 
 /// Log lines go to stderr; `SLUICE_LOG` says which, in the syntax of tracing's `EnvFilter`.

@@ -117,14 +117,16 @@ fn listen(verb: &Run) -> Result<Option<TcpListener>, Failure> {
                 Failure::usage(format!("other machines can reach {address}, and nothing there keeps anybody out yet"));
             return Err(failure.help("listen on 127.0.0.1; or add --insecure where the network keeps others out"));
         }
-        tracing::warn!("whoever can reach {address} can do anything with this node, for it runs with --insecure");
+        tracing::warn!(
+            "whoever can reach {address}, and every page that a browser there shows, can do anything with this node, for it runs with --insecure"
+        );
     }
     match sluice_api::listen(address) {
         Ok(listener) => Ok(Some(listener)),
         // Several nodes on one machine are nothing unusual, and this one is reached by its socket.
-        Err(error) if verb.listen.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
+        Err(error) if verb.listen.is_none() => {
             tracing::warn!(
-                "{address} is in use: this node answers on the socket in its data directory only; --listen says where else"
+                "cannot listen on {address} ({error}): this node answers on the socket in its data directory only; --listen says where else"
             );
             Ok(None)
         }
