@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
-use rustix::net::sockopt::set_tcp_user_timeout;
+use rustix::net::sockopt::{set_tcp_nodelay, set_tcp_user_timeout};
 
 /// Where a node listens when nothing is said.
 pub const DEFAULT: &str = "127.0.0.1:7070";
@@ -52,7 +52,8 @@ impl fmt::Display for Listen {
 pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    // Those that are accepted have it from here.
+    // Those that are accepted have it from here. Who follows gets each event at once.
+    set_tcp_nodelay(&listener, true)?;
     set_tcp_user_timeout(&listener, u32::try_from(UNREAD.as_millis()).unwrap_or(u32::MAX))?;
     Ok(listener)
 }
