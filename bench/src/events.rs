@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sluice_event::{Batch, NewEvent};
+use sluice_event::{Batch, NewEvent, View};
 
 /// What is done with the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,22 @@ impl Job {
             }
             Self::J3 => format!("{mixed:016x}").repeat(6) + "....",
         }
+    }
+}
+
+/// What a consumer is told of a batch.
+pub(crate) fn view(count: u32, base_offset: u64) -> View<'static> {
+    View {
+        count,
+        base_offset,
+        watermark: None,
+        seed: 0,
+        topic: 1,
+        partition: 0,
+        topic_name: "in",
+        chained: false,
+        watermarks: &[],
+        due: (&[], 0),
     }
 }
 

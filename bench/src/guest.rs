@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use sluice_engine::{Consumer, Plugin};
 use sluice_env::SystemClock;
-use sluice_event::View;
 use sluice_host::{Compiler, Host, Limits, Stage};
 use sluice_state::{MemoryStore, PartitionState, SharedState};
 
-use crate::events::Job;
+use crate::events::{Job, view};
 use crate::measure::Spread;
 
 /// Rounds; in each, every guest deals with all events.
@@ -54,19 +53,4 @@ fn instantiate(host: &Arc<Host>, file: &Path) -> Result<Box<dyn Consumer>> {
     let stage = Stage::new(host, &code, "guest", limits, "{}".into(), &["state"])?;
     let state = SharedState::new(PartitionState::open(Arc::new(MemoryStore::default()))?);
     stage.instantiate(Some(state.stage("guest"))).map_err(|error| anyhow!("{error:?}"))
-}
-
-fn view(count: u32, base_offset: u64) -> View<'static> {
-    View {
-        count,
-        base_offset,
-        watermark: None,
-        seed: 0,
-        topic: 1,
-        partition: 0,
-        topic_name: "in",
-        chained: false,
-        watermarks: &[],
-        due: (&[], 0),
-    }
 }

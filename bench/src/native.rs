@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 
 use anyhow::{Result, anyhow, ensure};
-use sluice_event::{Batch, Items, Outcome, View};
+use sluice_event::{Batch, Items, Outcome};
 use sluice_sdk::{Config, Consumer, Runner, consumer_runner, runner};
 
-use crate::events::Job;
+use crate::events::{Job, view};
 
 /// The input as a framed file.
 pub(crate) fn prepare(input: &[Batch]) -> Result<File> {
@@ -31,20 +31,8 @@ pub(crate) fn run(job: Job, mut source: &File) -> Result<()> {
     let (mut source, mut sink) = (BufReader::with_capacity(1 << 20, source), tempfile::tempfile()?);
     let (mut events, mut header, mut out, mut base_offset) = (Vec::new(), Vec::new(), Batch::default(), 0);
     while let Some(count) = read_frame(&mut source, &mut events)? {
-        let view = View {
-            count,
-            base_offset,
-            watermark: None,
-            seed: 0,
-            topic: 1,
-            partition: 0,
-            topic_name: "in",
-            chained: false,
-            watermarks: &[],
-            due: (&[], 0),
-        };
         header.clear();
-        view.write(&mut header);
+        view(count, base_offset).write(&mut header);
         let outcome = consumer.run(&header, &events, &|_| {})?;
         let outcome = Outcome::parse(&outcome, Items { inputs: count, timers: &[] })?;
         out.clear();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sluice_tests::sluice::{Workspace, kill, terminate};
 
-use crate::THROUGH;
+use crate::{THROUGH, through};
 
 /// The orders among a shop's events, keyed by user.
 const SHOP: &str = r#"name = "shop"
@@ -102,26 +102,25 @@ impl Http {
         self.send(&format!("POST {path}"), &[&format!("content-type: {kind}")], body)
     }
 
-    /// Where somebody is who follows from now on, before anything has come.
-    fn position(&self, path: &str) -> String {
-        let mut stream = connect(&self.0).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\n\r\n", self.0);
-        stream.write_all(request.as_bytes()).unwrap();
-        let lines = BufReader::new(stream).lines().map(Result::unwrap);
-        let mut ids = lines.filter_map(|line| line.strip_prefix("id: ").map(str::to_owned));
-        ids.next().unwrap()
-    }
-
-    /// The events that somebody who follows is sent, until so many came: their ids, and what they say.
-    fn follow(&self, path: &str, headers: &[&str], count: usize) -> Vec<(String, Value)> {
+    /// The lines that somebody who follows is sent, as they come.
+    fn lines(&self, path: &str, headers: &[&str]) -> impl Iterator<Item = String> {
         let mut stream = connect(&self.0).unwrap();
         let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
         let host = &self.0;
         let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).unwrap();
+        BufReader::new(stream).lines().map(Result::unwrap)
+    }
+
+    /// Where somebody is who follows from now on, before anything has come.
+    fn position(&self, path: &str) -> String {
+        self.lines(path, &[]).find_map(|line| line.strip_prefix("id: ").map(str::to_owned)).unwrap()
+    }
+
+    /// The events that somebody who follows is sent, until so many came: their ids, and what they say.
+    fn follow(&self, path: &str, headers: &[&str], count: usize) -> Vec<(String, Value)> {
         let (mut events, mut id) = (Vec::new(), String::new());
-        for line in BufReader::new(stream).lines() {
-            let line = line.unwrap();
+        for line in self.lines(path, headers) {
             assert!(!line.starts_with("event: problem"), "{events:?}");
             if let Some(told) = line.strip_prefix("id: ") {
                 id = told.to_owned();
@@ -219,9 +218,7 @@ fn who_follows_several_partitions_comes_back_to_where_each_was() {
 
 #[test]
 fn who_comes_back_before_an_event_or_to_another_topic_misses_nothing_without_a_word() {
-    let workspace = Workspace::new();
-    workspace.write("pipelines/p.toml", THROUGH);
-    workspace.sluice(&["topic", "create", "in"]).ok();
+    let workspace = through();
     workspace.sluice(&["topic", "create", "other"]).ok();
     let mut node = workspace.start(&ANYWHERE).unwrap();
     let http = Http::of(&workspace);
@@ -247,9 +244,7 @@ fn who_comes_back_before_an_event_or_to_another_topic_misses_nothing_without_a_w
 
 #[test]
 fn cloud_events_come_in_every_mode_and_go_out_as_they_came() {
-    let workspace = Workspace::new();
-    workspace.write("pipelines/p.toml", THROUGH);
-    workspace.sluice(&["topic", "create", "in"]).ok();
+    let workspace = through();
     let mut node = workspace.start(&ANYWHERE).unwrap();
     let http = Http::of(&workspace);
     let event = |id: &str| {

@@ -39,6 +39,14 @@ plugin = "../plugins/pass-through"
 topic = "out"
 "#;
 
+/// A workspace with the pipeline `THROUGH`, and the topic that it reads.
+fn through() -> Workspace {
+    let workspace = Workspace::new();
+    workspace.write("pipelines/p.toml", THROUGH);
+    workspace.sluice(&["topic", "create", "in"]).ok();
+    workspace
+}
+
 const FLIGHT: &str = r#"{"date":"2001/01/01 00:47","delay":66,"distance":1750,"origin":"DTW","destination":"LAS"}"#;
 
 fn workspace() -> Workspace {

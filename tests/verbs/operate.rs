@@ -4,14 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sluice_tests::sluice::{Workspace, kill, terminate};
 
-use crate::THROUGH;
-
-fn workspace() -> Workspace {
-    let workspace = Workspace::new();
-    workspace.write("pipelines/p.toml", THROUGH);
-    workspace.sluice(&["topic", "create", "in"]).ok();
-    workspace
-}
+use crate::{THROUGH, through};
 
 /// As RFC 3339, a moment after every event that was appended so far, and before every one that comes.
 #[expect(clippy::disallowed_methods, reason = "the test's own clock")]
@@ -37,7 +30,7 @@ fn moment() -> String {
 
 #[test]
 fn a_rewind_is_shown_then_done_then_undone_while_the_node_runs() {
-    let workspace = workspace();
+    let workspace = through();
     workspace.produce("in", &["a", "b", "c"]);
     let mut node = workspace.start(&[]).unwrap();
     workspace.until("all is read", || workspace.pipeline("p")["lag"] == 0);
@@ -69,7 +62,7 @@ fn a_rewind_is_shown_then_done_then_undone_while_the_node_runs() {
 
 #[test]
 fn reading_and_rewinding_go_by_time() {
-    let workspace = workspace();
+    let workspace = through();
     workspace.produce("in", &["a", "b"]);
     let then = moment();
     workspace.produce("in", &["c"]);
@@ -91,7 +84,7 @@ fn reading_and_rewinding_go_by_time() {
 
 #[test]
 fn pipelines_pause_resume_and_drain_also_over_a_restart() {
-    let workspace = workspace();
+    let workspace = through();
     let mut node = workspace.start(&[]).unwrap();
     workspace.sluice(&["pipeline", "pause", "p"]).ok();
     assert_eq!(workspace.pipeline("p")["state"], "paused");
@@ -118,7 +111,7 @@ fn pipelines_pause_resume_and_drain_also_over_a_restart() {
 
 #[test]
 fn topics_and_pipelines_are_deleted_for_good_and_ids_are_not_used_again() {
-    let workspace = workspace();
+    let workspace = through();
     workspace.produce("in", &["a"]);
     let mut node = workspace.start(&[]).unwrap();
     workspace.until("all is read", || workspace.pipeline("p")["lag"] == 0);

@@ -53,10 +53,10 @@ impl Client {
     /// # Errors
     /// When one listens and does not answer.
     pub fn connect(data: &Path) -> Result<Option<Self>, Problem> {
-        if !socket::is_answering(data) {
-            return Ok(None);
-        }
-        Self::at(Target::Socket(data.to_owned())).map(Some)
+        let Ok(stream) = socket::connect(data) else { return Ok(None) };
+        let runtime = runtime()?;
+        let sender = runtime.block_on(open_local(stream))?;
+        Ok(Some(Self { runtime, target: Target::Socket(data.to_owned()), sender, used: Instant::now() }))
     }
 
     /// Connects to the node at a URL: `http://HOST:PORT`.
@@ -77,13 +77,8 @@ impl Client {
             return Err(refused());
         }
         let help = "is a node running there? `sluice run` says where it listens; see its --listen";
-        Self::at(Target::Address(host.to_owned(), port)).map_err(|problem| problem.help(help))
-    }
-
-    fn at(target: Target) -> Result<Self, Problem> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(Problem::connection)?;
-        let sender = runtime.block_on(target.connect())?;
+        let (runtime, target) = (runtime()?, Target::Address(host.to_owned(), port));
+        let sender = runtime.block_on(target.connect()).map_err(|problem| problem.help(help))?;
         Ok(Self { runtime, target, sender, used: Instant::now() })
     }
 
@@ -351,6 +346,10 @@ impl Client {
     }
 }
 
+fn runtime() -> Result<Runtime, Problem> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Problem::connection)
+}
+
 impl Target {
     fn host(&self) -> String {
         match self {
@@ -364,8 +363,8 @@ impl Target {
         const PATIENCE: Duration = Duration::from_secs(10);
         match self {
             Self::Socket(data) => {
-                let stream = socket::connect(data).and_then(tokio::net::UnixStream::from_std);
-                open(stream.map_err(Problem::connection)?).await
+                let stream = socket::connect(data).map_err(Problem::connection)?;
+                open_local(stream).await
             }
             Self::Address(host, port) => {
                 let failed = |reason: &dyn std::fmt::Display| Problem::connection(format!("{host}:{port}: {reason}"));
@@ -376,6 +375,10 @@ impl Target {
             }
         }
     }
+}
+
+async fn open_local(stream: std::os::unix::net::UnixStream) -> Result<SendRequest<Body>, Problem> {
+    open(tokio::net::UnixStream::from_std(stream).map_err(Problem::connection)?).await
 }
 
 async fn open<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S) -> Result<SendRequest<Body>, Problem> {

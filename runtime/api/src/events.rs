@@ -12,16 +12,16 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use sluice_event::{Event, Malformed};
-use sluice_log::{Partition, ReadBatch};
+use sluice_log::Partition;
 use sluice_node::Node;
 use sluice_node::topics::{self, Place};
 
 use crate::problem::Problem;
 use crate::server::{Api, blocking};
 use crate::wire::{MAX_READ, MAX_WAIT_MS, ReadQuery, encode_read};
-use crate::{cloud_event, legible};
+use crate::{as_json, cloud_event};
 
 /// The media type of events in their flat format, as the command line sends and reads them.
 pub(crate) const FLAT: &str = "application/vnd.sluicegate.events";
@@ -43,13 +43,7 @@ pub(crate) async fn read(
     if accepted == STREAM {
         return Ok(follow(api, topic, query(&uri)?, &headers).await?.into_response());
     }
-    let range = range(api, topic, query(&uri)?, accepted == CLOUD_EVENTS).await?;
-    Ok(match range {
-        Range::Events(events) => Json(events).into_response(),
-        Range::CloudEvents(events, next) => {
-            ([(header::CONTENT_TYPE, CLOUD_EVENTS), (header::LINK, &*next)], events).into_response()
-        }
-    })
+    range(api, topic, query(&uri)?, accepted == CLOUD_EVENTS).await
 }
 
 /// The first kind of answer among those that a request accepts; JSON, when it accepts none of them.
@@ -108,18 +102,12 @@ fn place(from: Option<&str>, otherwise: Place) -> Result<Place, Problem> {
     from.map_or(Ok(otherwise), |from| from.parse().map_err(|what: String| Problem::bad_request(what)))
 }
 
-enum Range {
-    Events(Value),
-    /// With a link to what comes next.
-    CloudEvents(String, String),
-}
-
 async fn range(
     State(api): State<Api>,
     Path(topic): Path<String>,
     query: RangeQuery,
     as_cloud_events: bool,
-) -> Result<Range, Problem> {
+) -> Result<Response, Problem> {
     const USUAL: usize = 100;
     const MOST: usize = 10_000;
     let from = place(query.from.as_deref(), Place::Earliest)?;
@@ -129,32 +117,33 @@ async fn range(
     }
     blocking(move || {
         let log = api.node.log();
-        let found = topics::describe(log, &topic)?;
-        let partition = match (query.partition, found.partitions.len()) {
-            (Some(partition), _) => partition,
+        let found = log.topic(&topic)?;
+        let number = match (query.partition, found.partitions) {
+            (Some(number), _) => number,
             (None, 1) => 0,
             (None, count) => {
                 return Err(Problem::bad_request(format!("say which `partition`: {topic} has {count}")));
             }
         };
-        let from = topics::locate(log, &topic, partition, from)?;
+        let partition = log.partition(&found, number)?;
         let bytes = (max * USUAL_BYTES).clamp(FOLLOW_BYTES, MAX_READ);
-        let batch = topics::read(log, &topic, partition, from, bytes)?;
-        let names = names(&api.node);
-        let name = |id: u32| names.get(&id).cloned();
+        let batch = topics::read_partition(log, partition.clone(), from.offset(&partition)?, bytes)?;
         let read = batch.region().events().take(max).zip(batch.base_offset..).map(numbered);
         let read = read.collect::<Result<Vec<_>, _>>()?;
         let next = batch.base_offset + read.len() as u64;
         if as_cloud_events {
-            let tell = |(offset, event): &(u64, Event<'_>)| cloud_event::of(&topic, partition, *offset, event);
+            let tell = |(offset, event): &(u64, Event<'_>)| cloud_event::of(&topic, number, *offset, event);
             let told: Vec<_> = read.iter().map(tell).collect();
-            let next = format!("</topics/{topic}/events?partition={partition}&from={next}&max={max}>; rel=\"next\"");
-            return Ok(Range::CloudEvents(format!("[{}]", told.join(",")), next));
+            let next = format!("</topics/{topic}/events?partition={number}&from={next}&max={max}>; rel=\"next\"");
+            let headers = [(header::CONTENT_TYPE, CLOUD_EVENTS), (header::LINK, &*next)];
+            return Ok((headers, format!("[{}]", told.join(","))).into_response());
         }
-        let tell = |(offset, event): &(u64, Event<'_>)| legible::event(&topic, partition, *offset, event, &name);
+        let names = names(&api.node);
+        let name = |id: u32| names.get(&id).cloned();
+        let tell = |(offset, event): &(u64, Event<'_>)| as_json::event(&topic, number, *offset, event, &name);
         let events: Vec<_> = read.iter().map(tell).collect();
-        let end = topics::find(log, &topic, partition)?.high_watermark();
-        Ok(Range::Events(json!({ "events": events, "next": next, "high-watermark": end })))
+        let end = partition.high_watermark();
+        Ok(Json(json!({ "events": events, "next": next, "high-watermark": end })).into_response())
     })
     .await
 }
@@ -319,16 +308,16 @@ impl Follower {
     }
 
     async fn read(&mut self, at: usize) -> Result<(), Problem> {
-        let Followed { number, next: from, .. } = self.followed[at];
-        let (node, topic) = (self.api.node.clone(), self.topic.clone());
+        let Followed { number, ref partition, next: from } = self.followed[at];
+        let (node, topic, partition) = (self.api.node.clone(), self.topic.clone(), partition.clone());
         let read = blocking(move || {
-            let batch: ReadBatch = topics::read(node.log(), &topic, number, from, FOLLOW_BYTES)?;
+            let batch = topics::read_partition(node.log(), partition, from, FOLLOW_BYTES)?;
             if batch.count == 0 && batch.base_offset <= from {
                 return Err(Problem::new(500, format!("nothing can be read at {topic}/{number} offset {from}")));
             }
             let names = names(&node);
             let name = |id: u32| names.get(&id).cloned();
-            let tell = |(offset, event)| (offset, legible::event(&topic, number, offset, &event, &name).to_string());
+            let tell = |(offset, event)| (offset, as_json::event(&topic, number, offset, &event, &name).to_string());
             let events = batch.region().events().zip(batch.base_offset..).map(numbered);
             let told = events.map(|event| event.map(tell)).collect::<Result<Vec<_>, _>>()?;
             Ok((batch.base_offset, told))

@@ -4,12 +4,12 @@
 //! ([`Problem`]). Metrics and the dashboard come later.
 
 mod admission;
+pub mod as_json;
 mod client;
 mod cloud_event;
 mod connections;
 mod events;
 mod intake;
-pub mod legible;
 mod lines;
 mod problem;
 mod server;
@@ -22,5 +22,5 @@ pub use lines::{LineFormat, LineParts};
 pub use problem::{Problem, help};
 pub use server::{Listeners, serve};
 pub use socket::{bind, is_answering};
-pub use tcp::{DEFAULT as DEFAULT_LISTEN, Listen, listen};
+pub use tcp::{Listen, listen};
 pub use wire::{NewTopic, Produced, Want};

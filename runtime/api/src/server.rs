@@ -40,7 +40,7 @@ pub(crate) struct Api {
     address: Option<SocketAddr>,
 }
 
-pub(crate) type Answer<T> = Result<Json<T>, Problem>;
+type Answer<T> = Result<Json<T>, Problem>;
 
 /// Where a node listens.
 #[derive(Debug)]
@@ -61,18 +61,21 @@ pub async fn serve(node: Arc<Node>, listeners: Listeners) -> std::io::Result<()>
     let tcp = listeners.tcp.map(tokio::net::TcpListener::from_std).transpose()?;
     let address = tcp.as_ref().map(tokio::net::TcpListener::local_addr).transpose()?;
     let api = Api { node, appended, address };
-    let router = router().with_state(api.clone());
-    // Those on the network leave room to those who are here.
-    let admitted = |router: Router| router.layer(from_fn_with_state(Room::default(), admit));
+    let served = |files: Router<Api>| {
+        let router = router().merge(files).fallback(unknown).method_not_allowed_fallback(not_allowed);
+        // Those on the network leave room to those who are here.
+        router
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(from_fn_with_state(Room::default(), admit))
+            .with_state(api.clone())
+    };
     let socket = tokio::net::UnixListener::from_std(listeners.socket)?;
-    let local = router.clone().merge(files().with_state(api));
-    let local = connections::serve(socket, Bounds::local(), admitted(local).layer(from_fn(as_document)));
+    let local = connections::serve(socket, Bounds::local(), served(files()).layer(from_fn(as_document)));
     let Some((tcp, address)) = tcp.zip(address) else {
         local.await;
         return Ok(());
     };
-    let is_loopback = address.ip().is_loopback();
-    let remote = admitted(router.merge(no_files())).layer(from_fn_with_state(is_loopback, same_site));
+    let remote = served(no_files()).layer(from_fn_with_state(address.ip().is_loopback(), same_site));
     tokio::join!(local, connections::serve(tcp, Bounds::remote(), remote.layer(from_fn(as_document))));
     Ok(())
 }
@@ -101,9 +104,6 @@ fn router() -> Router<Api> {
         .route("/checkpoints", get(checkpoints).post(make_checkpoint))
         .route("/checkpoints/{name}", delete(delete_checkpoint))
         .route("/audit", get(audit))
-        .fallback(unknown)
-        .method_not_allowed_fallback(not_allowed)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
 }
 
 /// Where requests name files on the node's machine.
@@ -119,7 +119,7 @@ fn files() -> Router<Api> {
 }
 
 /// Files of the node's machine are for those who are there.
-fn no_files() -> Router {
+fn no_files() -> Router<Api> {
     let refused = || async {
         Problem::new(403, "this names files on the node's machine").help("run the verb there, without --node")
     };
@@ -198,11 +198,9 @@ async fn produce(
     body: Bytes,
 ) -> Answer<Produced> {
     let Query(query) = query?;
-    let sequence = match (&query.producer, query.first) {
-        (Some(producer), Some(first)) => Some((producer.clone(), first)),
-        (None, None) => None,
-        _ => return Err(Problem::bad_request("`producer` and `first` go together")),
-    };
+    if query.producer.is_some() != query.first.is_some() {
+        return Err(Problem::bad_request("`producer` and `first` go together"));
+    }
     let (answer, answered) = oneshot::channel();
     blocking(move || {
         let batch;
@@ -214,7 +212,7 @@ async fn produce(
                 batch.region()
             }
         };
-        let sequence = sequence.as_ref().map(|(producer, first)| (producer.as_str(), *first));
+        let sequence = query.producer.as_deref().zip(query.first);
         let production = Production { topic: &topic, partition: query.partition, events, sequence };
         topics::produce(api.node.log(), production, Box::new(move |result| drop(answer.send(result))))?;
         Ok(())

@@ -1,15 +1,12 @@
 //! The address on the network.
 
-use std::fmt;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
 use rustix::net::sockopt::{set_tcp_nodelay, set_tcp_user_timeout};
 
-/// Where a node listens when nothing is said.
-pub const DEFAULT: &str = "127.0.0.1:7070";
-/// The port that a node's URL means when it names none.
+/// The port at which a node listens when nothing is said, and that its URL means when it names none.
 pub(crate) const DEFAULT_PORT: u16 = 7070;
 /// How long what is sent may stay unread: connections keep it for ever otherwise.
 const UNREAD: Duration = Duration::from_secs(60);
@@ -23,6 +20,13 @@ pub enum Listen {
     At(SocketAddr),
 }
 
+/// For this machine only.
+impl Default for Listen {
+    fn default() -> Self {
+        Self::At((Ipv4Addr::LOCALHOST, DEFAULT_PORT).into())
+    }
+}
+
 impl FromStr for Listen {
     type Err = String;
 
@@ -33,15 +37,6 @@ impl FromStr for Listen {
         let help = "write ADDRESS:PORT, such as 127.0.0.1:7070, with port 0 for any that is free, or off";
         let mut found = text.to_socket_addrs().map_err(|error| format!("{error}; {help}"))?;
         found.next().map(Self::At).ok_or_else(|| format!("no such address; {help}"))
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Off => f.write_str("off"),
-            Self::At(address) => address.fmt(f),
-        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+pub(crate) use sluice_api::as_json::{bytes, event, headers};
+
 use crate::args::Global;
 use crate::exit::Failure;
 

@@ -197,7 +197,14 @@ pub fn produce(log: &Log, production: Production<'_>, done: Done) -> Result<(), 
 /// # Errors
 /// When there is no such partition or offset, or it is damaged.
 pub fn read(log: &Log, topic: &str, partition: u32, from: u64, max_bytes: usize) -> Result<ReadBatch, Error> {
-    let partition = find(log, topic, partition)?;
+    read_partition(log, find(log, topic, partition)?, from, max_bytes)
+}
+
+/// The same of a partition that was found.
+///
+/// # Errors
+/// When there is no such offset, or it is damaged.
+pub fn read_partition(log: &Log, partition: Arc<Partition>, from: u64, max_bytes: usize) -> Result<ReadBatch, Error> {
     let mut batch = ReadBatch::default();
     log.reader(partition, from).read(u32::MAX, max_bytes, &mut batch)?;
     Ok(batch)

@@ -9,6 +9,7 @@ use sluice_node::topics::{PartitionDescription, Place};
 use crate::access::Access;
 use crate::args::{Consume, Global};
 use crate::exit::Failure;
+use crate::show;
 
 /// Bytes asked for at once.
 const READ_BYTES: usize = 1 << 20;
@@ -148,7 +149,7 @@ impl Printer<'_> {
             }
             let event = event.map_err(|malformed| Failure::failed(malformed.to_string()))?;
             if self.json {
-                writeln!(self.out, "{}", sluice_api::legible::event(self.topic, partition, offset, &event, &name))?;
+                writeln!(self.out, "{}", show::event(self.topic, partition, offset, &event, &name))?;
             } else {
                 self.out.write_all(event.value())?;
                 self.out.write_all(b"\n")?;

@@ -168,13 +168,10 @@ fn show_one(global: &Global, access: &mut Access, pipeline: &str, id: LetterId) 
     let event = event.map_err(|malformed| Failure::failed(malformed.to_string()))?;
     let (letter, headers) = DeadLetter::of(&event)
         .ok_or_else(|| Failure::failed(format!("{} {id} is an event, and no dead letter", found.topic)))?;
-    let headers: Vec<_> = headers
-        .iter()
-        .map(|(name, value)| json!({ "name": name, "value": sluice_api::legible::bytes(value) }))
-        .collect();
+    let headers = show::headers(headers.iter().copied());
     let value = json!({
         "id": id.to_string(), "mark": found.mark, "letter": letter, "timestamp": event.timestamp(),
-        "key": event.key().map(sluice_api::legible::bytes), "value": sluice_api::legible::bytes(event.value()), "headers": headers,
+        "key": event.key().map(show::bytes), "value": show::bytes(event.value()), "headers": headers,
     });
     show::answer(global, &value, || {
         let mark = found.mark.map_or_else(|| "open".to_owned(), |mark| mark.to_string());

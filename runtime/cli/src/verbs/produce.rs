@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use sluice_api::LineFormat;
 use sluice_env::{Clock, SystemClock};
 use sluice_event::{Batch, NewEvent};
 use sluice_log::MAX_EVENT_BYTES;
@@ -14,7 +15,6 @@ use crate::access::Access;
 use crate::args::{Global, Produce};
 use crate::exit::Failure;
 use crate::show;
-use sluice_api::LineFormat;
 
 /// A request takes no further lines beyond this.
 const BATCH_BYTES: usize = 1 << 20;

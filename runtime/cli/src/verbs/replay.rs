@@ -144,11 +144,11 @@ fn tell(difference: &Difference, colour: bool, out: &mut String) {
     }
     let line = |shown: &Shown| {
         let headers: serde_json::Map<String, Value> =
-            shown.headers.iter().map(|(name, value)| (name.clone(), sluice_api::legible::bytes(value))).collect();
+            shown.headers.iter().map(|(name, value)| (name.clone(), show::bytes(value))).collect();
         let mut told = serde_json::json!({
             "timestamp": shown.timestamp,
-            "key": shown.key.as_deref().map(sluice_api::legible::bytes),
-            "value": sluice_api::legible::bytes(&shown.value),
+            "key": shown.key.as_deref().map(show::bytes),
+            "value": show::bytes(&shown.value),
         });
         if !headers.is_empty() {
             told["headers"] = headers.into();

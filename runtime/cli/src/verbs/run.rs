@@ -106,11 +106,7 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
 
 /// The listener on the network, if there is to be one.
 fn listen(verb: &Run) -> Result<Option<TcpListener>, Failure> {
-    let listen = match verb.listen {
-        Some(listen) => listen,
-        None => sluice_api::DEFAULT_LISTEN.parse().map_err(Failure::usage)?,
-    };
-    let Listen::At(address) = listen else { return Ok(None) };
+    let Listen::At(address) = verb.listen.unwrap_or_default() else { return Ok(None) };
     if !address.ip().is_loopback() {
         if !verb.insecure {
             let failure =

@@ -13,6 +13,11 @@ pub fn bytes(bytes: &[u8]) -> Value {
     }
 }
 
+/// Headers as JSON: in their order, for a name may be there twice.
+pub fn headers<'a>(headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<Value> {
+    headers.map(|(name, value)| json!({ "name": name, "value": bytes(value) })).collect()
+}
+
 /// An event as JSON. `name` tells topics' names by their ids.
 pub fn event(
     topic: &str,
@@ -21,7 +26,6 @@ pub fn event(
     event: &Event<'_>,
     name: &dyn Fn(u32) -> Option<String>,
 ) -> Value {
-    let headers: Vec<_> = event.headers().map(|(name, value)| json!({ "name": name, "value": bytes(value) })).collect();
     let origin = event.origin().map(|origin| {
         json!({
             "topic": name(origin.topic), "topic-id": origin.topic, "partition": origin.partition,
@@ -30,6 +34,6 @@ pub fn event(
     });
     json!({
         "topic": topic, "partition": partition, "offset": offset, "timestamp": event.timestamp(),
-        "key": event.key().map(bytes), "value": bytes(event.value()), "headers": headers, "origin": origin,
+        "key": event.key().map(bytes), "value": bytes(event.value()), "headers": headers(event.headers()), "origin": origin,
     })
 }
