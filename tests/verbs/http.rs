@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_tests::sluice::{Workspace, kill, terminate};
+use sluice_tests::sluice::{Workspace, kill, project, terminate};
 
 use crate::{THROUGH, through};
 
@@ -19,10 +19,10 @@ plugin = "../plugins/orders"
 topic = "orders"
 "#;
 /// Has the node listen wherever it can.
-const ANYWHERE: [&str; 2] = ["--listen", "127.0.0.1:0"];
+pub(crate) const ANYWHERE: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
 /// A node's address on the network.
-struct Http(String);
+pub(crate) struct Http(String);
 
 /// A connection on which nothing is waited for in vain for ever.
 fn connect(address: &str) -> std::io::Result<TcpStream> {
@@ -31,19 +31,19 @@ fn connect(address: &str) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-struct Answer {
-    status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     kind: String,
-    body: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.body))
     }
 
     /// What the problem document says.
-    fn problem(&self) -> String {
+    pub(crate) fn problem(&self) -> String {
         assert_eq!(self.kind, "application/problem+json", "{} {}", self.status, self.body);
         let problem = self.json();
         assert_eq!(problem["status"], self.status);
@@ -53,11 +53,12 @@ impl Answer {
 }
 
 impl Http {
-    fn of(workspace: &Workspace) -> Self {
-        Self(workspace.json(&["status"])["address"].as_str().unwrap().to_owned())
+    pub(crate) fn of(workspace: &Workspace) -> Self {
+        let url = workspace.json(&["status"])["url"].as_str().unwrap().to_owned();
+        Self(url.strip_prefix("http://").unwrap().to_owned())
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.0)
     }
 
@@ -90,11 +91,11 @@ impl Http {
         Ok(Answer { status, kind: kind.to_owned(), body: body.to_owned() })
     }
 
-    fn send(&self, head: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Answer {
+    pub(crate) fn send(&self, head: &str, headers: &[&str], body: impl AsRef<[u8]>) -> Answer {
         self.try_send(head, headers, body).unwrap()
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.send(&format!("GET {path}"), &[], "")
     }
 
@@ -103,7 +104,7 @@ impl Http {
     }
 
     /// The lines that somebody who follows is sent, as they come.
-    fn lines(&self, path: &str, headers: &[&str]) -> impl Iterator<Item = String> {
+    pub(crate) fn lines(&self, path: &str, headers: &[&str]) -> impl Iterator<Item = String> + use<> {
         let mut stream = connect(&self.0).unwrap();
         let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
         let host = &self.0;
@@ -363,7 +364,7 @@ fn pages_of_other_sites_cannot_use_a_node_and_other_machines_only_where_that_is_
     let workspace = shop();
     for address in ["0.0.0.0:0", "[::]:0"] {
         let refused = workspace.sluice(&["run", "--listen", address]).fails(2);
-        assert!(refused.contains("other machines can reach") && refused.contains("--insecure"), "{refused}");
+        assert!(refused.contains("other machines can reach") && refused.contains("--tls-cert"), "{refused}");
     }
     assert!(workspace.sluice(&["run", "--listen", "here"]).fails(2).contains("127.0.0.1:7070"));
 
@@ -444,7 +445,7 @@ fn a_verb_says_the_same_of_a_directory_by_the_socket_and_by_a_url() {
     assert!(there(&["checkpoint", "export", "now", "file"]).fails(2).contains("files on the node's machine"));
     kill(&mut node);
     assert!(there(&["status"]).fails(1).contains("does not answer"));
-    assert!(workspace.sluice(&["--node", "https://x", "status"]).fails(2).contains("http://HOST:PORT"));
+    assert!(workspace.sluice(&["--node", "ftp://x", "status"]).fails(2).contains("http://HOST:PORT"));
 }
 
 #[test]
@@ -481,4 +482,35 @@ fn what_a_node_acknowledged_over_http_is_there_after_it_was_killed() {
         assert!((acknowledged..=acknowledged + 4).contains(&there), "{acknowledged} acknowledged, {there} there");
         acknowledged = there;
     }
+}
+
+#[test]
+fn a_node_answers_as_its_description_says_whatever_it_is_asked() {
+    /// What is there, so that more than 404 is asked for.
+    const KNOWN: &str = r#"[parameters]
+"path.topic" = "in"
+"path.pipeline" = "p"
+[[operations]]
+include-name = "DELETE /pipelines/{pipeline}"
+parameters = { "path.pipeline" = "gone" }
+[[operations]]
+include-name = "DELETE /topics/{topic}"
+parameters = { "path.topic" = "gone" }
+"#;
+    let workspace = through();
+    workspace.write("schemathesis.toml", KNOWN);
+    workspace.produce("in", &["a", "b"]);
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let schema = Http::of(&workspace).url() + "/openapi.json";
+    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method";
+    let mut asks = std::process::Command::new(project().join("target/tools/schemathesis/bin/st"));
+    asks.args(["run", &schema, "--checks", checks, "--seed", "1", "--max-examples", "50", "--continue-on-failure"]);
+    asks.args(["--phases", "coverage,fuzzing", "--warnings", "off"]);
+    let told = asks.current_dir(workspace.path("")).output().unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    let asked = told.lines().find(|line| line.contains("generated,")).unwrap_or_default();
+    assert!(asked.contains(" passed") && !asked.contains("failed"), "{told}");
+    let count: u32 = asked.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(count > 500, "{told}");
+    kill(&mut node);
 }

@@ -1,6 +1,7 @@
 //! Every verb, beside a running node and without one, with right input and with wrong.
 #![allow(clippy::unwrap_used, reason = "a test, in functions of its own too")]
 
+mod access;
 mod delivery;
 mod errors;
 mod http;

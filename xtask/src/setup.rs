@@ -33,22 +33,40 @@ pub(crate) fn setup() -> Result<()> {
     })
 }
 
-/// Sees to it that the tests have what they need besides: strace, which makes system calls fail.
+/// Where the tests find programs that are installed for them alone.
+const TOOLS: &str = "target/tools";
+/// Asks the node what its OpenAPI description says it answers.
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
+
+/// Sees to it that the tests have what they need besides: strace, which makes system calls fail, and Schemathesis.
 pub(crate) fn test_tools() -> Result<()> {
     let found = |program: &str| {
         let paths = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&paths).any(|dir| dir.join(program).is_file())
     };
-    if found("strace") {
-        return Ok(());
+    let programs = [("strace", "strace"), ("python3", "python3-venv")];
+    let missing: Vec<_> = programs.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        println!("setup: {}, through apt-get", missing.join(", "));
+        let install = || -> Result<()> {
+            run(&mut command("apt-get", &["update"]))?;
+            run(command("apt-get", &["install", "-y", "--no-install-recommends"]).args(&missing))
+        };
+        let missing = missing.join(" ");
+        install().with_context(|| {
+            format!("the tests need them: install them by hand (as root, `apt-get install {missing}`)")
+        })?;
     }
-    println!("setup: strace, through apt-get");
-    let install = || -> Result<()> {
-        run(&mut command("apt-get", &["update"]))?;
-        run(&mut command("apt-get", &["install", "-y", "--no-install-recommends", "strace"]))
-    };
-    install()
-        .context("the tests make system calls fail with strace: install it by hand (as root, `apt-get install strace`)")
+    let folder = format!("{TOOLS}/{SCHEMATHESIS}");
+    if !Path::new(&folder).join("bin/st").exists() {
+        println!("setup: {SCHEMATHESIS}, through pip");
+        run(&mut command("python3", &["-m", "venv", &folder]))?;
+        run(&mut command(&format!("{folder}/bin/pip"), &["install", "--quiet", SCHEMATHESIS]))?;
+    }
+    // Under a name that does not change with the version.
+    let link = Path::new(TOOLS).join("schemathesis");
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(SCHEMATHESIS, &link).context("a link to Schemathesis")
 }
 
 /// Builds the guest in C again, whose .wasm is kept beside it.

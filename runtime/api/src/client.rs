@@ -8,6 +8,7 @@ use axum::http::{Request, Uri};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use sluice_event::Batch;
 use sluice_log::{Audit, ReadBatch};
@@ -21,11 +22,14 @@ use sluice_node::topics::{Place, TopicDescription};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
+use crate::auth::{MadeToken, NewToken, TokenInfo};
 use crate::events::FLAT;
 use crate::problem::Problem;
 use crate::socket;
 use crate::tcp::DEFAULT_PORT;
+use crate::tls;
 use crate::wire::{
     CheckpointRequest, DeadRequest, FileRequest, Located, NewTopic, NextSequence, Produced, RewindRequest, Want,
     decode_read,
@@ -35,16 +39,27 @@ use crate::wire::{
 pub struct Client {
     runtime: Runtime,
     target: Target,
+    /// `Authorization`.
+    shown: Option<String>,
     sender: SendRequest<Body>,
     used: Instant,
+}
+
+/// What a client has to get in, and whom it believes.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// A token.
+    pub token: Option<String>,
+    /// A file with the certificates that are trusted, instead of those that the system trusts.
+    pub ca: Option<PathBuf>,
 }
 
 /// Where a node is.
 enum Target {
     /// The socket of this data directory.
     Socket(PathBuf),
-    /// Host and port.
-    Address(String, u16),
+    /// Host and port; with TLS, whom to trust.
+    Address(String, u16, Option<TlsConnector>),
 }
 
 impl Client {
@@ -56,15 +71,16 @@ impl Client {
         let Ok(stream) = socket::connect(data) else { return Ok(None) };
         let runtime = runtime()?;
         let sender = runtime.block_on(open_local(stream))?;
-        Ok(Some(Self { runtime, target: Target::Socket(data.to_owned()), sender, used: Instant::now() }))
+        Ok(Some(Self { runtime, target: Target::Socket(data.to_owned()), shown: None, sender, used: Instant::now() }))
     }
 
-    /// Connects to the node at a URL: `http://HOST:PORT`.
+    /// Connects to the node at a URL: `http://HOST:PORT` or `https://HOST:PORT`.
     ///
     /// # Errors
     /// When it is no such URL, or nobody answers there.
-    pub fn connect_to(url: &str) -> Result<Self, Problem> {
-        let refused = || Problem::bad_request(format!("not a node's URL: {url:?}; write http://HOST:PORT"));
+    pub fn connect_to(url: &str, credentials: &Credentials) -> Result<Self, Problem> {
+        let what = "write http://HOST:PORT, or https://HOST:PORT";
+        let refused = || Problem::bad_request(format!("not a node's URL: {url:?}; {what}"));
         let uri: Uri = url.parse().map_err(|_| refused())?;
         let authority = uri.authority().ok_or_else(refused)?.as_str();
         let host = uri.host().ok_or_else(refused)?;
@@ -73,13 +89,19 @@ impl Client {
             Some(port) => port.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or_else(refused)?,
             None => return Err(refused()),
         };
-        if uri.scheme_str() != Some("http") || uri.path() != "/" || uri.query().is_some() {
+        if uri.path() != "/" || uri.query().is_some() {
             return Err(refused());
         }
+        let tls = match uri.scheme_str() {
+            Some("http") => None,
+            Some("https") => Some(tls::connector(credentials.ca.as_deref())?),
+            _ => return Err(refused()),
+        };
         let help = "is a node running there? `sluice run` says where it listens; see its --listen";
-        let (runtime, target) = (runtime()?, Target::Address(host.to_owned(), port));
+        let (runtime, target) = (runtime()?, Target::Address(host.to_owned(), port, tls));
         let sender = runtime.block_on(target.connect()).map_err(|problem| problem.help(help))?;
-        Ok(Self { runtime, target, sender, used: Instant::now() })
+        let shown = credentials.token.as_ref().map(|token| format!("Bearer {token}"));
+        Ok(Self { runtime, target, shown, sender, used: Instant::now() })
     }
 
     fn call(&mut self, method: &str, path: &str, body: impl Into<Body>) -> Result<Vec<u8>, Problem> {
@@ -94,7 +116,11 @@ impl Client {
             self.sender = self.runtime.block_on(self.target.connect())?;
         }
         let request = Request::builder().method(method).uri(path).header("host", self.target.host());
-        let request = request.header("content-type", kind).header("accept", kind).body(body.into());
+        let mut request = request.header("content-type", kind).header("accept", kind);
+        if let Some(shown) = &self.shown {
+            request = request.header("authorization", shown);
+        }
+        let request = request.body(body.into());
         let request = request.map_err(|error| Problem::bad_request(error.to_string()))?;
         let answer = self.runtime.block_on(async {
             self.sender.ready().await.map_err(Problem::connection)?;
@@ -297,6 +323,31 @@ impl Client {
         self.json("GET", "/audit", Body::empty())
     }
 
+    /// All tokens, without their secrets.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn tokens(&mut self) -> Result<Vec<TokenInfo>, Problem> {
+        self.json("GET", "/tokens", Body::empty())
+    }
+
+    /// Makes a token.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn create_token(&mut self, token: &NewToken) -> Result<MadeToken, Problem> {
+        let body = serde_json::to_vec(token).map_err(Problem::connection)?;
+        self.json("POST", "/tokens", body)
+    }
+
+    /// Ends a token.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn revoke_token(&mut self, name: &str) -> Result<(), Problem> {
+        self.json("DELETE", &format!("/tokens/{}", escaped(name)), Body::empty())
+    }
+
     /// Sends events.
     ///
     /// # Errors
@@ -354,7 +405,7 @@ impl Target {
     fn host(&self) -> String {
         match self {
             Self::Socket(_) => "localhost".to_owned(),
-            Self::Address(host, port) => format!("{host}:{port}"),
+            Self::Address(host, port, _) => format!("{host}:{port}"),
         }
     }
 
@@ -366,12 +417,15 @@ impl Target {
                 let stream = socket::connect(data).map_err(Problem::connection)?;
                 open_local(stream).await
             }
-            Self::Address(host, port) => {
+            Self::Address(host, port, tls) => {
                 let failed = |reason: &dyn std::fmt::Display| Problem::connection(format!("{host}:{port}: {reason}"));
                 let address = (host.trim_matches(['[', ']']), *port);
                 let stream = timeout(PATIENCE, tokio::net::TcpStream::connect(address)).await;
                 let stream = stream.map_err(|_| failed(&"no answer"))?.map_err(|error| failed(&error))?;
-                open(stream).await
+                let Some(tls) = tls else { return open(stream).await };
+                let name = ServerName::try_from(address.0.to_owned()).map_err(|error| failed(&error))?;
+                let stream = timeout(PATIENCE, tls.connect(name, stream)).await.map_err(|_| failed(&"no answer"))?;
+                open(stream.map_err(|error| failed(&error))?).await
             }
         }
     }

@@ -5,10 +5,17 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::tls::Tls;
 
 /// Connections from the network at once, at most. More wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -16,6 +23,8 @@ const MAX_CONNECTIONS: usize = 16_384;
 const LOCAL_CONNECTIONS: usize = 1024;
 /// How long a request's headers may take, and a connection may stand idle.
 const HEADER_TIME: Duration = Duration::from_secs(30);
+/// How long it may take until both sides know each other.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Bytes of a request's headers.
 const MAX_HEADERS: usize = 64 << 10;
 
@@ -40,20 +49,43 @@ impl Bounds {
     }
 }
 
+/// The other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer(pub(crate) String);
+
 /// Serves what comes on a listener, until it is dropped.
-pub(crate) async fn serve<L: Listener>(mut listener: L, bounds: Bounds, router: Router) {
+pub(crate) async fn serve<L: Listener>(mut listener: L, tls: Option<Arc<Tls>>, bounds: Bounds, router: Router)
+where
+    L::Addr: std::fmt::Debug,
+{
     let permits = Arc::new(Semaphore::new(bounds.connections));
     // The semaphore is never closed.
     while let Ok(permit) = permits.clone().acquire_owned().await {
-        let (stream, _) = listener.accept().await;
-        let service = TowerToHyperService::new(router.clone());
+        let (stream, peer) = listener.accept().await;
+        let (router, tls, peer) = (router.clone(), tls.clone(), Peer(format!("{peer:?}")));
         tokio::spawn(async move {
-            let mut server = hyper::server::conn::http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(bounds.header_time).max_buf_size(MAX_HEADERS);
-            if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!("a connection ended early: {error}");
+            match tls {
+                None => converse(stream, peer, bounds, router).await,
+                Some(tls) => match timeout(HANDSHAKE_TIME, tls.acceptor().accept(stream)).await {
+                    Ok(Ok(stream)) => converse(stream, peer, bounds, router).await,
+                    Ok(Err(error)) => tracing::debug!(peer = peer.0, "no TLS: {error}"),
+                    Err(_) => tracing::debug!(peer = peer.0, "no TLS in time"),
+                },
             }
             drop(permit);
         });
+    }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, bounds: Bounds, router: Router) {
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(bounds.header_time).max_buf_size(MAX_HEADERS);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        router.call(request)
+    });
+    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!("a connection ended early: {error}");
     }
 }

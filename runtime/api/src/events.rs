@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 use sluice_event::{Event, Malformed};
@@ -18,20 +19,23 @@ use sluice_log::Partition;
 use sluice_node::Node;
 use sluice_node::topics::{self, Place};
 
+use crate::auth::Caller;
+use crate::handlers::blocking;
 use crate::problem::Problem;
-use crate::server::{Api, blocking};
+use crate::server::Api;
 use crate::wire::{MAX_READ, MAX_WAIT_MS, ReadQuery, encode_read};
 use crate::{as_json, cloud_event};
 
 /// The media type of events in their flat format, as the command line sends and reads them.
 pub(crate) const FLAT: &str = "application/vnd.sluicegate.events";
-const STREAM: &str = "text/event-stream";
-const JSON: &str = "application/json";
-const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
+pub(crate) const STREAM: &str = "text/event-stream";
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const CLOUD_EVENTS: &str = "application/cloudevents-batch+json";
 
 /// Reads events as the request accepts them.
 pub(crate) async fn read(
     api: State<Api>,
+    Extension(caller): Extension<Caller>,
     topic: Path<String>,
     uri: Uri,
     headers: HeaderMap,
@@ -41,7 +45,7 @@ pub(crate) async fn read(
         return Ok(read_flat(api, topic, query(&uri)?).await?.into_response());
     }
     if accepted == STREAM {
-        return Ok(follow(api, topic, query(&uri)?, &headers).await?.into_response());
+        return Ok(follow(api, caller, topic, query(&uri)?, &headers).await?.into_response());
     }
     range(api, topic, query(&uri)?, accepted == CLOUD_EVENTS).await
 }
@@ -87,12 +91,12 @@ async fn read_flat(State(api): State<Api>, Path(topic): Path<String>, query: Rea
 }
 
 /// A range that is asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct RangeQuery {
-    /// May be left out where there is one only.
+pub(crate) struct RangeQuery {
+    /// May be left out where there is one only, and by who follows: of all then.
     partition: Option<u32>,
-    /// `earliest`, `latest`, an offset, a time.
+    /// `earliest`, `latest`, an offset, or an RFC 3339 time, when events were appended, or `event-time:TIME`.
     from: Option<String>,
     /// Events, at most.
     max: Option<usize>,
@@ -175,6 +179,7 @@ const USUAL_BYTES: usize = 1 << 10;
 
 async fn follow(
     State(api): State<Api>,
+    caller: Caller,
     Path(topic): Path<String>,
     query: FollowQuery,
     headers: &HeaderMap,
@@ -212,7 +217,8 @@ async fn follow(
             Ok(Followed { number, partition, next })
         };
         let followed = partitions.into_iter().map(next).collect::<Result<_, Problem>>()?;
-        let mut follower = Follower { topic, id: found.id, followed, ready: VecDeque::new(), failed: false, api };
+        let mut follower =
+            Follower { topic, id: found.id, followed, ready: VecDeque::new(), failed: false, caller, api };
         // Who is cut off before an event has come knows where it was all the same.
         follower.ready.push_back(sse::Event::default().id(follower.position()));
         Ok(follower)
@@ -248,6 +254,7 @@ fn gone(topic: &str) -> Problem {
 /// Somebody who follows a topic.
 struct Follower {
     api: Api,
+    caller: Caller,
     topic: String,
     id: u32,
     followed: Vec<Followed>,
@@ -301,6 +308,9 @@ impl Follower {
 
     /// Which partition has events that were not read; looked up in memory.
     fn behind(&self) -> Result<Option<usize>, Problem> {
+        if !self.caller.is_let_in() {
+            return Err(Problem::new(401, "the token has ended"));
+        }
         if self.api.node.log().topic(&self.topic).is_ok_and(|topic| topic.id == self.id) {
             return Ok(self.followed.iter().position(|one| one.partition.high_watermark() > one.next));
         }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use axum::http::{HeaderMap, header};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -16,19 +17,24 @@ use crate::problem::Problem;
 use crate::wire::MAX_BODY;
 
 /// How a producer says where events go, and what they are besides their values.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct ProduceQuery {
     /// Of events in their flat format: how many there are.
     pub(crate) count: Option<u32>,
+    /// Where all of them go [default: by key, else in turn].
     pub(crate) partition: Option<u32>,
+    /// Who sends them, so that what is sent again adds nothing; with `first`.
     pub(crate) producer: Option<String>,
+    /// The sequence number of the first of them; one more for each.
     pub(crate) first: Option<u64>,
     /// The key of all of them.
     key: Option<String>,
     /// The field of each that holds its key.
     key_field: Option<String>,
+    /// The field of each that holds its time: ms since the epoch, or RFC 3339 [default: now].
     timestamp_field: Option<String>,
+    /// How that is written (strftime), in UTC.
     timestamp_format: Option<String>,
 }
 

@@ -5,22 +5,29 @@
 
 mod admission;
 pub mod as_json;
+mod auth;
 mod client;
 mod cloud_event;
 mod connections;
 mod events;
+mod handlers;
 mod intake;
 mod lines;
+mod openapi;
 mod problem;
+mod routes;
 mod server;
 mod socket;
 mod tcp;
+mod tls;
 mod wire;
 
-pub use client::Client;
+pub use auth::{MadeToken, NewToken, Pattern, Scope, TokenInfo, Tokens};
+pub use client::{Client, Credentials};
 pub use lines::{LineFormat, LineParts};
 pub use problem::{Problem, help};
-pub use server::{Listeners, serve};
+pub use server::{Listeners, Remote, serve};
 pub use socket::{bind, is_answering};
 pub use tcp::{Listen, listen};
+pub use tls::Tls;
 pub use wire::{NewTopic, Produced, Want};

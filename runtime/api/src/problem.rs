@@ -6,15 +6,16 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_log::{Advice, Error};
 use sluice_node::NodeError;
 
 /// The media type of a problem document (RFC 9457).
-const MEDIA_TYPE: &str = "application/problem+json";
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
 /// Why a request was refused or failed: a problem document (RFC 9457) of the type `about:blank`, with members of our own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{detail}")]
 pub struct Problem {
     /// The HTTP status.
@@ -46,6 +47,11 @@ impl Problem {
     /// A request that is not as it should be.
     pub fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(400, detail)
+    }
+
+    /// Storage is at fault.
+    pub(crate) fn storage(detail: impl Into<String>) -> Self {
+        Self { storage: true, ..Self::new(500, detail) }
     }
 
     /// The connection, or the other side of it, is not as it should be.

@@ -1,5 +1,6 @@
 //! What travels besides events.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_log::{Committed, Compression, Desired, ReadBatch, TopicSettings};
 use sluice_node::dead::Selection;
@@ -15,7 +16,7 @@ pub(crate) const MAX_READ: usize = 4 << 20;
 pub(crate) const MAX_WAIT_MS: u64 = 30_000;
 
 /// A topic to make.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NewTopic {
     /// Its name.
@@ -62,20 +63,21 @@ impl NewTopic {
 }
 
 /// Where a place is in a partition.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Located {
     pub(crate) offset: u64,
 }
 
 /// A place that is looked for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LocateQuery {
+    /// `earliest`, `latest`, an offset, a time.
     pub(crate) at: String,
 }
 
 /// What a pipeline is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Want {
     /// Finish what is in hand, and stand still.
@@ -99,9 +101,10 @@ impl From<Want> for Desired {
 }
 
 /// Where cursors are to go.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RewindRequest {
+    /// As `sluice rewind` takes it; `undo` is back to before the last one.
     pub(crate) to: String,
     #[serde(default)]
     pub(crate) state: StateChoice,
@@ -113,7 +116,7 @@ pub(crate) struct RewindRequest {
 }
 
 /// A checkpoint as a file.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FileRequest {
     /// Absolute.
@@ -124,7 +127,7 @@ pub(crate) struct FileRequest {
 }
 
 /// A checkpoint to make.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CheckpointRequest {
     pub(crate) name: String,
@@ -133,7 +136,7 @@ pub(crate) struct CheckpointRequest {
 }
 
 /// What to do about dead letters.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeadRequest {
     pub(crate) selection: Selection,
@@ -142,7 +145,7 @@ pub(crate) struct DeadRequest {
 }
 
 /// What became of events that were sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Produced {
     /// How many were appended; none for a repeat.
     pub appended: u64,
@@ -158,7 +161,7 @@ impl From<Committed> for Produced {
 }
 
 /// How a reader says what it wants.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct ReadQuery {
     pub(crate) partition: u32,
@@ -168,7 +171,7 @@ pub(crate) struct ReadQuery {
 }
 
 /// The next sequence number of a producer.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct NextSequence {
     pub(crate) next: u64,
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sluice_api::{Client, NewTopic, Problem, Produced, Want};
+use sluice_api::{Client, Credentials, MadeToken, NewToken, NewTopic, Problem, Produced, TokenInfo, Tokens, Want};
+use sluice_env::SystemClock;
 use sluice_event::Batch;
 use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
 use sluice_node::checkpoint::{self, Checkpoint};
@@ -65,7 +66,7 @@ impl Access {
     /// Finds the node, or opens the directory, which may be made.
     pub(crate) fn open(global: &Global) -> Result<Self, Failure> {
         if let Some(url) = &global.node {
-            return Ok(Self::Node(Client::connect_to(url)?));
+            return Ok(Self::Node(Client::connect_to(url, &credentials(global)?)?));
         }
         let options =
             NodeOptions { data: global.data.clone(), durability: Durability::Fsync, compiler: Compiler::Apart };
@@ -248,6 +249,27 @@ impl Access {
         }
     }
 
+    pub(crate) fn tokens(&mut self) -> Result<Vec<TokenInfo>, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.tokens()?),
+            Self::Directory(log) => Ok(tokens_of(log)?.list()),
+        }
+    }
+
+    pub(crate) fn create_token(&mut self, token: NewToken) -> Result<MadeToken, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.create_token(&token)?),
+            Self::Directory(log) => Ok(tokens_of(log)?.create(token)?),
+        }
+    }
+
+    pub(crate) fn revoke_token(&mut self, name: &str) -> Result<(), Failure> {
+        match self {
+            Self::Node(client) => Ok(client.revoke_token(name)?),
+            Self::Directory(log) => Ok(tokens_of(log)?.revoke(name)?),
+        }
+    }
+
     pub(crate) fn produce(
         &mut self,
         topic: &str,
@@ -293,6 +315,26 @@ impl Access {
             Self::Directory(log) => Ok(status_of(log)),
         }
     }
+}
+
+fn tokens_of(log: &Log) -> Result<Tokens, Problem> {
+    Tokens::open(log.root(), Arc::new(SystemClock))
+}
+
+/// What to get in with at a node elsewhere.
+fn credentials(global: &Global) -> Result<Credentials, Failure> {
+    let token = match &global.token_file {
+        None => std::env::var("SLUICE_TOKEN").ok(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path);
+            Some(text.map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?)
+        }
+    };
+    let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+    if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err(Failure::usage("this is no token: one is a word of letters, digits, `_` and `-`"));
+    }
+    Ok(Credentials { token, ca: global.ca.clone() })
 }
 
 fn order(log: &Log, order: Order) -> Result<(), Failure> {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args as Arguments, Parser, Subcommand};
-use sluice_api::Listen;
+use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
+use sluice_api::{Listen, Scope};
 use sluice_config::{parse_duration, parse_size};
 use sluice_log::{Compression, Durability};
 use sluice_node::dead::LetterId;
@@ -27,9 +27,15 @@ pub(crate) struct Global {
     /// The data directory; made where there is none
     #[arg(long, global = true, value_name = "DIR", default_value = ".sluice")]
     pub(crate) data: PathBuf,
-    /// Talk to the node at http://HOST:PORT instead
+    /// Talk to the node at http://HOST:PORT or https://HOST:PORT instead
     #[arg(long, global = true, value_name = "URL", conflicts_with = "data")]
     pub(crate) node: Option<String>,
+    /// With --node: a file that holds the token to get in with; SLUICE_TOKEN may hold the token itself
+    #[arg(long, global = true, value_name = "FILE", requires = "node")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// With --node: trust the certificates in this file (PEM) instead of those that the system trusts
+    #[arg(long, global = true, value_name = "FILE", requires = "node")]
+    pub(crate) ca: Option<PathBuf>,
     /// Write JSON, for programs
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -68,6 +74,9 @@ pub(crate) enum Verb {
     /// Look into what pipelines keep
     #[command(subcommand)]
     State(State),
+    /// Tokens: who gets in from the network
+    #[command(subcommand)]
+    Token(Token),
     /// Tell what became of every event that pipelines read, from the commit log alone
     Audit(Audit),
     /// Check every byte of a data directory, and explain what is damaged; no node may run on it
@@ -96,10 +105,39 @@ pub(crate) struct Run {
     /// os (survives the death of the process)
     #[arg(long, value_name = "D", default_value = "fsync")]
     pub(crate) durability: Durability,
+    /// How lines of the log are written to stderr
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "SLUICE_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) listening: Listening,
+}
+
+/// How lines of the log are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// An object a line, for programs
+    Json,
+}
+
+/// On the network, besides the socket in the data directory.
+#[derive(Debug, Arguments)]
+pub(crate) struct Listening {
     /// Where to listen for HTTP besides the socket in the data directory: ADDRESS:PORT, or off [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDRESS", env = "SLUICE_LISTEN", hide_env = true)]
     pub(crate) listen: Option<Listen>,
-    /// Listen on an address that other machines can reach, although anybody there may do anything then
+    /// Let nobody in from the network without a token, from this machine neither; elsewhere that is always so
+    #[arg(long)]
+    pub(crate) tokens: bool,
+    /// The node's certificate chain (PEM); read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Listen on an address that other machines can reach without TLS and, unless --tokens says otherwise, let anybody there do anything
     #[arg(long)]
     pub(crate) insecure: bool,
 }
@@ -375,6 +413,29 @@ pub(crate) struct Verify {
     /// Pipeline files, or folders of them, that hold the definition
     #[arg(long, value_name = "FILE|DIR", default_value = "pipelines")]
     pub(crate) definitions: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token, and write it to stdout: this once, for only its hash is kept
+    Create {
+        /// Whose it is
+        name: String,
+        /// What it is good for: produce:TOPICS, read:TOPICS (with `*` for any characters), observe (how things stand), operate (look
+        /// into pipelines and order them about), admin (everything)
+        #[arg(value_name = "SCOPE", required = true)]
+        scopes: Vec<Scope>,
+        /// End it after a time, such as 90d [default: never]
+        #[arg(long, value_name = "AGE", value_parser = parse_duration)]
+        expires: Option<Duration>,
+    },
+    /// List tokens
+    List,
+    /// End a token at once
+    Revoke {
+        /// Its name
+        name: String,
+    },
 }
 
 #[derive(Debug, Arguments)]

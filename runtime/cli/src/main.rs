@@ -7,15 +7,17 @@ mod show;
 mod verbs;
 
 use clap::Parser;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
 
-use crate::args::{Args, Verb};
+use crate::args::{Args, LogFormat, Verb};
 use crate::exit::Failure;
 
 fn main() -> std::process::ExitCode {
     // A process that only compiles a plugin, started by a node.
     sluice_node::compile_if_asked();
     let args = Args::parse();
-    start_log(&args.verb);
+    let log = start_log(&args.verb);
     raise_file_limit();
     let result = match &args.verb {
         verb if args.global.node.is_some() && verb.is_here() => Err(here()),
@@ -32,12 +34,15 @@ fn main() -> std::process::ExitCode {
         Verb::Dead(verb) => verbs::dead::dead(&args.global, verb),
         Verb::Checkpoint(verb) => verbs::checkpoint::checkpoint(&args.global, verb),
         Verb::State(verb) => verbs::state::state(&args.global, verb),
+        Verb::Token(verb) => verbs::token::token(&args.global, verb),
         Verb::Audit(verb) => verbs::audit::audit(&args.global, verb),
         Verb::Fsck(verb) => verbs::fsck::fsck(&args.global, verb),
         Verb::Doctor => verbs::doctor::doctor(&args.global),
         Verb::Test(verb) => verbs::test::test(&args.global, verb),
         Verb::Plugin(verb) => verbs::plugin::plugin(&args.global, verb),
     };
+    // What was logged comes before how it ended.
+    drop(log);
     result.unwrap_or_else(|failure: Failure| failure.report(args.global.json))
 }
 
@@ -52,16 +57,26 @@ fn here() -> Failure {
     Failure::usage("this verb works on this machine").help("leave --node out, or run it where the node is")
 }
 
-/// Log lines go to stderr; `SLUICE_LOG` says which, in the syntax of tracing's `EnvFilter`.
-fn start_log(verb: &Verb) {
+/// Lines of the log that wait to be written, at most; more are left out.
+const LOG_LINES: usize = 10_000;
+
+/// Log lines go to stderr; `SLUICE_LOG` says which, in the syntax of tracing's `EnvFilter`. A thread of its own writes them: whoever reads them and
+/// stops must not stop the node. What is returned has the rest written when it is dropped.
+fn start_log(verb: &Verb) -> WorkerGuard {
     use std::io::IsTerminal;
-    let usual = if matches!(verb, Verb::Run(_)) { "info" } else { "error" };
-    let filter = tracing_subscriber::EnvFilter::try_from_env("SLUICE_LOG");
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual)))
-        .init();
+    let (usual, format) = match verb {
+        Verb::Run(run) => ("info", run.log_format),
+        _ => ("error", LogFormat::Text),
+    };
+    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
+    let lines = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).lossy(true);
+    let (writer, guard) = lines.thread_name("sluice-log").finish(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_writer(writer).with_env_filter(filter);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    guard
 }
 
 /// A node with many partitions has many files open.

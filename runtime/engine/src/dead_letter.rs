@@ -1,12 +1,13 @@
 //! An event that would not go through, and what is known of its failure.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_event::{Batch, Event, NewEvent, Origin, Source};
 use sluice_log::TopicPartition;
 
 /// What is known of a failure. A dead letter is the event as it was (key, value, headers, timestamp), with this as JSON in one more
 /// header, the last one, and the position of the event as its origin.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DeadLetter {
     /// The pipeline that gave the event up.
@@ -41,7 +42,7 @@ pub struct DeadLetter {
 }
 
 /// What is known of a timer that failed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DeadTimer {
     /// `event-time` or `wall-clock`.

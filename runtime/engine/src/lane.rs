@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_log::{Advice, Error};
 
 /// Why a lane stands still until somebody acts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Halt {
     /// Where: the event that blocks, or the next one.
     pub offset: u64,
@@ -17,7 +18,7 @@ pub struct Halt {
 }
 
 /// What makes a lane stand still.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HaltKind {
     /// An event that does not go through.

@@ -6,6 +6,7 @@ mod firing;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_env::Clock;
 use sluice_event::Batch;
@@ -109,7 +110,7 @@ pub struct LaneState {
 }
 
 /// An event that is to be tried again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Retrying {
     /// The event.
     pub offset: u64,

@@ -12,6 +12,7 @@ mod fatal_signal;
 mod real_disk;
 mod rng;
 mod sim_disk;
+mod whole_file;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use disk::{Disk, File, Open};
@@ -19,6 +20,7 @@ pub use fatal_signal::{handle_fatal_signals, note_fatal_signals, set_place};
 pub use real_disk::RealDisk;
 pub use rng::Rng;
 pub use sim_disk::{Crash, SimDisk};
+pub use whole_file::write_whole;
 
 /// Starts a thread with a name that shows in tools and panics.
 ///

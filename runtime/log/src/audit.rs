@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_env::Disk;
 
@@ -16,7 +17,7 @@ use crate::frame::{FRAME_HEADER, Frame};
 use crate::snapshot::Snapshot;
 
 /// What became of the events that one pipeline read from one partition since the audit begins.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Account {
     /// The pipeline's name.
@@ -52,7 +53,7 @@ pub struct Account {
 }
 
 /// What the commit log tells.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Audit {
     /// It reaches back to the commit behind this one; 0 for the very first.

@@ -9,6 +9,7 @@ mod transfer;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
 use sluice_env::{Clock, SystemClock};
@@ -19,7 +20,7 @@ pub(crate) use self::transfer::{IMPORTED, export, import};
 use crate::state::{self, Past};
 
 /// Where pipelines stood at one commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Checkpoint {
     /// Its name.
@@ -33,7 +34,7 @@ pub struct Checkpoint {
 }
 
 /// Where a pipeline stood.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Stood {
     /// Its name.
@@ -45,7 +46,7 @@ pub struct Stood {
 }
 
 /// Where a pipeline stood in one partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Part {
     /// The source topic.
@@ -61,7 +62,7 @@ pub struct Part {
 }
 
 /// What made a state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Kept {
     /// Stretches of the changelog.
@@ -172,18 +173,10 @@ pub(crate) fn create(
     Ok(checkpoint)
 }
 
-/// Writes the file under another name first: one that is there is whole.
-#[expect(clippy::disallowed_methods, reason = "a checkpoint's own file, no part of the log")]
 fn write(data: &Path, checkpoint: &Checkpoint) -> Result<(), Error> {
     let path = file(data, &checkpoint.name);
-    let partial = path.with_extension("partial");
     let json = serde_json::to_vec_pretty(checkpoint).unwrap_or_default();
-    let written = std::fs::create_dir_all(folder(data))
-        .and_then(|()| std::fs::write(&partial, json))
-        .and_then(|()| std::fs::File::open(&partial)?.sync_all())
-        .and_then(|()| std::fs::rename(&partial, &path))
-        .and_then(|()| std::fs::File::open(folder(data))?.sync_all());
-    written.map_err(cannot("write", &path))
+    sluice_env::write_whole(&path, &json).map_err(cannot("write", &path))
 }
 
 /// Makes a checkpoint of a pipeline, or of all, in a data directory on which no node runs.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
 use sluice_config::{OnError, Pipeline};
@@ -23,8 +24,9 @@ const MARKS_AT_ONCE: u32 = 10_000;
 const REQUEST: &[u8] = b"redrive";
 
 /// Where a dead letter stands: its partition and offset in the topic of dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
 pub struct LetterId {
     /// The partition.
     pub partition: u32,
@@ -65,7 +67,7 @@ impl std::str::FromStr for LetterId {
 }
 
 /// What became of a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mark {
     /// It was sent through again, and went through.
@@ -87,7 +89,7 @@ impl std::fmt::Display for Mark {
 }
 
 /// What is done about dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Treatment {
     /// They are sent through their pipeline again, with its current plugin. The node that runs it does it, now or when it starts.
@@ -106,7 +108,7 @@ impl std::fmt::Display for Treatment {
 }
 
 /// Which dead letters are meant, of those that are open.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Selection {
     /// These.
@@ -136,7 +138,7 @@ impl Selection {
 }
 
 /// Dead letters that failed in the same way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Cause {
     /// Names it.
@@ -158,7 +160,7 @@ pub struct Cause {
 }
 
 /// A pipeline's dead letters.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DeadLetters {
     /// The pipeline.
@@ -180,7 +182,7 @@ pub struct DeadLetters {
 }
 
 /// What is done about dead letters, or would be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Treated {
     /// The pipeline.
@@ -194,7 +196,7 @@ pub struct Treated {
 }
 
 /// Where one dead letter is, and what became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Found {
     /// The topic of dead letters.

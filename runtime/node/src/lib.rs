@@ -16,6 +16,7 @@ pub mod replay;
 mod scheduler;
 pub mod state;
 mod status;
+pub mod text;
 pub mod topics;
 mod witness;
 

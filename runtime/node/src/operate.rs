@@ -4,6 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::{Pipeline, changelog_topic};
 use sluice_log::{Commit, Error, Log, Order, Partition, PipelineInfo, TopicInfo, TopicPartition};
@@ -96,7 +97,7 @@ pub struct Request {
 }
 
 /// How one cursor moves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Move {
     /// The topic.
@@ -112,7 +113,7 @@ pub struct Move {
 }
 
 /// What setting cursors anew does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Rewind {
     /// The pipeline.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::{OnError, Pipeline};
 use sluice_engine::{
@@ -38,7 +39,7 @@ const CHANGELOG: u32 = u32::MAX;
 const DEAD: u32 = u32::MAX - 1;
 
 /// What is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Request {
     /// The pipeline.
@@ -58,7 +59,7 @@ pub struct Request {
 }
 
 /// What a replay came to.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Replay {
     /// The pipeline.
@@ -94,7 +95,7 @@ impl Replay {
 }
 
 /// What was replayed of a partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Replayed {
     /// The source topic.
@@ -110,7 +111,7 @@ pub struct Replayed {
 }
 
 /// What a replay made of a partition's state.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct StateReplayed {
     /// Hash of all values and timers.

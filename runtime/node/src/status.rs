@@ -2,20 +2,21 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::{OnError, Pipeline};
 use sluice_engine::{Halt, Retrying};
 use sluice_log::{Desired, Log, PipelineInfo, TopicInfo};
 
 /// How a node stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Status {
     /// The node's process, or none: then pipelines stand where it left them.
     pub pid: Option<u32>,
     /// Where it listens on the network, if it does.
     #[serde(default)]
-    pub address: Option<String>,
+    pub url: Option<String>,
     /// By name.
     pub pipelines: Vec<PipelineStatus>,
     /// Files of partitions that are damaged and stopped.
@@ -25,7 +26,7 @@ pub struct Status {
 }
 
 /// A pipeline that keeps retention from doing its work.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct HoldStatus {
     /// The topic.
@@ -43,7 +44,7 @@ pub struct HoldStatus {
 }
 
 /// What a pipeline does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PipelineState {
     /// It has events to deal with.
@@ -83,7 +84,7 @@ impl std::fmt::Display for PipelineState {
 }
 
 /// How a pipeline stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PipelineStatus {
     /// Its name.
@@ -125,7 +126,7 @@ pub struct PipelineStatus {
 }
 
 /// How a pipeline stands on one source partition.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct LaneStatus {
     /// The source topic.
@@ -171,7 +172,7 @@ pub fn of(log: &Log) -> Status {
             bytes: hold.bytes,
         })
     });
-    Status { pid: None, address: None, pipelines, damaged, holds: holds.collect() }
+    Status { pid: None, url: None, pipelines, damaged, holds: holds.collect() }
 }
 
 /// How a pipeline's cursors stand, as the log knows them.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::{Pipeline, changelog_topic};
 use sluice_engine::PartitionBy;
@@ -15,7 +16,7 @@ use sluice_log::{
 use crate::dead::marks_topic;
 
 /// A topic and how far its partitions go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct TopicDescription {
     /// Unique among the topics that exist.
@@ -35,7 +36,7 @@ pub struct TopicDescription {
 }
 
 /// A partition and how far it goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PartitionDescription {
     /// Counts from 0.

@@ -16,4 +16,5 @@ pub(crate) mod run;
 pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod test;
+pub(crate) mod token;
 pub(crate) mod topic;

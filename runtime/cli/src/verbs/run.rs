@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use sluice_api::{Listen, Listeners};
+use sluice_api::{Listen, Listeners, Remote, Tls, Tokens};
+use sluice_env::SystemClock;
 use sluice_log::Error;
 use sluice_node::{Compiler, Existing, HaltKind, Node, NodeOptions, Outcome, PipelineStatus, definitions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::access::patiently;
-use crate::args::{Global, Run};
+use crate::args::{Global, Listening, Run};
 use crate::exit::Failure;
 use crate::show;
 
@@ -26,9 +27,16 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
         // What is refused must leave nothing behind: a first start looks before the directory is made.
         sluice_node::check(&pipelines, &Existing::default(), Compiler::Apart)?;
     }
-    let tcp = listen(verb)?;
+    let listening = &verb.listening;
+    let listener = listen(listening)?;
+    let tls = match (&listening.tls_cert, &listening.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::open(certificate, key)?),
+        _ => None,
+    };
     let options = NodeOptions { data: global.data.clone(), durability: verb.durability, compiler: Compiler::Apart };
     let node = Arc::new(patiently(|| Ok(Node::open(&options)?))?);
+    let tokens = Arc::new(Tokens::open(&global.data, Arc::new(SystemClock))?);
+    let tcp = listener.map(|listener| admit(listening, listener, tls, &tokens)).transpose()?;
     let report = node.log().report();
     if report.cut_bytes > 0 || !report.damaged.is_empty() {
         tracing::info!(cut_bytes = report.cut_bytes, damaged = report.damaged.len(), "recovered after an unclean stop");
@@ -39,14 +47,14 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     let started = Instant::now();
     node.start(&pipelines)?;
     let socket = sluice_api::bind(&global.data)?;
-    if let Some(address) = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok()) {
-        tracing::info!("listens at http://{address}");
+    if let Some(url) = tcp.as_ref().and_then(|tcp| tcp.url().ok()) {
+        tracing::info!("listens at {url}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let signals = Arc::new(AtomicU32::new(0));
     let _context = runtime.enter();
     count_signals(&signals)?;
-    let server = runtime.spawn(sluice_api::serve(node.clone(), Listeners { socket, tcp }));
+    let server = runtime.spawn(sluice_api::serve(node.clone(), tokens, Listeners { socket, tcp }));
     for pipeline in &pipelines {
         let sinks: Vec<_> = pipeline.sinks.iter().map(|sink| sink.topic.as_str()).collect();
         let sources = pipeline.sources.join(", ");
@@ -105,22 +113,17 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
 }
 
 /// The listener on the network, if there is to be one.
-fn listen(verb: &Run) -> Result<Option<TcpListener>, Failure> {
-    let Listen::At(address) = verb.listen.unwrap_or_default() else { return Ok(None) };
-    if !address.ip().is_loopback() {
-        if !verb.insecure {
-            let failure =
-                Failure::usage(format!("other machines can reach {address}, and nothing there keeps anybody out yet"));
-            return Err(failure.help("listen on 127.0.0.1; or add --insecure where the network keeps others out"));
-        }
-        tracing::warn!(
-            "whoever can reach {address}, and every page that a browser there shows, can do anything with this node, for it runs with --insecure"
-        );
+fn listen(listening: &Listening) -> Result<Option<TcpListener>, Failure> {
+    let Listen::At(address) = listening.listen.unwrap_or_default() else { return Ok(None) };
+    if !address.ip().is_loopback() && listening.tls_cert.is_none() && !listening.insecure {
+        let failure =
+            Failure::usage(format!("other machines can reach {address}, and what goes there can be read on the way"));
+        return Err(failure.help("add --tls-cert and --tls-key; or listen on 127.0.0.1; or add --insecure, where the network keeps others out"));
     }
     match sluice_api::listen(address) {
         Ok(listener) => Ok(Some(listener)),
         // Several nodes on one machine are nothing unusual, and this one is reached by its socket.
-        Err(error) if verb.listen.is_none() => {
+        Err(error) if listening.listen.is_none() => {
             tracing::warn!(
                 "cannot listen on {address} ({error}): this node answers on the socket in its data directory only; --listen says where else"
             );
@@ -129,6 +132,22 @@ fn listen(verb: &Run) -> Result<Option<TcpListener>, Failure> {
         Err(error) => Err(Failure::failed(format!("cannot listen on {address}: {error}"))
             .help("name another with --listen; port 0 means any that is free")),
     }
+}
+
+/// Who gets in there.
+fn admit(listening: &Listening, listener: TcpListener, tls: Option<Tls>, tokens: &Tokens) -> Result<Remote, Failure> {
+    let address = listener.local_addr()?;
+    let with_tokens = listening.tokens || !(address.ip().is_loopback() || listening.insecure);
+    if with_tokens && tokens.list().is_empty() {
+        let failure = Failure::usage(format!("nobody could get in at {address}: there is no token yet"));
+        return Err(failure.help("`sluice token create NAME admin` makes one that may do everything"));
+    }
+    if !with_tokens && !address.ip().is_loopback() {
+        tracing::warn!(
+            "whoever can reach {address}, and every page that a browser there shows, can do anything with this node, for it runs with --insecure"
+        );
+    }
+    Ok(Remote { listener, tls, with_tokens })
 }
 
 fn refused(reason: String) -> Failure {

@@ -19,8 +19,8 @@ pub(crate) fn status(global: &Global) -> Result<ExitCode, Failure> {
 fn render(status: &Status) -> String {
     let mut out = match status.pid {
         Some(pid) => {
-            let address = status.address.as_ref().map(|address| format!(", http://{address}"));
-            format!("node: running, process {pid}{}\n", address.unwrap_or_default())
+            let url = status.url.as_ref().map(|url| format!(", {url}"));
+            format!("node: running, process {pid}{}\n", url.unwrap_or_default())
         }
         None => "node: not running\n".to_owned(),
     };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
 use sluice_event::{Batch, NewEvent};
@@ -18,7 +19,7 @@ use super::refused;
 use crate::checkpoint::{self, IMPORTED};
 
 /// What becomes of the state when a cursor is set anew.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StateChoice {
     /// It is what it was there.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
 use sluice_log::{Error, Log, PipelineInfo};
@@ -10,36 +11,44 @@ use sluice_state::{Change, SharedState, full_key, prefix_of, stage_and_key};
 use super::{bring_up, refused};
 
 /// What is asked of a pipeline's state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Query {
     /// Of this stage only.
+    #[serde(default)]
     pub stage: Option<String>,
     /// What keys begin with, or the whole key.
+    #[serde(with = "crate::text")]
+    #[schemars(with = "crate::text::Text")]
     pub key: Vec<u8>,
     /// Only this very key.
+    #[serde(default)]
     pub whole: bool,
     /// Entries, at most.
     pub max: usize,
 }
 
 /// One value of a pipeline's state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Entry {
     /// The source partition.
     pub partition: u32,
     /// The stage.
     pub stage: String,
     /// The stage's own key.
+    #[serde(with = "crate::text")]
+    #[schemars(with = "crate::text::Text")]
     pub key: Vec<u8>,
     /// The value.
+    #[serde(with = "crate::text")]
+    #[schemars(with = "crate::text::Text")]
     pub value: Vec<u8>,
     /// When it expires, ms since the epoch.
     pub expires: Option<i64>,
 }
 
 /// What a pipeline's state came to, each partition as of one commit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Found {
     /// By partition, stage and key.
