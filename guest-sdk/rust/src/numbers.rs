@@ -1,61 +1,110 @@
-//! Numbers for keys, in an instance.
+//! What an instance holds under keys.
 
-/// Numbers keys as they come, from 0, and finds them again. Keys come from events, so that somebody might choose them to collide: that slows down
-/// their own partition, whose calls have a time limit.
+/// Values under keys that are numbered as they come, from 0, and found again. Keys come from events, so that somebody might choose them to collide: that
+/// slows down their own partition, whose calls have a time limit.
 ///
 /// The standard table was a tenth of what a consumer with state costs in a sandbox: it compares keys by a call for each byte, and looks at four of its
 /// entries at a time by instructions that WebAssembly does not have.
-#[derive(Debug, Default)]
-pub(crate) struct Numbers {
-    /// The keys, one behind the other, and where each ends.
+#[derive(Debug)]
+pub(crate) struct Numbered<V> {
+    /// The keys, one behind the other.
     bytes: Vec<u8>,
-    ends: Vec<u32>,
-    /// By hash, modulo the length, which is a power of two: the upper half of the hash, then a number and one; 0 where there is none. At most half full;
+    /// By number. What is held of a key is in one place: fetching another from memory takes as long as a hundred instructions.
+    entries: Vec<Entry<V>>,
+    /// By the uppermost bits of the hash: its upper half, then a number and one; 0 where there is none. Their number is a power of two. At most half full;
     /// who finds a place taken looks at the next.
     places: Vec<u64>,
 }
 
-/// Hashes eight bytes at a time by a multiplication, as compilers do for their own tables.
-fn hash(key: &[u8]) -> u64 {
-    let add = |hash: u64, word: u64| (hash.rotate_left(26) ^ word).wrapping_mul(0xf135_7aea_2e62_a9c5);
-    let last = |hash| add(hash, tail(key) ^ ((key.len() as u64) << 56));
-    let hash = last(key.as_chunks::<8>().0.iter().fold(0, |hash, word| add(hash, u64::from_le_bytes(*word))));
-    // Its upper bits are the best.
-    hash ^ (hash >> 32)
+#[derive(Debug)]
+struct Entry<V> {
+    mark: Mark,
+    value: V,
 }
 
-/// The last eight bytes or, where there are fewer, what there is.
-fn tail(bytes: &[u8]) -> u64 {
-    match bytes.last_chunk() {
-        Some(word) => u64::from_le_bytes(*word),
-        None => bytes.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)),
+/// What a key is known by: all of a key of up to sixteen bytes.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    /// The first eight bytes and the last eight, which may overlap; where there are fewer, what there is.
+    head: u64,
+    tail: u64,
+    len: u32,
+    /// Where it begins among the bytes of all; of a key that is looked for, anything.
+    begin: u32,
+}
+
+/// Bytes of a key that its mark holds.
+const MARKED: usize = 16;
+
+impl Mark {
+    #[inline]
+    fn of(key: &[u8]) -> Self {
+        let (len, begin) = (key.len() as u32, 0);
+        let (head, tail) = match (key.first_chunk(), key.last_chunk()) {
+            (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
+            _ => (key.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)), 0),
+        };
+        Self { head, tail, len, begin }
+    }
+
+    #[inline]
+    fn is_alike(self, other: Self) -> bool {
+        (self.head, self.tail, self.len) == (other.head, other.tail, other.len)
+    }
+
+    /// Hashes eight bytes at a time by a multiplication, as compilers do for their own tables. What changes in a word shows in the product's bits above it
+    /// alone, and keys mostly differ in their last bytes, the uppermost of a word: only the product's uppermost bits depend on all of it.
+    #[inline]
+    fn hash(self, key: &[u8]) -> u64 {
+        let add = |hash: u64, word: u64| (hash.rotate_left(26) ^ word).wrapping_mul(0xf135_7aea_2e62_a9c5);
+        let hash = add(add(u64::from(self.len), self.head), self.tail);
+        if key.len() <= MARKED {
+            return hash;
+        }
+        between(key).iter().fold(hash, |hash, word| add(hash, u64::from_le_bytes(*word)))
     }
 }
 
-/// Whether two keys are the same.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    let words = || a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
-    // Keys that are alike mostly differ in the end.
-    a.len() == b.len() && tail(a) == tail(b) && words().all(|(a, b)| u64::from_le_bytes(*a) == u64::from_le_bytes(*b))
+/// What a mark does not hold of a longer key, in words.
+fn between(key: &[u8]) -> &[[u8; 8]] {
+    key[8..].as_chunks().0
 }
 
-impl Numbers {
+impl<V> Default for Numbered<V> {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), entries: Vec::new(), places: Vec::new() }
+    }
+}
+
+impl<V> Numbered<V> {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// The key of a number.
-    pub(crate) fn get(&self, number: usize) -> &[u8] {
-        let begin = if number == 0 { 0 } else { self.ends[number - 1] };
-        &self.bytes[begin as usize..self.ends[number] as usize]
+    pub(crate) fn key(&self, number: usize) -> &[u8] {
+        let Mark { len, begin, .. } = self.entries[number].mark;
+        &self.bytes[begin as usize..(begin + len) as usize]
     }
 
-    /// Whether a number is that of a key.
-    pub(crate) fn is(&self, number: usize, key: &[u8]) -> bool {
-        number < self.ends.len() && same(self.get(number), key)
+    /// What is held under the key of a number.
+    #[inline]
+    pub(crate) fn value(&mut self, number: usize) -> &mut V {
+        &mut self.entries[number].value
+    }
+
+    #[inline]
+    fn has(&self, number: usize, mark: Mark, key: &[u8]) -> bool {
+        self.entries.get(number).is_some_and(|entry| entry.mark.is_alike(mark))
+            && (key.len() <= MARKED || between(self.key(number)) == between(key))
     }
 
     /// The number of a key, or the place where it is to stand, and what belongs there besides its number.
-    fn place(&self, key: &[u8]) -> Result<usize, (usize, u64)> {
+    fn place(&self, mark: Mark, key: &[u8]) -> Result<usize, (usize, u64)> {
         const NUMBER: u64 = u32::MAX as u64;
-        let (mask, hash) = (self.places.len() - 1, hash(key));
-        let mut at = hash as usize & mask;
+        let (mask, hash) = (self.places.len() - 1, mark.hash(key));
+        let mut at = self.home(hash);
         loop {
             let place = self.places[at];
             if place == 0 {
@@ -63,39 +112,50 @@ impl Numbers {
             }
             // Hardly ever are two keys alike by half of their hashes.
             let number = (place & NUMBER) as usize;
-            if (place ^ hash) <= NUMBER && self.is(number - 1, key) {
+            if (place ^ hash) <= NUMBER && self.has(number - 1, mark, key) {
                 return Ok(number - 1);
             }
             at = (at + 1) & mask;
         }
     }
 
-    /// The number of a key, if it has one.
-    pub(crate) fn find(&self, key: &[u8]) -> Option<usize> {
-        if self.places.is_empty() { None } else { self.place(key).ok() }
+    /// The number of a key, if it has one; `last` is looked at first.
+    #[inline]
+    pub(crate) fn find(&self, last: usize, key: &[u8]) -> Option<usize> {
+        let mark = Mark::of(key);
+        if self.has(last, mark, key) {
+            return Some(last);
+        }
+        if self.places.is_empty() { None } else { self.place(mark, key).ok() }
     }
 
-    /// The number of a key, and whether it is new.
-    pub(crate) fn number(&mut self, key: &[u8]) -> (u32, bool) {
-        if 2 * (self.ends.len() + 1) > self.places.len() {
+    /// The number of a key, and whether it is new: then this value is held there.
+    pub(crate) fn number(&mut self, key: &[u8], value: V) -> (usize, bool) {
+        if 2 * (self.entries.len() + 1) > self.places.len() {
             self.grow();
         }
-        match self.place(key) {
-            Ok(number) => (number as u32, false),
+        let mark = Mark::of(key);
+        match self.place(mark, key) {
+            Ok(number) => (number, false),
             Err((place, hash)) => {
-                let number = self.ends.len() as u32;
+                let number = self.entries.len();
+                self.entries.push(Entry { mark: Mark { begin: self.bytes.len() as u32, ..mark }, value });
                 self.bytes.extend_from_slice(key);
-                self.ends.push(self.bytes.len() as u32);
-                self.places[place] = hash | u64::from(number + 1);
+                self.places[place] = hash | (number as u64 + 1);
                 (number, true)
             }
         }
     }
 
+    /// Where a key of this hash stands, if nothing else does.
+    fn home(&self, hash: u64) -> usize {
+        (hash >> (u64::BITS - self.places.len().trailing_zeros())) as usize
+    }
+
     fn grow(&mut self) {
-        self.places = vec![0; (4 * self.ends.len()).next_power_of_two().max(64)];
-        for number in 0..self.ends.len() {
-            if let Err((place, hash)) = self.place(self.get(number)) {
+        self.places = vec![0; (4 * self.entries.len()).next_power_of_two().max(64)];
+        for (number, entry) in self.entries.iter().enumerate() {
+            if let Err((place, hash)) = self.place(entry.mark, self.key(number)) {
                 self.places[place] = hash | (number as u64 + 1);
             }
         }
@@ -107,22 +167,46 @@ mod tests {
     use super::*;
 
     #[test]
+    fn keys_that_are_alike_stand_apart() {
+        let user = |n: u64| format!("user-{n:05}").into_bytes();
+        let number = |n: u64| n.to_be_bytes().to_vec();
+        let small = |n: u64| n.to_string().into_bytes();
+        let long = |n: u64| format!("customers/of/the/north/{n:07}/orders").into_bytes();
+        let kinds: [(&str, &dyn Fn(u64) -> Vec<u8>); 4] =
+            [("users", &user), ("numbers", &number), ("digits", &small), ("long ones", &long)];
+        for (kind, key) in kinds {
+            let mut numbers = Numbered::default();
+            for n in 0..10_000 {
+                numbers.number(&key(n), ());
+            }
+            let steps = |(at, place): (usize, &u64)| {
+                let found = (place & u64::from(u32::MAX)) as usize;
+                let key = (found > 0).then(|| numbers.key(found - 1))?;
+                Some(at.wrapping_sub(numbers.home(Mark::of(key).hash(key))) & (numbers.places.len() - 1))
+            };
+            let steps: Vec<usize> = numbers.places.iter().enumerate().filter_map(steps).collect();
+            let all: usize = steps.iter().sum();
+            assert_eq!(steps.len(), 10_000);
+            // By chance alone, a third of a step each.
+            assert!(all < 10_000, "{kind}: {all} steps beyond the first for 10,000 keys");
+        }
+    }
+
+    #[test]
     fn each_key_has_a_number_and_keeps_it() {
         let keys: Vec<Vec<u8>> = (0..3000_u32).map(|n| n.to_string().repeat(n as usize % 4).into_bytes()).collect();
-        let (mut numbers, mut known) = (Numbers::default(), Vec::<Vec<u8>>::new());
+        let (mut numbers, mut known) = (Numbered::default(), Vec::<Vec<u8>>::new());
         for key in keys.iter().chain([b"user-00001".to_vec(), b"user-00002".to_vec(), b"vser-00001".to_vec()].iter()) {
             let expected = known.iter().position(|other| other == key);
-            assert_eq!(numbers.find(key), expected);
-            let (number, is_new) = numbers.number(key);
-            assert_eq!((number as usize, is_new), (expected.unwrap_or(known.len()), expected.is_none()));
+            assert_eq!(numbers.find(0, key), expected);
+            let (number, is_new) = numbers.number(key, ());
+            assert_eq!((number, is_new), (expected.unwrap_or(known.len()), expected.is_none()));
             known.extend(is_new.then(|| key.clone()));
         }
         for (number, key) in known.iter().enumerate() {
-            assert_eq!(
-                (numbers.find(key), numbers.get(number), numbers.is(number, key)),
-                (Some(number), &key[..], true)
-            );
+            for last in [3, number, known.len()] {
+                assert_eq!((numbers.find(last, key), numbers.key(number)), (Some(number), &key[..]));
+            }
         }
-        assert!(!numbers.is(known.len(), b"x"));
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluice_event::{OutcomeWriter, Region, Source, View, append, has_expired};
 
-use crate::numbers::Numbers;
+use crate::numbers::Numbered;
 use crate::outputs::write_json;
 use crate::{Event, Failure, Key, Result};
 
@@ -249,14 +249,23 @@ enum Value<T> {
 
 struct Held<T> {
     value: Value<T>,
-    expires: Option<i64>,
+    /// 0 for never.
+    expires: i64,
     /// The event or timer that changed it last, in this call.
     changed_by: Option<(Source, u32)>,
 }
 
 impl<T: DeserializeOwned + Clone> Held<T> {
+    fn new(value: Value<T>, expires: Option<i64>, changed_by: Option<(Source, u32)>) -> Self {
+        Self { value, expires: expires.unwrap_or(0), changed_by }
+    }
+
+    fn expires(&self) -> Option<i64> {
+        (self.expires != 0).then_some(self.expires)
+    }
+
     fn has_expired(&self) -> bool {
-        has_expired(self.expires, NOW.get().watermark)
+        has_expired(self.expires(), NOW.get().watermark)
     }
 
     fn value(&mut self) -> Result<Option<T>> {
@@ -277,10 +286,9 @@ struct Shelf<T> {
     inner: RefCell<Inner<T>>,
 }
 
-/// What is held, by numbers, so that a key is hashed once for an event.
 struct Inner<T> {
-    keys: Numbers,
-    held: Vec<Held<T>>,
+    /// A key is hashed once for an event.
+    held: Numbered<Held<T>>,
     /// The number that was used last: what is read is mostly written then.
     last: usize,
     /// What the event in hand has changed, as it was before.
@@ -291,27 +299,24 @@ struct Inner<T> {
 
 impl<T> Default for Inner<T> {
     fn default() -> Self {
-        let (keys, held, journal, changed) = (Numbers::default(), Vec::new(), Vec::new(), Vec::new());
-        Self { keys, held, last: 0, journal, changed }
+        Self { held: Numbered::default(), last: 0, journal: Vec::new(), changed: Vec::new() }
     }
 }
 
 impl<T> Inner<T> {
     /// The number of a key, if it is known.
     fn find(&mut self, key: &[u8]) -> Option<usize> {
-        if !self.keys.is(self.last, key) {
-            self.last = self.keys.find(key)?;
-        }
+        self.last = self.held.find(self.last, key)?;
         Some(self.last)
     }
 
     /// The number of a key, which is new if it is not known.
-    fn number(&mut self, key: &[u8]) -> (u32, bool) {
-        let (number, is_new) = self.keys.number(key);
-        if is_new {
-            self.held.push(Held { value: Value::Awaited, expires: None, changed_by: None });
-        }
-        (number, is_new)
+    fn number(&mut self, key: &[u8]) -> (usize, bool) {
+        self.held.number(key, Held { value: Value::Awaited, expires: 0, changed_by: None })
+    }
+
+    fn is_awaited(&mut self, number: usize) -> bool {
+        matches!(self.held.value(number).value, Value::Awaited)
     }
 }
 
@@ -325,15 +330,15 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
     /// The number of a key, whose value is here then.
     fn load(&self, key: &[u8]) -> usize {
         let mut inner = self.inner.borrow_mut();
-        if let Some(number) = inner.find(key).filter(|number| !matches!(inner.held[*number].value, Value::Awaited)) {
+        if let Some(number) = inner.find(key).filter(|number| !inner.is_awaited(*number)) {
             return number;
         }
         drop(inner);
         fetch_wanted();
         let mut inner = self.inner.borrow_mut();
-        let number = inner.number(key).0 as usize;
+        let number = inner.number(key).0;
         inner.last = number;
-        if !matches!(inner.held[number].value, Value::Awaited) {
+        if !inner.is_awaited(number) {
             return number;
         }
         drop(inner);
@@ -346,7 +351,8 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
 
     fn get(&self, key: &[u8]) -> Result<Option<T>> {
         let number = self.load(key);
-        let held = &mut self.inner.borrow_mut().held[number];
+        let inner = &mut *self.inner.borrow_mut();
+        let held = inner.held.value(number);
         if held.has_expired() { Ok(None) } else { held.value() }
     }
 
@@ -354,11 +360,11 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
         // What was there before must be known, so that it can be there again.
         let number = self.load(key);
         let inner = &mut *self.inner.borrow_mut();
-        let held = &mut inner.held[number];
+        let held = inner.held.value(number);
         if held.changed_by.is_none() {
             inner.changed.push(number as u32);
         }
-        let new = Held { value, expires, changed_by: Some(NOW.get().of) };
+        let new = Held::new(value, expires, Some(NOW.get().of));
         inner.journal.push((number as u32, std::mem::replace(held, new)));
     }
 
@@ -377,11 +383,15 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
             }
         }
         // What this call has changed is not with the host yet. What was undone is what it was.
-        let Inner { keys, held, changed, .. } = &mut *self.inner.borrow_mut();
-        for number in changed.iter().map(|number| *number as usize).filter(|n| keys.get(*n).starts_with(prefix)) {
-            match held[number].value()?.filter(|_| !has_expired(held[number].expires, watermark)) {
-                Some(value) => found.insert(keys.get(number).to_vec(), value),
-                None => found.remove(keys.get(number)),
+        let Inner { held, changed, .. } = &mut *self.inner.borrow_mut();
+        for number in changed.iter().map(|number| *number as usize) {
+            if !held.key(number).starts_with(prefix) {
+                continue;
+            }
+            let one = held.value(number);
+            match one.value()?.filter(|_| !one.has_expired()) {
+                Some(value) => found.insert(held.key(number).to_vec(), value),
+                None => found.remove(held.key(number)),
             };
         }
         Ok(found.into_iter().collect())
@@ -405,14 +415,14 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
     fn receive(&self, full: &[u8], found: Option<(Vec<u8>, Option<i64>)>) {
         let (value, expires) = found.map_or((Value::None, None), |(value, expires)| (Value::Raw(value), expires));
         let mut inner = self.inner.borrow_mut();
-        let number = inner.number(&full[self.prefix.len()..]).0 as usize;
-        inner.held[number] = Held { value, expires, changed_by: None };
+        let number = inner.number(&full[self.prefix.len()..]).0;
+        *inner.held.value(number) = Held::new(value, expires, None);
     }
 
     fn undo(&self) {
         let Inner { held, journal, .. } = &mut *self.inner.borrow_mut();
         for (number, before) in journal.drain(..).rev() {
-            held[number as usize] = before;
+            *held.value(number as usize) = before;
         }
     }
 
@@ -425,10 +435,10 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
         let mut json = Vec::new();
         let mut key = self.prefix.clone();
         for number in inner.changed.drain(..).map(|number| number as usize) {
-            let held = &mut inner.held[number];
-            let Some(of) = held.changed_by.take() else { continue };
+            let Some(of) = inner.held.value(number).changed_by.take() else { continue };
             key.truncate(self.prefix.len());
-            append(&mut key, inner.keys.get(number));
+            append(&mut key, inner.held.key(number));
+            let held = inner.held.value(number);
             json.clear();
             let value = match &held.value {
                 // A value that cannot be written is no JSON: maps whose keys are no text. It was a mistake from the beginning.
@@ -437,7 +447,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
                 Value::None | Value::Awaited => Ok(None),
             };
             let value = value.unwrap_or_else(|failure| panic!("a value of the state is no JSON: {}", failure.reason()));
-            writer.state(of, &key, value, held.expires);
+            writer.state(of, &key, value, held.expires());
         }
         if inner.held.len() > MOST_HELD {
             *inner = Inner::default();

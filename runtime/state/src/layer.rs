@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use crate::key::TIMER;
 
 /// What stands under a key, borrowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Change<'a> {
     /// The full key.
     pub key: &'a [u8],

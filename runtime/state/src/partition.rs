@@ -349,8 +349,17 @@ impl PartitionState {
         if head.to > head.from {
             self.applied.topic = Some(head.topic);
         }
-        for change in layers.into_iter().flat_map(Layer::changes) {
-            self.set(change)?;
+        let mut changes = layers.into_iter().flat_map(Layer::changes);
+        loop {
+            let mut block = [Change::default(); Table::BLOCK];
+            let count = block.iter_mut().zip(&mut changes).map(|(place, change)| *place = change).count();
+            let places = self.memory.find_all(block.map(|change| change.key));
+            for (change, place) in block[..count].iter().zip(places) {
+                self.set(*change, place)?;
+            }
+            if count < Table::BLOCK {
+                break;
+            }
         }
         self.applied.watermark = self.applied.watermark.max(head.watermark);
         self.applied.fired_outputs = head.fired_outputs;
@@ -571,16 +580,17 @@ impl PartitionState {
         Ok(exactly)
     }
 
-    /// Changes one key for good.
-    fn set(&mut self, change: Change<'_>) -> Result<(), Error> {
+    /// Changes one key for good; where it stands in memory, if that was found.
+    fn set(&mut self, change: Change<'_>, place: Option<u32>) -> Result<(), Error> {
         let Change { key, value, expires } = change;
         let expires = expires.filter(|_| value.is_some());
         if key.first() == Some(&TIMER) {
             self.index(key, value)?;
         }
         // What changes often is there already, and takes the new value in the old one's place.
-        let (old_len, old_expires) = match self.memory.get_mut(key) {
-            Some(slot) => {
+        let (old_len, old_expires) = match place.or_else(|| self.memory.place(key)) {
+            Some(place) => {
+                let slot = self.memory.at_mut(place);
                 let old = (slot.value.as_ref().map(Vec::len), slot.expires);
                 self.memory_bytes = self.memory_bytes + value.map_or(0, <[u8]>::len) - slot.len();
                 match (&mut slot.value, value) {
@@ -600,7 +610,10 @@ impl PartitionState {
                 old
             }
         };
-        if let Some((stage, own)) = stage_and_key(key) {
+        // Mostly a value makes room for one of its length.
+        if old_len != value.map(<[u8]>::len)
+            && let Some((stage, own)) = stage_and_key(key)
+        {
             let usage = match self.applied.usage.get_mut(stage) {
                 Some(usage) => usage,
                 None => self.applied.usage.entry(stage.to_owned()).or_default(),
@@ -665,7 +678,7 @@ impl PartitionState {
             past
         })?;
         for key in expired {
-            self.set(Change { key: &key, value: None, expires: None })?;
+            self.set(Change { key: &key, value: None, expires: None }, None)?;
         }
         self.applied.next_expiry = next;
         Ok(())
