@@ -4,6 +4,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Extension, Path, Query, State};
+use axum::http::header::{self, HeaderName};
 use axum::http::{HeaderMap, StatusCode};
 use sluice_event::Region;
 use sluice_log::Audit;
@@ -13,12 +14,13 @@ use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
 use sluice_node::state;
 use sluice_node::topics::{self, Place, Production, TopicDescription};
-use sluice_node::{PipelineState, PipelineStatus, Status};
+use sluice_node::{History, PipelineState, PipelineStatus, Status};
 use tokio::sync::oneshot;
 
 use crate::auth::{Caller, MadeToken, Need, NewToken, TokenInfo};
 use crate::events::FLAT;
 use crate::intake::{self, ProduceQuery};
+use crate::metrics;
 use crate::problem::Problem;
 use crate::server::Api;
 use crate::wire::{
@@ -45,6 +47,15 @@ pub(crate) async fn openapi() -> Json<serde_json::Value> {
 
 pub(crate) async fn status(State(api): State<Api>) -> Answer<Status> {
     blocking(move || Ok(Status { url: api.url, ..api.node.status() })).await.map(Json)
+}
+
+pub(crate) async fn metrics(State(api): State<Api>) -> Result<([(HeaderName, &'static str); 1], String), Problem> {
+    let text = blocking(move || metrics::of(&api.node)).await?;
+    Ok(([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], text))
+}
+
+pub(crate) async fn history(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<History> {
+    Ok(Json(api.node.history(&pipeline)?))
 }
 
 /// It answers once pipelines were started; what is damaged stands in the way of producers.

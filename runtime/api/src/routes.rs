@@ -14,7 +14,7 @@ use sluice_node::checkpoint::Checkpoint;
 use sluice_node::dead::{DeadLetters, Found, Treated};
 use sluice_node::operate::Rewind;
 use sluice_node::topics::TopicDescription;
-use sluice_node::{PipelineState, PipelineStatus, Status, state};
+use sluice_node::{History, Line, PipelineState, PipelineStatus, Status, state};
 
 use crate::auth::Need::{Admin, Know, Nothing, Observe, Operate, Produce, Read, Something};
 use crate::auth::{Gate, MadeToken, Need, NewToken, Operations, TokenInfo, gate};
@@ -26,7 +26,7 @@ use crate::server::Api;
 use crate::wire::{
     CheckpointRequest, DeadRequest, LocateQuery, Located, NewTopic, NextSequence, Produced, RewindRequest, Want,
 };
-use crate::{events, handlers as do_};
+use crate::{events, handlers as do_, logs};
 
 /// One method of one path.
 pub(crate) struct Route {
@@ -105,6 +105,7 @@ pub(crate) fn all() -> Vec<Route> {
         route(get(), "/readyz", Nothing, "Whether the node takes events", do_::ready).gives::<String>(),
         route(get(), "/openapi.json", Nothing, "This description", do_::openapi),
         route(get(), "/status", Observe, "How the node and its pipelines stand", do_::status).gives::<Status>(),
+        route(get(), "/metrics", Observe, "The node's numbers, as Prometheus reads them", do_::metrics).kinds(&[], &["text/plain"]),
         route(get(), "/topics", Something, "The topics that the caller may know of", do_::list).gives::<Vec<TopicDescription>>(),
         route(post(), "/topics", Admin, "Makes a topic", do_::create).body::<NewTopic>().makes::<TopicDescription>(),
         route(get(), "/topics/{topic}", Know, "A topic and its partitions", do_::describe).gives::<TopicDescription>(),
@@ -121,6 +122,9 @@ pub(crate) fn all() -> Vec<Route> {
         route(get(), "/pipelines/{pipeline}", Observe, "How a pipeline stands", do_::pipeline).gives::<PipelineStatus>(),
         route(delete(), "/pipelines/{pipeline}", Admin, "Stops a pipeline and forgets its cursors", do_::delete_pipeline).gives::<()>(),
         route(get(), "/pipelines/{pipeline}/health", Observe, "Whether a pipeline does what it is told to", do_::health).gives::<PipelineState>(),
+        route(get(), "/pipelines/{pipeline}/history", Observe, "What a pipeline did in the last hour", do_::history).gives::<History>(),
+        route(get(), "/pipelines/{pipeline}/logs", Operate, "What its plugins have written to the log lately, or write from now on", logs::logs)
+            .gives::<Vec<Line>>().kinds(&[], &[JSON, STREAM]),
         route(put(), "/pipelines/{pipeline}/desired", Operate, "Has a pipeline pause, resume or drain", do_::want).body::<Want>().gives::<()>(),
         route(post(), "/pipelines/{pipeline}/rewind", Operate, "Sets cursors anew, or says what that would do", do_::rewind)
             .body::<RewindRequest>().gives::<Rewind>(),

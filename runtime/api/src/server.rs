@@ -1,15 +1,16 @@
 //! The node's side.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use sluice_node::Node;
+use sluice_node::{HISTORY_EVERY, Node};
 use tokio::sync::watch;
 
 use crate::admission::{Room, admit, same_site};
 use crate::auth::{Asks, Entrance, Operations, Tokens, gate};
 use crate::connections::{self, Bounds};
+use crate::dashboard;
 use crate::problem::{as_document, not_allowed, unknown};
 use crate::routes;
 use crate::tls::Tls;
@@ -21,6 +22,8 @@ pub(crate) struct Api {
     pub(crate) tokens: Arc<Tokens>,
     /// Changes whenever something was appended.
     pub(crate) appended: watch::Receiver<u64>,
+    /// Changes whenever a plugin has written to the log.
+    pub(crate) logged: watch::Receiver<u64>,
     /// Where the node listens on the network.
     pub(crate) url: Option<String>,
 }
@@ -63,9 +66,12 @@ pub async fn serve(node: Arc<Node>, tokens: Arc<Tokens>, listeners: Listeners) -
     node.log().on_append(move |_| changed.send_modify(|count| *count += 1));
     let operations = Arc::new(Operations::of(node.log().root()));
     let url = listeners.tcp.as_ref().map(Remote::url).transpose()?;
-    let api = Api { node, tokens: tokens.clone(), appended, url };
+    let (wrote, logged) = watch::channel(0);
+    node.on_line(move || wrote.send_modify(|count| *count += 1));
+    tokio::spawn(note_history(Arc::downgrade(&node)));
+    let api = Api { node, tokens: tokens.clone(), appended, logged, url };
     let served = |asks: Asks| {
-        let router = routes::router(&operations, asks == Asks::Nothing);
+        let router = routes::router(&operations, asks == Asks::Nothing).merge(dashboard::router());
         let router = router.fallback(unknown).method_not_allowed_fallback(not_allowed);
         // Those on the network leave room to those who are here.
         router
@@ -90,4 +96,15 @@ pub async fn serve(node: Arc<Node>, tokens: Arc<Tokens>, listeners: Listeners) -
     }
     tokio::join!(local, connections::serve(listener, tls, Bounds::remote(), remote));
     Ok(())
+}
+
+/// Has a node note what its pipelines do, for as long as it is there.
+async fn note_history(node: Weak<Node>) {
+    let mut every = tokio::time::interval(HISTORY_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let Some(node) = node.upgrade() else { return };
+        drop(tokio::task::spawn_blocking(move || node.note_history()).await);
+    }
 }

@@ -55,7 +55,7 @@ pub(crate) enum Verb {
     /// Read events from a topic
     Consume(Consume),
     /// Show how pipelines stand
-    Status,
+    Status(Status),
     /// Pause, resume, drain or delete a pipeline
     #[command(subcommand)]
     Pipeline(Pipeline),
@@ -88,6 +88,22 @@ pub(crate) enum Verb {
     /// Build and look at plugins
     #[command(subcommand)]
     Plugin(Plugin),
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Status {
+    /// Show it again and again, until Ctrl-C; with --json, a line each time
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    /// With --watch: how often
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_every)]
+    pub(crate) every: Duration,
+}
+
+/// A time between two looks, which nobody wants to be none.
+fn parse_every(text: &str) -> Result<Duration, String> {
+    let every = parse_duration(text)?;
+    if every < Duration::from_millis(100) { Err("at least 100ms".to_owned()) } else { Ok(every) }
 }
 
 #[derive(Debug, Arguments)]

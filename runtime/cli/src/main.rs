@@ -26,7 +26,7 @@ fn main() -> std::process::ExitCode {
         Verb::Topic(verb) => verbs::topic::topic(&args.global, verb),
         Verb::Produce(verb) => verbs::produce::produce(&args.global, verb),
         Verb::Consume(verb) => verbs::consume::consume(&args.global, verb),
-        Verb::Status => verbs::status::status(&args.global),
+        Verb::Status(verb) => verbs::status::status(&args.global, verb),
         Verb::Pipeline(verb) => verbs::pipeline::pipeline(&args.global, verb),
         Verb::Rewind(verb) => verbs::rewind::rewind(&args.global, verb),
         Verb::Replay(verb) => verbs::replay::replay(&args.global, verb),

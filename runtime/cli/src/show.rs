@@ -52,6 +52,23 @@ pub(crate) fn duration(millis: u64) -> String {
     unit.map_or_else(|| format!("{millis}ms"), |(name, unit)| format!("{}{name}", millis / unit))
 }
 
+/// How many a second, as people read it.
+pub(crate) fn rate(a_second: f64) -> String {
+    if a_second < 100.0 { format!("{a_second:.1}") } else { format!("{a_second:.0}") }
+}
+
+/// How long something is, roughly, in the unit that tells most.
+pub(crate) fn span(millis: i64) -> String {
+    let seconds = millis as f64 / 1000.0;
+    match millis {
+        ..1000 => format!("{millis}ms"),
+        1000..120_000 => format!("{seconds:.1}s"),
+        120_000..7_200_000 => format!("{:.0}m", seconds / 60.0),
+        7_200_000..172_800_000 => format!("{:.1}h", seconds / 3600.0),
+        _ => format!("{:.0}d", seconds / 86_400.0),
+    }
+}
+
 /// Rows in columns, numbers to the right.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {

@@ -177,6 +177,11 @@ impl Chain {
         self.stages.iter().any(|stage| stage.consumer.is_some())
     }
 
+    /// Bytes of memory that its instances have.
+    pub(crate) fn memory(&self) -> usize {
+        self.stages.iter().filter_map(|stage| stage.consumer.as_ref()).map(|consumer| consumer.memory()).sum()
+    }
+
     /// Drops the instances: they have seen what never happened.
     pub(crate) fn drop_instances(&mut self) {
         self.stages.iter_mut().for_each(|stage| stage.consumer = None);

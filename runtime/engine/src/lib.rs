@@ -21,6 +21,7 @@ mod runner;
 mod sources;
 mod timers;
 mod watermark;
+mod work;
 
 #[cfg(test)]
 mod sim_tests;
@@ -42,3 +43,4 @@ pub use router::Sink;
 pub use runner::{LaneConfig, LaneRunner, LaneState, Retrying, Step};
 pub use sources::SourceConfig;
 pub use watermark::{TimePolicy, Writer};
+pub use work::Work;

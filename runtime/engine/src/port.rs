@@ -12,6 +12,11 @@ pub trait Consumer: Send {
     /// When the call did not return. The instance must not be used again then.
     fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError>;
 
+    /// Bytes of memory that the instance has.
+    fn memory(&self) -> usize {
+        0
+    }
+
     /// Whether what a failed event did to the state is undone in the outcome. Otherwise nothing of a call with a failure can be used.
     fn undoes_failures(&self) -> bool {
         true
@@ -82,6 +87,18 @@ pub enum CallErrorKind {
 }
 
 impl CallErrorKind {
+    /// All of them, in their order.
+    pub const ALL: [Self; 8] = [
+        Self::Trap,
+        Self::Timeout,
+        Self::Limit,
+        Self::BadOutcome,
+        Self::Permanent,
+        Self::Transient,
+        Self::Instantiate,
+        Self::State,
+    ];
+
     /// As dead letters call it.
     pub fn name(self) -> &'static str {
         match self {

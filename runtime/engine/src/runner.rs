@@ -23,6 +23,7 @@ use crate::port::{Source, Storage, Witness};
 use crate::router::Sink;
 use crate::sources::{SourceConfig, Sources};
 use crate::timers::Due;
+use crate::work::Work;
 use firing::Firing;
 
 /// How often in a row the cursor may turn out to be elsewhere before a lane gives up.
@@ -95,8 +96,10 @@ pub struct LaneState {
     pub waits_for: Option<String>,
     /// How often storage has refused since it last committed something.
     pub refusals: u32,
-    /// Calls that did not return, or returned nonsense, and failures that consumers told.
-    pub failed_calls: u64,
+    /// What it has done.
+    pub work: Work,
+    /// Bytes of memory that its instances have.
+    pub memory: u64,
     /// The event that waits to be tried again.
     pub retrying: Option<Retrying>,
     /// Where that is, or what it stands still at: of several topics, in this one.
@@ -302,6 +305,7 @@ impl LaneRunner {
         self.tell();
         self.state.settled = self.is_settled();
         self.state.warm = self.chain.is_warm();
+        self.state.memory = self.chain.memory() as u64;
         if !matches!(step, Step::Worked) {
             // Only where it comes to rest does anybody ask.
             self.state.timers_due = self.timers_due();
@@ -606,14 +610,19 @@ impl LaneRunner {
         let marks = self.keyed.as_ref().map_or(Marks::default(), |keyed| keyed.marks(self.batch.count));
         let keyed = self.keyed.as_ref().filter(|_| self.batch.count > 0);
         let late = keyed.and_then(|keyed| keyed.diverted(self.batch.count));
-        match self.chain.call(&self.batch, marks, due, late) {
+        let result = self.chain.call(&self.batch, marks, due, late);
+        let took = self.clock.elapsed().saturating_sub(before);
+        let work = &mut self.state.work;
+        (work.calls, work.bytes_in) = (work.calls + 1, work.bytes_in + self.batch.bytes.len() as u64);
+        work.took.observe(took);
+        match result {
             Ok(Called { entangled: Some(first), .. }) => self.lane.single_out(from + u64::from(first)),
             Ok(called) => {
                 let Some(called) = self.called_with_timers(from, due, called) else { return };
                 match called.stopped.is_none() && called.processed < self.batch.count {
                     true => self.batch_size.stopped(called.processed),
                     false if self.batch.count == 0 => {}
-                    false => self.batch_size.learn(self.batch.count, self.clock.elapsed().saturating_sub(before)),
+                    false => self.batch_size.learn(self.batch.count, took),
                 }
                 self.commit(from, called, !due.is_empty(), draining);
             }
@@ -643,7 +652,7 @@ impl LaneRunner {
     fn commit(&mut self, from: u64, mut called: Called, with_timers: bool, draining: bool) {
         let tried = |index: u32| self.tried.filter(|(offset, _)| *offset == from + u64::from(index)).map_or(0, |t| t.1);
         called.failed.iter_mut().for_each(|failed| failed.attempts += tried(failed.index));
-        self.state.failed_calls += called.failed.len() as u64 + u64::from(called.stopped.is_some());
+        called.failed.iter().chain(&called.stopped).for_each(|failed| self.state.work.failed(failed.error.kind));
         // What is claimed must be dealt with before the end.
         let no_time = draining && self.config.delivery == Delivery::AtMostOnce;
         let stopped = called.stopped.take().map(|stopped| {
@@ -709,6 +718,12 @@ impl LaneRunner {
             // Only what they do to the state is wanted: all else came of them the first time.
             appends.clear();
             (counts, dead) = (Counts { skipped: to - from, ..Counts::default() }, Batch::default());
+        }
+        let work = &mut self.state.work;
+        work.events += to - from;
+        for append in &appends {
+            work.outputs += u64::from(append.batch.count());
+            work.bytes_out += append.batch.bytes().len() as u64;
         }
         let id = self.lane.submitted(to);
         let is_fence = from < to && !self.sources.changes_at(to);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use sluice_env::Clock;
 use wasmtime::component::{Component, Linker};
@@ -17,12 +17,17 @@ use crate::instance::{self, Data};
 use crate::limits::{Limits, STACK};
 use crate::ticker::Ticker;
 
+/// Is told of a line: the plugin's name, its level, the text.
+pub(crate) type OnLine = Box<dyn Fn(&str, &str, &str) + Send + Sync>;
+
 /// Compiles and runs plugins.
 pub struct Host {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Data>,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Is told of each line that a plugin writes.
+    pub(crate) on_line: OnceLock<OnLine>,
     compiler: Compiler,
     cache: Option<Cache>,
     /// Many pipelines may use one plugin: it is loaded once.
@@ -41,7 +46,13 @@ impl Host {
         let ticker = Ticker::start(engine.clone()).map_err(|error| failed("start a thread")(error.to_string()))?;
         let cache = cache.map(Cache::open).transpose();
         let cache = cache.map_err(|error| failed("open the cache of compiled code")(error.to_string()))?;
-        Ok(Arc::new(Self { engine, linker, ticker, clock, compiler, cache, loaded: Mutex::default() }))
+        let (on_line, loaded) = (OnceLock::new(), Mutex::default());
+        Ok(Arc::new(Self { engine, linker, ticker, clock, on_line, compiler, cache, loaded }))
+    }
+
+    /// Has somebody told of each line that a plugin writes to the log, within its limit: its name, the level, the text. It must not block.
+    pub fn on_line(&self, told: impl Fn(&str, &str, &str) + Send + Sync + 'static) {
+        let _ = self.on_line.set(Box::new(told));
     }
 
     /// Compiles a plugin, or takes it from the cache, and checks it against the contract.

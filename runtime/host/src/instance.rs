@@ -56,6 +56,7 @@ impl LogBudget {
 
 /// The host's side of an instance.
 pub(crate) struct Data {
+    host: Arc<Host>,
     pub(crate) limiter: Limiter,
     pub(crate) plugin: Arc<str>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -94,6 +95,18 @@ enum Level {
     Error,
 }
 
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
 /// What every plugin may import. The signatures are those of `guest-sdk/wit`; wasmtime checks them when it links.
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Data>> {
     let mut linker = Linker::new(engine);
@@ -102,7 +115,9 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Data>> {
         let data = store.data();
         if data.may_log(message.len()) {
             // On one line, so that a guest cannot write what looks like a line of the node's.
-            write_line(level, &data.plugin, &legible(&message).replace('\n', "\\n"));
+            let line = legible(&message).replace('\n', "\\n");
+            write_line(level, &data.plugin, &line);
+            data.host.on_line.get().into_iter().for_each(|told| told(&data.plugin, level.name(), &line));
         }
         Ok(())
     })?;
@@ -160,6 +175,7 @@ impl Instance {
         state: Option<StageState>,
     ) -> Result<Self, CallError> {
         let data = Data {
+            host: host.clone(),
             limiter: Limiter::new(&limits),
             plugin: plugin.clone(),
             clock: host.clock.clone(),
@@ -253,6 +269,10 @@ fn cannot_instantiate(message: String) -> CallError {
 }
 
 impl Consumer for Instance {
+    fn memory(&self) -> usize {
+        self.store.data().limiter.memory()
+    }
+
     fn undoes_failures(&self) -> bool {
         // A typed consumer writes as it goes.
         matches!(self.process, Process::Flat(_))

@@ -66,6 +66,13 @@ impl Limiter {
     }
 }
 
+impl Limiter {
+    /// Bytes that all memories of the instance have together.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory
+    }
+}
+
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let wanted = self.memory.saturating_add(desired.saturating_sub(current));

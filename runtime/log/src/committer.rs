@@ -110,7 +110,7 @@ impl Committer {
             let error = Error::Poisoned(reason.clone());
             return commits.iter().map(|_| Err(error.clone())).collect();
         }
-        let now = self.now();
+        let (now, begun) = (self.now(), self.clock.elapsed());
         let seq_before = self.seq;
         let urgent = commits.iter().any(|commit| commit.order.is_some());
         let mut planned: Vec<_> = commits.into_iter().map(|commit| self.plan(commit, now)).collect();
@@ -127,6 +127,15 @@ impl Committer {
             return planned.into_iter().map(|planned| planned.and(Err(error.clone()))).collect();
         }
         let touched = self.publish(planned.iter().flatten());
+        let batches = planned.iter().flatten().flat_map(|planned| &planned.batches);
+        let bytes: u64 = batches.map(|batch| batch.header.stored_bytes() as u64).sum();
+        let (commits, took) = (planned.iter().flatten().count() as u64, self.clock.elapsed().saturating_sub(begun));
+        self.shared.worked(|work| {
+            work.groups += 1;
+            work.commits += commits;
+            work.bytes += bytes;
+            work.group.observe(took);
+        });
         let answers = planned.into_iter().map(|planned| planned.map(|planned| planned.committed)).collect();
         self.shared.wake(&touched);
         self.keep_up(now);
@@ -432,7 +441,10 @@ impl Committer {
 
     /// Syncs files; a failure is never retried, for the data may be lost and a second sync would not say so.
     pub(crate) fn sync(&mut self, files: &[Arc<dyn File>]) -> Result<(), Error> {
+        let begun = self.clock.elapsed();
         let result = self.disk.sync_files(files);
+        let took = self.clock.elapsed().saturating_sub(begun);
+        self.shared.worked(|work| work.sync.observe(took));
         result.map_err(|error| {
             let error = Error::io("sync", &self.commit_log.path, error);
             self.poison(&error)

@@ -11,7 +11,7 @@ use crate::file_header::{FILE_HEADER, FileHeader, Kind, read_whole};
 use crate::stored_batch::BatchHeader;
 
 /// Bytes of the segment between two entries, at least.
-const SPACING: u64 = 64 << 10;
+pub(crate) const SPACING: u64 = 64 << 10;
 
 /// A batch's place in its segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

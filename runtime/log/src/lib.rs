@@ -20,6 +20,7 @@ mod error;
 mod file_header;
 mod frame;
 mod fsck;
+mod histogram;
 mod index;
 mod log;
 mod options;
@@ -42,7 +43,8 @@ pub use commit::{Append, Appended, Commit, Committed, NewTopic, Order, PipelineS
 pub use compression::Compression;
 pub use error::{Advice, Error};
 pub use fsck::{Finding, Fsck, fsck};
-pub use log::{Done, Log};
+pub use histogram::{BOUNDS_US, Histogram};
+pub use log::{Done, Log, Work};
 pub use options::{Durability, MAX_EVENT_BYTES, MAX_PARTITIONS, Options};
 pub use partition::{Damage, Partition};
 pub use reader::{ReadBatch, Reader};

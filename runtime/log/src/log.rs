@@ -16,6 +16,7 @@ use crate::commit::{Commit, Committed};
 use crate::committer::Committer;
 use crate::compression::Compression;
 use crate::error::Error;
+use crate::histogram::Histogram;
 use crate::options::Options;
 use crate::partition::Partition;
 use crate::reader::Reader;
@@ -44,6 +45,22 @@ pub(crate) struct Shared {
     seq: AtomicU64,
     /// Why nothing is committed any more.
     failure: Mutex<Option<Error>>,
+    work: Mutex<Work>,
+}
+
+/// What the committing thread has done since the log was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Work {
+    /// Groups of commits that were made durable together.
+    pub groups: u64,
+    /// Commits in them.
+    pub commits: u64,
+    /// Bytes of their batches.
+    pub bytes: u64,
+    /// How long a group took, from when it was taken in hand until it was visible.
+    pub group: Histogram,
+    /// How long its sync took.
+    pub sync: Histogram,
 }
 
 fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
@@ -131,6 +148,11 @@ impl Shared {
         write(&self.topics).clone_from(&catalog.topics);
         self.publish_pipelines(catalog);
         write(&self.producers).extend(catalog.producers.iter().map(|(key, known)| (key.clone(), known.next)));
+    }
+
+    /// Notes what was done.
+    pub(crate) fn worked(&self, note: impl FnOnce(&mut Work)) {
+        note(&mut self.work.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What keeps retention from doing its work.
@@ -328,6 +350,11 @@ impl Log {
         })
     }
 
+    /// A partition, if it is there.
+    pub fn partition_of(&self, tp: TopicPartition) -> Option<Arc<Partition>> {
+        self.shared.partition(tp)
+    }
+
     /// A pipeline that has committed something.
     pub fn pipeline(&self, name: &str) -> Option<PipelineInfo> {
         read(&self.shared.pipelines).values().find(|pipeline| pipeline.name == name).cloned()
@@ -370,6 +397,11 @@ impl Log {
     /// What keeps retention from doing its work: pipelines that have not read what should go.
     pub fn holds(&self) -> Vec<Hold> {
         read(&self.shared.holds).clone()
+    }
+
+    /// What the committing thread has done since the log was opened.
+    pub fn work(&self) -> Work {
+        *self.shared.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the commit log tells of pipelines, as far as it reaches back.

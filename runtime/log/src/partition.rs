@@ -78,6 +78,24 @@ impl Partition {
         self.first_batch(|segment| segment.last_append_time() >= time, |batch| batch.append_time >= time)
     }
 
+    /// When the event at an offset was appended, ms since the epoch; none when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn append_time(&self, offset: u64) -> Result<Option<i64>, Error> {
+        if offset >= self.high_watermark() || offset < self.low_mark() {
+            return Ok(None);
+        }
+        let Some(segment) = self.segment_of(offset) else { return Ok(None) };
+        match segment.append_time(offset, &self.holes()) {
+            Ok(time) => Ok(time),
+            // As for readers: see `first_batch`.
+            Err(_) if segment.base_offset < self.low_mark() => Ok(None),
+            Err(_) if self.is_deleted() => self.check_exists().map(|()| None),
+            Err(error) => Err(self.noting(error)),
+        }
+    }
+
     /// The first offset whose batch has an event of this timestamp or a later one; the high watermark when there is none. It
     /// reads the headers of all batches before it.
     ///

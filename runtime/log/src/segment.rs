@@ -10,7 +10,7 @@ use crate::catalog::{Hole, SegmentInfo};
 use crate::change::TopicPartition;
 use crate::error::{Error, is_unreadable};
 use crate::file_header::{FILE_HEADER, FileHeader, Kind};
-use crate::index::Index;
+use crate::index::{Index, SPACING};
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
 
 pub(crate) struct Segment {
@@ -168,12 +168,32 @@ impl Segment {
         Ok(found)
     }
 
+    /// When the batch was appended that holds an event.
+    pub(crate) fn append_time(&self, offset: u64, holes: &[Hole]) -> Result<Option<i64>, Error> {
+        let mut found = None;
+        self.walk_from(self.seek(offset, holes)?, SPACING as usize, holes, &mut |header, _| {
+            let holds = header.end_offset() > offset;
+            found = holds.then_some(header.append_time);
+            holds
+        })?;
+        Ok(found)
+    }
+
     /// Shows the header of each batch, with its position, until `enough` says so.
     fn walk(&self, holes: &[Hole], enough: &mut dyn FnMut(&BatchHeader, u64) -> bool) -> Result<(), Error> {
-        const CHUNK: usize = 1 << 20;
-        let mut next = self.base_offset;
-        let (mut position, end) = (FILE_HEADER, self.committed());
-        let (mut chunk, mut chunk_start, mut filled) = (vec![0; CHUNK.min(end as usize)], 0, 0);
+        self.walk_from((self.base_offset, FILE_HEADER), 1 << 20, holes, enough)
+    }
+
+    /// The same from a batch on, by its base offset and position, reading so many bytes at once.
+    fn walk_from(
+        &self,
+        (mut next, mut position): (u64, u64),
+        at_once: usize,
+        holes: &[Hole],
+        enough: &mut dyn FnMut(&BatchHeader, u64) -> bool,
+    ) -> Result<(), Error> {
+        let end = self.committed();
+        let (mut chunk, mut chunk_start, mut filled) = (vec![0; at_once.min(end as usize)], 0, 0);
         while position < end {
             if let Some(hole) = self.hole_at(holes, position) {
                 (position, next) = (hole.end_position, hole.to);

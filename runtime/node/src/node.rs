@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluice_config::{Diagnostic, Pipeline};
-use sluice_engine::{Halt, HaltKind, StageConfig, Witness};
+use sluice_engine::{Halt, HaltKind, StageConfig, Witness, Work};
 use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Compiler, Host};
 use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, PipelineInfo};
@@ -14,8 +14,10 @@ use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, Pipeli
 use crate::checkpoint::{self, Checkpoint};
 use crate::dead::{self, Selection, Treated, Treatment};
 use crate::definitions::{self, Trial};
+use crate::history::{self, Histories, History};
 use crate::keeper::Keeper;
 use crate::lanes::{self, Existing, Ground, Needed, Running};
+use crate::lines::{Line, Lines};
 use crate::operate::{self, Rewind};
 use crate::redrive::Redrives;
 use crate::replay::{self, Replay};
@@ -82,6 +84,23 @@ pub struct Node {
     states: Arc<States>,
     keeper: Keeper,
     operating: Arc<Mutex<()>>,
+    histories: Mutex<Histories>,
+    lines: Arc<Lines>,
+}
+
+/// What one lane has done since the node started.
+#[derive(Debug, Clone)]
+pub struct LaneWork {
+    /// Its pipeline.
+    pub pipeline: String,
+    /// The topic it reads; of several, the first.
+    pub topic: String,
+    /// The partition.
+    pub partition: u32,
+    /// What it has done.
+    pub work: Work,
+    /// Bytes of memory that its instances have.
+    pub memory: u64,
 }
 
 /// How often a wait looks whether it was interrupted.
@@ -115,6 +134,9 @@ impl Node {
         let keeper = Keeper::start(&log, &states, &clock, &operating);
         let keeper = keeper.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
         log.on_append(scheduler.on_append());
+        let lines = Arc::new(Lines::default());
+        let told = lines.clone();
+        host.on_line(move |plugin, level, text| told.add(plugin, level, text));
         Ok(Self {
             witness: Arc::new(calls),
             log,
@@ -127,7 +149,73 @@ impl Node {
             states,
             keeper,
             operating,
+            histories: Mutex::default(),
+            lines,
         })
+    }
+
+    /// Has somebody told whenever a plugin has written a line to the log. It must not block.
+    pub fn on_line(&self, told: impl Fn() + Send + Sync + 'static) {
+        self.lines.on_line(Box::new(told));
+    }
+
+    /// What a pipeline's plugins have written lately, from the line of this number on.
+    ///
+    /// # Errors
+    /// When there is no such pipeline.
+    pub fn lines(&self, pipeline: &str, from: u64) -> Result<Vec<Line>, Error> {
+        self.log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
+        Ok(self.lines.from(pipeline, from))
+    }
+
+    /// What a pipeline did in the last hour.
+    ///
+    /// # Errors
+    /// When there is no such pipeline.
+    pub fn history(&self, pipeline: &str) -> Result<History, Error> {
+        self.log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
+        Ok(self.histories().of(pipeline))
+    }
+
+    fn histories(&self) -> MutexGuard<'_, Histories> {
+        self.histories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how pipelines stand, for [`history`](Self::history); to be called every [`EVERY`](crate::HISTORY_EVERY).
+    pub fn note_history(&self) {
+        let all = self.running().iter().map(|running| self.now(running)).collect();
+        self.histories().note((self.clock.now(), self.clock.elapsed()), all);
+    }
+
+    fn now(&self, running: &Running) -> history::Now {
+        let mut now = history::Now { name: running.name.clone(), work: Work::default(), lag: 0, lag_ms: 0 };
+        for lane in running.each_lane() {
+            self.scheduler.seen(lane).into_iter().for_each(|seen| now.work.add(&seen.state.work));
+        }
+        for (tp, _) in &running.lanes {
+            let cursor = self.log.cursor(running.id, *tp).map(|(_, cursor)| cursor);
+            let Some((cursor, partition)) = cursor.zip(self.log.partition_of(*tp)) else { continue };
+            now.lag += partition.high_watermark().saturating_sub(cursor);
+            now.lag_ms = now.lag_ms.max(status::waits(&partition, cursor).unwrap_or(0));
+        }
+        now
+    }
+
+    /// What each lane has done since the node started.
+    pub fn work(&self) -> Vec<LaneWork> {
+        let topics = self.log.topics();
+        let name = |id| topics.iter().find(|topic| topic.id == id).map(|topic| topic.name.clone()).unwrap_or_default();
+        let mut all = Vec::new();
+        for running in self.running().iter() {
+            for lane in running.each_lane() {
+                let tp = running.lanes.iter().find(|(_, own)| *own == lane).map(|(tp, _)| *tp).unwrap_or_default();
+                let Some(seen) = self.scheduler.seen(lane) else { continue };
+                let (pipeline, topic) = (running.name.clone(), name(tp.topic));
+                let (work, memory) = (seen.state.work, seen.state.memory);
+                all.push(LaneWork { pipeline, topic, partition: tp.partition, work, memory });
+            }
+        }
+        all
     }
 
     /// The log.
@@ -545,9 +633,12 @@ impl Node {
 
     /// Adds what only the node that runs a pipeline knows of it.
     fn observe(&self, running: &Running, status: &mut PipelineStatus) {
-        let (mut waiting, mut paused) = (false, true);
-        let seen = running.each_lane().into_iter().filter_map(|lane| self.scheduler.seen(lane));
-        status.failed_calls += seen.map(|seen| seen.state.failed_calls).sum::<u64>();
+        let (mut waiting, mut paused, mut work) = (false, true, Work::default());
+        for lane in running.each_lane() {
+            self.scheduler.seen(lane).into_iter().for_each(|seen| work.add(&seen.state.work));
+        }
+        (status.failed_calls, status.written) = (work.failed_calls(), work.outputs);
+        status.rates = self.histories().rates(&running.name);
         let place = |part: &LaneStatus| format!("{}/{}", part.topic, part.partition);
         let places: Vec<_> = running.lanes.iter().zip(&status.partitions).map(|((tp, _), p)| (*tp, place(p))).collect();
         for (partition, (tp, lane)) in status.partitions.iter_mut().zip(&running.lanes) {

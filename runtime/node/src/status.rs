@@ -6,10 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::{OnError, Pipeline};
 use sluice_engine::{Halt, Retrying};
-use sluice_log::{Desired, Log, PipelineInfo, TopicInfo};
+use sluice_env::{Clock, SystemClock};
+use sluice_log::{Desired, Log, Partition, PipelineInfo, TopicInfo};
+
+use crate::history::Rates;
 
 /// How a node stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Status {
     /// The node's process, or none: then pipelines stand where it left them.
@@ -67,6 +70,21 @@ pub enum PipelineState {
     Stopped,
 }
 
+impl PipelineState {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Running,
+        Self::Idle,
+        Self::Waiting,
+        Self::Halted,
+        Self::Pausing,
+        Self::Draining,
+        Self::Paused,
+        Self::Held,
+        Self::Stopped,
+    ];
+}
+
 impl std::fmt::Display for PipelineState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -84,7 +102,7 @@ impl std::fmt::Display for PipelineState {
 }
 
 /// How a pipeline stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PipelineStatus {
     /// Its name.
@@ -99,6 +117,12 @@ pub struct PipelineStatus {
     pub dead_letter_topic: Option<String>,
     /// How often an event's effects can come about, by the definition in force.
     pub delivery: Option<String>,
+    /// The topics it reads, by the definition in force.
+    pub sources: Vec<String>,
+    /// The topics it writes to, likewise.
+    pub sinks: Vec<String>,
+    /// Its stages, likewise.
+    pub stages: Vec<String>,
     /// Counts definitions and plugins that were in force.
     pub generation: u64,
     /// Counts how often its cursors were set anew, from 1.
@@ -107,6 +131,10 @@ pub struct PipelineStatus {
     pub digests: Vec<String>,
     /// Events it has not read yet.
     pub lag: u64,
+    /// How long the oldest of these waits since it was appended, in ms; none where there is none.
+    pub lag_ms: Option<i64>,
+    /// How fast it was lately, while a node runs it.
+    pub rates: Option<Rates>,
     /// Events read since its first commit.
     pub read: u64,
     /// Of these, events with outputs that are committed.
@@ -119,6 +147,8 @@ pub struct PipelineStatus {
     pub skipped: u64,
     /// Of these, events claimed without an outcome (at-most-once): in hand, or lost.
     pub unsettled: u64,
+    /// Events written to its sinks since the node started.
+    pub written: u64,
     /// Calls that failed since the node started.
     pub failed_calls: u64,
     /// Per source partition.
@@ -139,6 +169,8 @@ pub struct LaneStatus {
     pub high_watermark: u64,
     /// The difference of the two.
     pub lag: u64,
+    /// How long the event at the cursor waits since it was appended, in ms; none where there is none.
+    pub lag_ms: Option<i64>,
     /// Whether it stands still because it was told to.
     pub paused: bool,
     /// The offset and the reason, when it is halted.
@@ -175,6 +207,12 @@ pub fn of(log: &Log) -> Status {
     Status { pid: None, url: None, pipelines, damaged, holds: holds.collect() }
 }
 
+/// How long the event at an offset waits since it was appended, in ms; none where there is none, or that cannot be read.
+pub(crate) fn waits(partition: &Partition, offset: u64) -> Option<i64> {
+    let appended = partition.append_time(offset).ok()??;
+    Some((SystemClock.now() - appended).max(0))
+}
+
 /// How a pipeline's cursors stand, as the log knows them.
 fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<PipelineStatus> {
     let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -188,24 +226,33 @@ fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<Pi
             .as_ref()
             .filter(|pipeline| pipeline.errors.on_error == OnError::DeadLetter)
             .map(|pipeline| pipeline.errors.dead_letter_topic.clone()),
-        delivery: definition.map(|pipeline| pipeline.delivery.to_string()),
+        delivery: definition.as_ref().map(|pipeline| pipeline.delivery.to_string()),
+        sources: definition.iter().flat_map(|pipeline| pipeline.sources.clone()).collect(),
+        sinks: definition.iter().flat_map(|p| &p.sinks).map(|sink| sink.topic.clone()).collect(),
+        stages: definition.iter().flat_map(|p| &p.stages).map(|stage| stage.name.clone()).collect(),
         generation: info.generation,
         epoch: info.epoch,
         digests: info.digest.chunks(32).map(hex).collect(),
         lag: 0,
+        lag_ms: None,
+        rates: None,
         read: 0,
         committed: 0,
         filtered: 0,
         dead: 0,
         skipped: 0,
         unsettled: 0,
+        written: 0,
         failed_calls: 0,
         partitions: Vec::new(),
     };
     for (tp, cursor) in info.cursors {
         let topic = topics.iter().find(|topic| topic.id == tp.topic)?;
-        let high_watermark = log.partition(topic, tp.partition).ok()?.high_watermark();
+        let partition = log.partition(topic, tp.partition).ok()?;
+        let high_watermark = partition.high_watermark();
         let lag = high_watermark.saturating_sub(cursor.next);
+        let lag_ms = waits(&partition, cursor.next);
+        status.lag_ms = status.lag_ms.max(lag_ms);
         status.lag += lag;
         status.read += cursor.read;
         status.committed += cursor.committed;
@@ -219,6 +266,7 @@ fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<Pi
             cursor: cursor.next,
             high_watermark,
             lag,
+            lag_ms,
             paused: false,
             halted: None,
             retrying: None,

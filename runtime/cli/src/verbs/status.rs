@@ -1,16 +1,21 @@
 //! `sluice status`
 
+mod watch;
+
 use std::process::ExitCode;
 
 use sluice_log::Desired;
-use sluice_node::{HaltKind, HoldStatus, PipelineState, Retrying, Status};
+use sluice_node::{HaltKind, HoldStatus, PipelineState, Rates, Retrying, Status};
 
 use crate::access::Access;
-use crate::args::Global;
+use crate::args::{self, Global};
 use crate::exit::Failure;
 use crate::show;
 
-pub(crate) fn status(global: &Global) -> Result<ExitCode, Failure> {
+pub(crate) fn status(global: &Global, verb: &args::Status) -> Result<ExitCode, Failure> {
+    if verb.watch {
+        return watch::watch(global, verb.every);
+    }
     let status = Access::open_existing(global)?.status()?;
     show::answer(global, &status, || render(&status))?;
     Ok(ExitCode::SUCCESS)
@@ -28,9 +33,13 @@ fn render(status: &Status) -> String {
         .pipelines
         .iter()
         .map(|p| {
-            let numbers = [p.lag, p.read, p.filtered, p.dead, p.skipped, p.generation].map(|number| number.to_string());
+            let rate = |of: fn(&Rates) -> f64| p.rates.as_ref().map_or_else(|| "-".to_owned(), |r| show::rate(of(r)));
+            let late = p.lag_ms.map_or_else(|| "-".to_owned(), show::span);
+            let numbers = [p.filtered, p.dead, p.skipped, p.generation].map(|number| number.to_string());
+            let speed = [p.lag.to_string(), late, p.read.to_string(), rate(|r| r.read), rate(|r| r.written)];
             let digests: Vec<String> = p.digests.iter().map(|digest| digest.chars().take(12).collect()).collect();
-            [vec![p.name.clone(), p.state.to_string()], numbers.to_vec(), vec![digests.join(" ")]].concat()
+            let name = vec![p.name.clone(), p.state.to_string()];
+            [name, speed.to_vec(), numbers.to_vec(), vec![digests.join(" ")]].concat()
         })
         .collect();
     if rows.is_empty() {
@@ -38,7 +47,10 @@ fn render(status: &Status) -> String {
         return out;
     }
     out.push_str(&show::table(
-        &["PIPELINE", "STATE", "LAG", "READ", "FILTERED", "DEAD", "SKIPPED", "GENERATION", "PLUGIN"],
+        &[
+            "PIPELINE", "STATE", "LAG", "BEHIND", "READ", "READ/S", "WRITTEN/S", "FILTERED", "DEAD", "SKIPPED",
+            "GENERATION", "PLUGIN",
+        ],
         &rows,
     ));
     for pipeline in &status.pipelines {

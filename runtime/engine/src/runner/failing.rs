@@ -89,6 +89,7 @@ impl LaneRunner {
     /// Has an event tried again after a while, and remembers how often it was, also over a restart.
     pub(super) fn retry_later(&mut self, place: u64, failed: &Failed) {
         let attempts = failed.attempts;
+        self.state.work.retries += 1;
         let (source, offset) = self.sources.at(place);
         let seed = offset ^ (u64::from(source.partition) << 48);
         let until = self.clock.elapsed() + self.config.errors.retry.backoff(attempts, seed);
@@ -122,7 +123,7 @@ impl LaneRunner {
         self.tell_of_failure(from, to, &error);
         let kind = error.error.kind;
         if matches!(kind, CallErrorKind::Instantiate | CallErrorKind::State) {
-            self.state.failed_calls += 1;
+            self.state.work.failed(kind);
             // No event is to blame.
             return self.lane.halt_at(from, HaltKind::Other, error.to_string());
         }
@@ -133,7 +134,7 @@ impl LaneRunner {
             self.batch_size.shrink();
         }
         match self.lane.call_failed(from, to, error.error.in_hand) {
-            None => self.state.failed_calls += 1,
+            None => self.state.work.failed(kind),
             Some(attempts) => {
                 let failed = Failed { index: 0, stage: error.stage, error: error.error, attempts };
                 self.commit(from, Called { processed: 1, failed: vec![failed], ..Called::default() }, false, false);

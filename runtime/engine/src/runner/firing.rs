@@ -205,7 +205,7 @@ impl LaneRunner {
             self.timer_failed(from, &due.timers[0], Failed { index: 0, stage, error, attempts: 1 });
             return true;
         }
-        self.state.failed_calls += 1;
+        self.state.work.failed(error.kind);
         let in_hand = error.in_hand.filter(|in_hand| in_hand & TIMER_IN_HAND != 0).map(|index| index & !TIMER_IN_HAND);
         // The guest says so, and need not be right.
         let in_hand = in_hand.filter(|index| (*index as usize) < due.len());
@@ -226,10 +226,11 @@ impl LaneRunner {
         self.chain.drop_instances();
         let tried = self.firing.tried.take().filter(|(tried, _)| tried == timer).map_or(0, |(_, attempts)| attempts);
         let failed = Failed { attempts: tried + 1, ..failed };
-        self.state.failed_calls += 1;
+        self.state.work.failed(failed.error.kind);
         let may_pass = failed.error.kind == crate::port::CallErrorKind::Transient;
         let reason = format!("{}: {}", Told(timer), self.explain(&failed));
         if may_pass && failed.attempts < self.config.errors.retry.attempts {
+            self.state.work.retries += 1;
             let until = self.clock.elapsed() + self.config.errors.retry.backoff(failed.attempts, from);
             let (attempts, told) = (failed.attempts, brief(&reason, LINE_CHARS));
             let (source, offset) = self.sources.behind(from);
