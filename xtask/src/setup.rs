@@ -38,13 +38,22 @@ const TOOLS: &str = "target/tools";
 /// Asks the node what its OpenAPI description says it answers.
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 
-/// Sees to it that the tests have what they need besides: strace, which makes system calls fail, and Schemathesis.
+/// Drives a browser.
+const PLAYWRIGHT: &str = "playwright-core@1.65.1";
+
+/// Sees to it that the tests have what they need besides: strace, which makes system calls fail, Schemathesis, and a browser with what drives it.
 pub(crate) fn test_tools() -> Result<()> {
     let found = |program: &str| {
         let paths = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&paths).any(|dir| dir.join(program).is_file())
     };
-    let programs = [("strace", "strace"), ("python3", "python3-venv")];
+    let programs = [
+        ("strace", "strace"),
+        ("python3", "python3-venv"),
+        ("chromium", "chromium"),
+        ("node", "nodejs"),
+        ("npm", "npm"),
+    ];
     let missing: Vec<_> = programs.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect();
     if !missing.is_empty() {
         println!("setup: {}, through apt-get", missing.join(", "));
@@ -63,7 +72,17 @@ pub(crate) fn test_tools() -> Result<()> {
         run(&mut command("python3", &["-m", "venv", &folder]))?;
         run(&mut command(&format!("{folder}/bin/pip"), &["install", "--quiet", SCHEMATHESIS]))?;
     }
-    // Under a name that does not change with the version.
+    let folder = format!("{TOOLS}/{PLAYWRIGHT}");
+    if !Path::new(&folder).join("node_modules/playwright-core/index.js").exists() {
+        println!("setup: {PLAYWRIGHT}, through npm");
+        std::fs::create_dir_all(&folder)?;
+        let options = ["install", "--silent", "--no-audit", "--no-fund", "--prefix"];
+        run(command("npm", &options).args([&folder, PLAYWRIGHT]))?;
+    }
+    // Under names that do not change with the version.
+    let link = Path::new(TOOLS).join("playwright");
+    let _ = std::fs::remove_file(&link);
+    std::os::unix::fs::symlink(PLAYWRIGHT, &link).context("a link to Playwright")?;
     let link = Path::new(TOOLS).join("schemathesis");
     let _ = std::fs::remove_file(&link);
     std::os::unix::fs::symlink(SCHEMATHESIS, &link).context("a link to Schemathesis")

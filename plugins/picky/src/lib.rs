@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use sluice_sdk::{Config, Consumer, Event, Failure, Outputs, Result, consumer};
+use sluice_sdk::{Config, Consumer, Event, Failure, Level, Outputs, Result, consumer, log};
 
 /// Writes an event's text in capitals, but for these: `bad` fails for good, `down` fails and may go through later but never does,
-/// `flaky N` goes through the N-th time, `panic` panics, `loop` does not come back.
+/// `flaky N` goes through the N-th time, `panic` panics, `loop` does not come back, `say LINE` writes a line to the node's log.
 #[derive(Default)]
 pub struct Picky {
     /// How often each flaky event was tried. An instance may be dropped at any time; then it begins anew.
@@ -30,6 +30,7 @@ impl Consumer for Picky {
                     return Err(Failure::transient(format!("try {tries} of {times}")));
                 }
             }
+            ("say", line) => log(Level::Info, line),
             ("panic", _) => panic!("event {} makes it panic", event.offset()),
             ("loop", _) => loop {
                 std::hint::black_box(());

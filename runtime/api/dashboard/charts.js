@@ -7,13 +7,19 @@ import { h, number, rate, span } from "./dom.js";
 
 const CHARTS = [
   { title: "Throughput", unit: rate, lines: [["read", "read", "--accent"], ["written", "written", "--good"]] },
-  { title: "Lag, events", unit: number, lines: [["lag", "events", "--wait"]] },
+  { title: "Lag, events", unit: (value) => (value % 1 ? "" : number(value)), lines: [["lag", "events", "--wait"]] },
   { title: "Lag, time", unit: span, lines: [["lag-ms", "age of the next event", "--wait"]] },
   { title: "Latency of calls", unit: span, lines: [["p50-ms", "median", "--accent"], ["p99-ms", "99th percentile", "--bad"]] },
 ];
 
 function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+/** The time of day in UTC, as everywhere on the page; ticks are in seconds. */
+function clock(ticks) {
+  const seconds = ticks.length > 1 && ticks[1] - ticks[0] < 60;
+  return ticks.map((tick) => new Date(tick * 1000).toISOString().slice(11, seconds ? 19 : 16));
 }
 
 /** Draws them, and goes on until the signal. */
@@ -32,7 +38,7 @@ export function charts(pipeline, signal) {
       chart.plot = new uPlot({
         width: width(chart.place), height: 150, legend: { show: false }, cursor: { drag: { setScale: false } },
         scales: { y: { range: (_, least, most) => [0, most > 0 ? most * 1.1 : 1] } },
-        axes: [axis, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => chart.unit(tick)) }],
+        axes: [{ ...axis, space: 70, values: (_, ticks) => clock(ticks) }, { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => chart.unit(tick)) }],
         series: [{}, ...chart.lines.map(([, label, stroke]) => ({ label, stroke: color(stroke), width: 1.6, points: { show: false } }))],
       }, data, chart.place);
     }

@@ -70,7 +70,7 @@ function become(old, node) {
 export function table(label, columns, rows) {
   const cell = (content, at) => h(columns[at][1] ? "td.number" : "td", content);
   return h("div.scroll", h("table", { "aria-label": label },
-    h("thead", h("tr", columns.map(([title, isNumber]) => h(isNumber ? "th.number" : "th", { scope: "col" }, title)))),
+    columns.some(([title]) => title) && h("thead", h("tr", columns.map(([title, isNumber]) => h(isNumber ? "th.number" : "th", { scope: "col" }, title)))),
     h("tbody", rows.map((row) => row instanceof Node ? row : h("tr", row.map((c, at) => c instanceof HTMLTableCellElement ? c : cell(c, at)))))));
 }
 
@@ -94,6 +94,7 @@ export function size(bytes) {
 /** How long something is, in the unit that tells most. */
 export function span(ms) {
   if (ms === null || ms === undefined) return "–";
+  if (ms < 10) return `${Number(ms.toFixed(2))} ms`;
   if (ms < 1000) return `${Math.round(ms)} ms`;
   if (ms < 120_000) return `${(ms / 1000).toFixed(1)} s`;
   if (ms < 7_200_000) return `${Math.round(ms / 60_000)} min`;

@@ -130,9 +130,9 @@ impl Found {
             ("dead-lettered", |p| p.dead),
             ("skipped", |p| p.skipped),
         ];
-        let fates = all.iter().flat_map(|p| {
-            fates.map(|(fate, of)| ([("pipeline", p.name.clone()), ("fate", fate.to_owned())], of(p)))
-        });
+        let fates = all
+            .iter()
+            .flat_map(|p| fates.map(|(fate, of)| ([("pipeline", p.name.clone()), ("fate", fate.to_owned())], of(p))));
         families.counter("events_settled", "What became of events that were read, by its commits", fates)?;
         let states = all.iter().flat_map(|p| {
             PipelineState::ALL.map(|state| {

@@ -145,7 +145,10 @@ mod tests {
         assert_eq!(histories.of("a").times, [], "what was before is of no time");
         histories.note((5000, secs(5)), vec![now("a", 2000)]);
         let a = histories.of("a");
-        assert_eq!((a.times, a.read, a.written, a.lag, a.lag_ms), (vec![5000], vec![200.0], vec![100.0], vec![7], vec![9]));
+        assert_eq!(
+            (a.times, a.read, a.written, a.lag, a.lag_ms),
+            (vec![5000], vec![200.0], vec![100.0], vec![7], vec![9])
+        );
         assert_eq!(histories.rates("a"), Some(Rates { read: 200.0, written: 100.0 }));
         assert_eq!(histories.of("b"), History::default());
         for n in 2..2000 {

@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sluice_env::{Clock, SystemClock};
 use sluice_engine::brief;
+use sluice_env::{Clock, SystemClock};
 
 /// Lines that are kept of a pipeline.
 const LINES: usize = 500;

@@ -48,8 +48,18 @@ fn render(status: &Status) -> String {
     }
     out.push_str(&show::table(
         &[
-            "PIPELINE", "STATE", "LAG", "BEHIND", "READ", "READ/S", "WRITTEN/S", "FILTERED", "DEAD", "SKIPPED",
-            "GENERATION", "PLUGIN",
+            "PIPELINE",
+            "STATE",
+            "LAG",
+            "BEHIND",
+            "READ",
+            "READ/S",
+            "WRITTEN/S",
+            "FILTERED",
+            "DEAD",
+            "SKIPPED",
+            "GENERATION",
+            "PLUGIN",
         ],
         &rows,
     ));
