@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test, in functions of its own too")]
 
 mod access;
+mod backup;
 mod dashboard;
 mod delivery;
 mod errors;

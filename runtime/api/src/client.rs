@@ -12,13 +12,13 @@ use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use sluice_event::Batch;
 use sluice_log::{Audit, ReadBatch};
-use sluice_node::Status;
 use sluice_node::checkpoint::Checkpoint;
 use sluice_node::dead::{DeadLetters, Found, LetterId, Selection, Treated, Treatment};
 use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
 use sluice_node::state;
 use sluice_node::topics::{Place, TopicDescription};
+use sluice_node::{Backup, Status};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -31,8 +31,8 @@ use crate::socket;
 use crate::tcp::DEFAULT_PORT;
 use crate::tls;
 use crate::wire::{
-    CheckpointRequest, DeadRequest, FileRequest, Located, NewTopic, NextSequence, Produced, RewindRequest, Want,
-    decode_read,
+    BackupRequest, CheckpointRequest, DeadRequest, FileRequest, Located, NewTopic, NextSequence, Produced,
+    RewindRequest, Want, decode_read,
 };
 
 /// A connection to a running node. Calls block.
@@ -295,6 +295,15 @@ impl Client {
         let body =
             serde_json::to_vec(&FileRequest { file: file.to_owned(), name: None }).map_err(Problem::connection)?;
         self.json("POST", &format!("/checkpoints/{}/export", escaped(name)), body)
+    }
+
+    /// Copies the node's data directory into a folder, whose path is absolute.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn backup(&mut self, folder: &Path) -> Result<Backup, Problem> {
+        let request = BackupRequest { folder: folder.to_owned() };
+        self.json("POST", "/backup", serde_json::to_vec(&request).map_err(Problem::connection)?)
     }
 
     /// Takes a checkpoint in from a file, whose path is absolute.

@@ -14,7 +14,7 @@ use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
 use sluice_node::state;
 use sluice_node::topics::{self, Place, Production, TopicDescription};
-use sluice_node::{History, PipelineState, PipelineStatus, Status};
+use sluice_node::{Backup, History, PipelineState, PipelineStatus, Status};
 use tokio::sync::oneshot;
 
 use crate::auth::{Caller, MadeToken, Need, NewToken, TokenInfo};
@@ -24,8 +24,8 @@ use crate::metrics;
 use crate::problem::Problem;
 use crate::server::Api;
 use crate::wire::{
-    CheckpointRequest, DeadRequest, FileRequest, LocateQuery, Located, NewTopic, NextSequence, Produced, RewindRequest,
-    Want,
+    BackupRequest, CheckpointRequest, DeadRequest, FileRequest, LocateQuery, Located, NewTopic, NextSequence, Produced,
+    RewindRequest, Want,
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -235,7 +235,15 @@ pub(crate) async fn import_checkpoint(
 }
 
 pub(crate) async fn delete_checkpoint(State(api): State<Api>, Path(name): Path<String>) -> Answer<()> {
-    blocking(move || Ok(checkpoint::delete(api.node.log().root(), &name)?)).await.map(Json)
+    blocking(move || Ok(api.node.delete_checkpoint(&name)?)).await.map(Json)
+}
+
+pub(crate) async fn backup(
+    State(api): State<Api>,
+    request: Result<Json<BackupRequest>, JsonRejection>,
+) -> Answer<Backup> {
+    let Json(BackupRequest { folder }) = request?;
+    blocking(move || Ok(api.node.backup(&folder)?)).await.map(Json)
 }
 
 pub(crate) async fn look(

@@ -124,15 +124,15 @@ impl Found {
         let own = |p: &PipelineStatus| [("pipeline", p.name.clone())];
         let count = |of: fn(&PipelineStatus) -> u64| all.iter().map(move |p| (own(p), of(p)));
         families.counter("events_read", "Events read since the pipeline's first commit", count(|p| p.read))?;
-        let fates: [(&str, fn(&PipelineStatus) -> u64); 4] = [
-            ("committed", |p| p.committed),
-            ("filtered", |p| p.filtered),
-            ("dead-lettered", |p| p.dead),
-            ("skipped", |p| p.skipped),
-        ];
-        let fates = all
-            .iter()
-            .flat_map(|p| fates.map(|(fate, of)| ([("pipeline", p.name.clone()), ("fate", fate.to_owned())], of(p))));
+        let fates = all.iter().flat_map(|p| {
+            let all = [
+                ("committed", p.committed),
+                ("filtered", p.filtered),
+                ("dead-lettered", p.dead),
+                ("skipped", p.skipped),
+            ];
+            all.map(|(fate, count)| ([("pipeline", p.name.clone()), ("fate", fate.to_owned())], count))
+        });
         families.counter("events_settled", "What became of events that were read, by its commits", fates)?;
         let states = all.iter().flat_map(|p| {
             PipelineState::ALL.map(|state| {

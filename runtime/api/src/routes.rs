@@ -142,6 +142,7 @@ pub(crate) fn all() -> Vec<Route> {
         route(delete(), "/checkpoints/{name}", Operate, "Deletes a checkpoint", do_::delete_checkpoint).gives::<()>(),
         route(post(), "/checkpoints/{name}/export", Operate, "Writes a checkpoint to a file", do_::export_checkpoint).here(),
         route(post(), "/checkpoint-imports", Operate, "Takes a checkpoint in from a file", do_::import_checkpoint).here(),
+        route(post(), "/backup", Admin, "Copies the data directory into a folder", do_::backup).here(),
         route(get(), "/audit", Operate, "What the commit log tells of pipelines", do_::audit).gives::<Audit>(),
         route(get(), "/tokens", Admin, "All tokens, without their secrets", do_::tokens).gives::<Vec<TokenInfo>>(),
         route(post(), "/tokens", Admin, "Makes a token", do_::create_token).body::<NewToken>().makes::<MadeToken>(),

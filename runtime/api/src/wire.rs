@@ -126,6 +126,14 @@ pub(crate) struct FileRequest {
     pub(crate) name: Option<String>,
 }
 
+/// A copy to make of the data directory.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BackupRequest {
+    /// Absolute; it must not be there.
+    pub(crate) folder: std::path::PathBuf,
+}
+
 /// A checkpoint to make.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -14,7 +14,7 @@ use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
 use sluice_node::state;
 use sluice_node::topics::{self, Place, Production, TopicDescription};
-use sluice_node::{Compiler, NodeError, NodeOptions, Status, open_log, status_of};
+use sluice_node::{Backup, Compiler, NodeError, NodeOptions, Status, open_log, status_of};
 
 use crate::args::Global;
 use crate::exit::Failure;
@@ -176,6 +176,14 @@ impl Access {
         match self {
             Self::Node(client) => Ok(client.import_checkpoint(from, name)?),
             Self::Directory(log) => Ok(checkpoint::import_in(log, from, name)?),
+        }
+    }
+
+    /// Copies the data directory into a folder, whose path is absolute.
+    pub(crate) fn backup(&mut self, to: &Path) -> Result<Backup, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.backup(to)?),
+            Self::Directory(log) => Ok(sluice_node::backup_of(log, to)?),
         }
     }
 

@@ -71,6 +71,12 @@ pub(crate) enum Verb {
     /// Keep where pipelines stand, with their state, to come back to
     #[command(subcommand)]
     Checkpoint(Checkpoint),
+    /// Copy the data directory as of one commit, while a node runs on it
+    Backup {
+        /// The folder to make: run it with --data
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Look into what pipelines keep
     #[command(subcommand)]
     State(State),

@@ -33,6 +33,7 @@ fn main() -> std::process::ExitCode {
         Verb::Verify(verb) => verbs::replay::verify(&args.global, verb),
         Verb::Dead(verb) => verbs::dead::dead(&args.global, verb),
         Verb::Checkpoint(verb) => verbs::checkpoint::checkpoint(&args.global, verb),
+        Verb::Backup { folder } => verbs::backup::backup(&args.global, folder),
         Verb::State(verb) => verbs::state::state(&args.global, verb),
         Verb::Token(verb) => verbs::token::token(&args.global, verb),
         Verb::Audit(verb) => verbs::audit::audit(&args.global, verb),

@@ -8,6 +8,7 @@
 //! The crate knows no async runtime: one thread commits, callers read on theirs.
 
 mod audit;
+mod backup;
 mod catalog;
 mod change;
 mod codec;
@@ -37,6 +38,7 @@ mod upkeep;
 mod sim_tests;
 
 pub use audit::{Account, Audit};
+pub use backup::{Backup, Cut};
 pub use catalog::{Again, Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
 pub use change::{Input, Step, TopicPartition};
 pub use commit::{Append, Appended, Commit, Committed, NewTopic, Order, PipelineStart, Sequence, Tried};

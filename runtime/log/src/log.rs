@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use sluice_env::{Clock, Disk};
 
 use crate::audit::{self, Audit};
+use crate::backup::{Backup, Cut};
 use crate::catalog::{Again, Catalog, PipelineInfo, TopicInfo};
 use crate::change::{Change, TopicPartition};
 use crate::commit::{Commit, Committed};
@@ -226,6 +227,12 @@ impl Drop for Waiter {
     }
 }
 
+/// What the committing thread is asked for.
+enum Message {
+    Commit(Commit, Waiter),
+    Cut(SyncSender<Result<Cut, Error>>),
+}
+
 /// Says that nothing is committed any more, should the committing thread die.
 struct LastWords(Arc<Shared>);
 
@@ -243,7 +250,7 @@ pub struct Log {
     root: PathBuf,
     shared: Arc<Shared>,
     /// `None` when it is closing.
-    queue: Option<SyncSender<(Commit, Waiter)>>,
+    queue: Option<SyncSender<Message>>,
     budget: Arc<Budget>,
     thread: Option<JoinHandle<()>>,
     report: Report,
@@ -308,7 +315,7 @@ impl Log {
         let waiter = Waiter { done: Some(done), budget: self.budget.clone(), bytes };
         // When nobody listens any more, dropping the waiter says so.
         if let Some(queue) = &self.queue {
-            let _ = queue.send((commit, waiter));
+            let _ = queue.send(Message::Commit(commit, waiter));
         }
     }
 
@@ -320,6 +327,26 @@ impl Log {
         let (answer, answered) = sync_channel(1);
         self.submit(commit, Box::new(move |result| drop(answer.send(result))));
         answered.recv().unwrap_or(Err(Error::Closed))
+    }
+
+    /// Makes everything durable, and says where it ends, to be [copied](Self::copy). Commits wait for that, and go on then.
+    ///
+    /// # Errors
+    /// When it cannot be made durable, or there is no space for a snapshot.
+    pub fn cut(&self) -> Result<Cut, Error> {
+        let (answer, answered) = sync_channel(1);
+        if let Some(queue) = &self.queue {
+            let _ = queue.send(Message::Cut(answer));
+        }
+        answered.recv().unwrap_or(Err(Error::Closed))
+    }
+
+    /// Copies everything up to a cut into a folder, durably. It is a data directory then, of a log that was closed there.
+    ///
+    /// # Errors
+    /// When it cannot be written: it is left as it is then.
+    pub fn copy(&self, cut: &Cut, to: &Path) -> Result<Backup, Error> {
+        cut.copy(&*self.disk, &self.root, to)
     }
 
     /// All topics, by id.
@@ -443,7 +470,7 @@ impl Drop for Log {
     }
 }
 
-fn run(mut committer: Committer, waiting: &Receiver<(Commit, Waiter)>) {
+fn run(mut committer: Committer, waiting: &Receiver<Message>) {
     let _last_words = LastWords(committer.shared.clone());
     let mut kept_back = None;
     loop {
@@ -456,17 +483,28 @@ fn run(mut committer: Committer, waiting: &Receiver<(Commit, Waiter)>) {
         };
         let (mut commits, mut callbacks, mut size) = (Vec::new(), Vec::new(), 0);
         let mut next = Some(first);
-        while let Some((commit, waiter)) = next {
+        while let Some(message) = next {
             // An order is a group of its own.
-            let alone = commit.order.is_some();
+            let alone = matches!(&message, Message::Commit(Commit { order: Some(_), .. }, _) | Message::Cut(_));
             if alone && !commits.is_empty() {
-                kept_back = Some((commit, waiter));
+                kept_back = Some(message);
                 break;
             }
+            let (commit, waiter) = match message {
+                Message::Commit(commit, waiter) => (commit, waiter),
+                Message::Cut(answer) => {
+                    // Whoever asked may be gone.
+                    let _ = answer.send(committer.cut());
+                    break;
+                }
+            };
             size += if alone { GROUP_BYTES } else { waiter.bytes };
             commits.push(commit);
             callbacks.push(waiter);
             next = if size < GROUP_BYTES { waiting.try_recv().ok() } else { None };
+        }
+        if commits.is_empty() {
+            continue;
         }
         let answers = committer.commit_group(commits);
         callbacks.into_iter().zip(answers).for_each(|(waiter, answer)| waiter.answer(answer));
@@ -475,7 +513,7 @@ fn run(mut committer: Committer, waiting: &Receiver<(Commit, Waiter)>) {
 }
 
 /// Waits for work; `None` when nobody can bring any more.
-fn next_message(committer: &mut Committer, waiting: &Receiver<(Commit, Waiter)>) -> Option<(Commit, Waiter)> {
+fn next_message(committer: &mut Committer, waiting: &Receiver<Message>) -> Option<Message> {
     loop {
         match committer.idle_for() {
             None => return waiting.recv().ok(),

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_env::Open;
@@ -53,9 +54,20 @@ pub(crate) struct Upkeep {
     pub(crate) removals: VecDeque<(u64, Removal)>,
     has_reserve: bool,
     reserve_at: Duration,
+    /// Who else has it needs all files that there are.
+    kept: Arc<()>,
 }
 
 impl Upkeep {
+    /// No file is removed for as long as somebody has what this returns.
+    pub(crate) fn keep_files(&self) -> Arc<()> {
+        self.kept.clone()
+    }
+
+    fn keeps_files(&self) -> bool {
+        Arc::strong_count(&self.kept) > 1
+    }
+
     pub(crate) fn new(snapshot_time: i64, snapshot_group: u64, removals: VecDeque<(u64, Removal)>) -> Self {
         Self { snapshot_time, snapshot_group, removals, snapshot_not_before: i64::MIN, ..Self::default() }
     }
@@ -150,6 +162,9 @@ impl Committer {
 
     /// Removes the files whose end is sure to survive a crash.
     fn remove_files(&mut self) {
+        if self.upkeep.keeps_files() {
+            return;
+        }
         let waiting = !self.upkeep.removals.is_empty();
         let elapsed = self.clock.elapsed();
         if waiting && self.options.durability == Durability::Os && elapsed >= self.upkeep.removals_at {
@@ -241,6 +256,9 @@ impl Committer {
 
     /// Removes all but the newest snapshots, and the parts of the commit log before the oldest kept.
     fn remove_superfluous(&mut self) -> Result<(), Error> {
+        if self.upkeep.keeps_files() {
+            return Ok(());
+        }
         let snapshots = Snapshot::list(&*self.disk, &self.dir)?;
         let Some(oldest) = snapshots.len().checked_sub(KEPT).and_then(|at| snapshots.get(at)) else { return Ok(()) };
         let remove = |path: PathBuf| self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error));

@@ -98,7 +98,8 @@ pub(crate) fn remove(folder: &Path) -> Result<(), Error> {
     }
 }
 
-fn cannot<'a>(what: &'a str, path: &'a Path) -> impl Fn(std::io::Error) -> Error + 'a {
+/// What could not be done to a file, as an error.
+pub(crate) fn cannot<'a>(what: &'a str, path: &'a Path) -> impl Fn(std::io::Error) -> Error + 'a {
     move |error| Error::Invalid(format!("cannot {what} {}: {error}", path.display()))
 }
 

@@ -3,6 +3,7 @@
 //! [`Node`] is a running node. [`definitions`] reads pipeline files, [`topics`] is what producers and readers do, with a
 //! node or without. Guest calls run on the scheduler's own threads, never on those of an async runtime.
 
+mod backup;
 pub mod checkpoint;
 pub mod dead;
 pub mod definitions;
@@ -22,6 +23,7 @@ pub mod text;
 pub mod topics;
 mod witness;
 
+pub use backup::{Backup, backup_of};
 pub use history::{EVERY as HISTORY_EVERY, History, Rates};
 pub use lanes::Existing;
 pub use lines::Line;

@@ -11,6 +11,7 @@ use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Compiler, Host};
 use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, PipelineInfo};
 
+use crate::backup::{self, Backup};
 use crate::checkpoint::{self, Checkpoint};
 use crate::dead::{self, Selection, Treated, Treatment};
 use crate::definitions::{self, Trial};
@@ -415,6 +416,23 @@ impl Node {
         let _operating = self.operating();
         let shared = |pipeline: &PipelineInfo, partition| self.states.shared(&self.log, pipeline, partition);
         checkpoint::create(&self.log, &*self.clock, shared, name, pipeline)
+    }
+
+    /// Deletes a checkpoint.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be removed.
+    pub fn delete_checkpoint(&self, name: &str) -> Result<(), Error> {
+        let _operating = self.operating();
+        checkpoint::delete(self.log.root(), name)
+    }
+
+    /// Copies the data directory into a folder, as of one commit.
+    ///
+    /// # Errors
+    /// When the folder is there, or in the data directory, or cannot be written.
+    pub fn backup(&self, to: &Path) -> Result<Backup, Error> {
+        backup::backup(&self.log, &self.operating, to)
     }
 
     /// Writes a checkpoint to a file.

@@ -1,6 +1,7 @@
 //! The verbs, a file each.
 
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod consume;
