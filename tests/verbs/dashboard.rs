@@ -17,7 +17,7 @@ topic = "out"
 "#;
 
 /// A node whose pipeline has dead letters, and a plugin that has said something.
-fn picky() -> Workspace {
+pub(crate) fn picky() -> Workspace {
     let workspace = Workspace::new();
     workspace.write("pipelines/p.toml", PICKY);
     workspace.sluice(&["topic", "create", "in"]).ok();

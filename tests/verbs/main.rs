@@ -13,6 +13,7 @@ mod replay;
 mod state;
 mod storage;
 mod timers;
+mod watching;
 mod zoo;
 
 use std::collections::BTreeMap;
