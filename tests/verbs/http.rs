@@ -485,6 +485,51 @@ fn what_a_node_acknowledged_over_http_is_there_after_it_was_killed() {
 }
 
 #[test]
+fn a_request_with_an_idempotency_key_counts_once_also_over_a_crash() {
+    let workspace = through();
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let send = |http: &Http, key: &str, body: &str| {
+        http.send(
+            "POST /topics/in/events",
+            &["content-type: application/json", &format!("idempotency-key: {key}")],
+            body,
+        )
+    };
+    let http = Http::of(&workspace);
+    let first = send(&http, "a-1", r#"["x","y"]"#).json();
+    assert_eq!((&first["appended"], &first["repeated"]), (&json!(2), &json!(false)));
+    for key in ["a-1", "\"a-1\""] {
+        let again = send(&http, key, r#"["x","y"]"#).json();
+        assert_eq!((&again["appended"], &again["repeated"]), (&json!(0), &json!(true)), "{key}");
+    }
+    for other in [r#"["x"]"#, r#"["x","y","z"]"#] {
+        let answer = send(&http, "a-1", other);
+        assert_eq!(answer.status, 422, "{}", answer.body);
+        assert!(answer.problem().contains("another number of events"));
+    }
+    kill(&mut node);
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let http = Http::of(&workspace);
+    assert_eq!(send(&http, "a-1", r#"["x","y"]"#).json()["repeated"], true);
+    assert_eq!(send(&http, "a-2", r#"["z"]"#).json()["appended"], 1);
+    assert_eq!(workspace.values("in"), [r#""x""#, r#""y""#, r#""z""#]);
+    for wrong in ["", &"k".repeat(201), "\"\""] {
+        assert_eq!(send(&http, wrong, "1").status, 400, "{wrong:?}");
+    }
+    let numbered = "POST /topics/in/events?producer=p&first=0";
+    let both = http.send(numbered, &["content-type: application/json", "idempotency-key: k"], "1");
+    assert_eq!(both.status, 400, "{}", both.body);
+    // Nobody is pushed out of the table of producers by somebody who takes such a name.
+    let taken = http.send(
+        "POST /topics/in/events?producer=idempotency-key:a-1&first=2",
+        &["content-type: application/json"],
+        "1",
+    );
+    assert_eq!(taken.status, 400, "{}", taken.body);
+    kill(&mut node);
+}
+
+#[test]
 fn a_node_answers_as_its_description_says_whatever_it_is_asked() {
     /// What is there, so that more than 404 is asked for.
     const KNOWN: &str = r#"[parameters]

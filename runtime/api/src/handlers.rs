@@ -124,6 +124,8 @@ pub(crate) async fn produce(
     if query.producer.is_some() != query.first.is_some() {
         return Err(Problem::bad_request("`producer` and `first` go together"));
     }
+    let once = idempotency_key(&headers)?;
+    let has_key = once.is_some();
     let (answer, answered) = oneshot::channel();
     blocking(move || {
         let batch;
@@ -136,13 +138,28 @@ pub(crate) async fn produce(
             }
         };
         let sequence = query.producer.as_deref().zip(query.first);
-        let production = Production { topic: &topic, partition: query.partition, events, sequence };
+        let once = once.as_deref();
+        let production = Production { topic: &topic, partition: query.partition, events, sequence, once };
         topics::produce(api.node.log(), production, Box::new(move |result| drop(answer.send(result))))?;
         Ok(())
     })
     .await?;
-    let committed = answered.await.map_err(|_| Problem::from(sluice_log::Error::Closed))??;
-    Ok(Json(committed.into()))
+    match answered.await.map_err(|_| Problem::from(sluice_log::Error::Closed))? {
+        Err(sluice_log::Error::SequenceGap { .. }) if has_key => {
+            let problem = Problem::new(422, "this Idempotency-Key came with another number of events before");
+            Err(problem.help("a request that is sent again is the same; another one has a key of its own"))
+        }
+        result => Ok(Json(result?.into())),
+    }
+}
+
+/// The key that makes a request count once, whether as the draft of its header has it, in quotation marks, or plain.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key =
+        key.to_str().map_err(|_| Problem::bad_request("`Idempotency-Key` has other than ASCII characters"))?.trim();
+    let quoted = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
+    Ok(Some(quoted.unwrap_or(key).to_owned()))
 }
 
 pub(crate) async fn next_sequence(

@@ -289,7 +289,7 @@ impl Access {
             Self::Node(client) => Ok(client.produce(topic, partition, batch, sequence)?),
             Self::Directory(log) => {
                 let (answer, answered) = std::sync::mpsc::sync_channel(1);
-                let production = Production { topic, partition, events: batch.region(), sequence };
+                let production = Production { topic, partition, events: batch.region(), sequence, once: None };
                 topics::produce(log, production, Box::new(move |result| drop(answer.send(result))))?;
                 Ok(answered.recv().unwrap_or(Err(Error::Closed))?.into())
             }

@@ -1,11 +1,13 @@
 //! What exists and how far it has come: the sum of all changes.
 
 mod entities;
+mod producers;
 
 use std::collections::{BTreeMap, HashMap};
 
 pub use self::entities::{Again, Cursor, Desired, Hole, PipelineInfo, TopicInfo, TopicSettings};
 pub(crate) use self::entities::{Counters, PartitionInfo, ProducerInfo, SegmentInfo, Times};
+pub(crate) use self::producers::{ONCE, Producers};
 use crate::change::{Change, Input, Step, TopicPartition};
 use crate::file_header::FILE_HEADER;
 
@@ -34,8 +36,7 @@ pub(crate) struct Catalog {
     /// Those that have been written to.
     pub(crate) partitions: HashMap<TopicPartition, PartitionInfo>,
     pub(crate) pipelines: BTreeMap<u32, PipelineInfo>,
-    /// By the producer's name and the topic's id.
-    pub(crate) producers: BTreeMap<(String, u32), ProducerInfo>,
+    pub(crate) producers: Producers,
     /// Where the last outcome of a pipeline on a partition ended: the next one begins there. An outcome moves no cursor that would
     /// fence those planned on one that failed, so this does. Only of this process: a start begins anew.
     pub(crate) outcomes: HashMap<(u32, TopicPartition), u64>,
@@ -135,12 +136,12 @@ impl Catalog {
                 let (key, info) = ((name.clone(), *topic), ProducerInfo { id: *id, next: *next, time: *time });
                 let counters = Counters { producer: self.counters.producer.max(id + 1), ..self.counters };
                 let counters = self.set_counters(counters);
-                let before = self.producers.insert(key.clone(), info);
+                let before = self.producers.set(key.clone(), Some(info));
                 Ok(Undo::Several(vec![counters, Undo::Producer(key, before)]))
             }
             Change::ProducerForgotten { topic, name } => {
                 let key = (name.clone(), *topic);
-                let before = self.producers.remove(&key);
+                let before = self.producers.set(key.clone(), None);
                 Ok(Undo::Producer(key, before))
             }
             Change::Counters { topic, pipeline, producer } => {
@@ -295,7 +296,7 @@ impl Catalog {
             let gone = pipeline.cursors.extract_if(.., |tp, _| tp.topic == id);
             undo.extend(gone.map(|(tp, cursor)| Undo::Cursor(pipeline.id, tp, Some(cursor))));
         }
-        let gone = self.producers.extract_if(.., |(_, topic), _| *topic == id);
+        let gone = self.producers.forget_topic(id).into_iter();
         undo.extend(gone.map(|(key, producer)| Undo::Producer(key, Some(producer))));
         undo.push(Undo::Topic(id, Some(topic)));
         Ok(Undo::Several(undo))
@@ -337,8 +338,7 @@ impl Catalog {
                 }
             }
             Undo::Producer(key, before) => {
-                self.producers.remove(&key);
-                self.producers.extend(before.map(|before| (key, before)));
+                self.producers.set(key, before);
             }
             Undo::Outcome(key, before) => {
                 self.outcomes.remove(&key);

@@ -2,7 +2,7 @@
 
 use sluice_event::Batch;
 
-use crate::catalog::{Catalog, Desired, Hole, TopicSettings};
+use crate::catalog::{Catalog, Desired, Hole, ONCE, TopicSettings};
 use crate::change::{Change, Input, Step, TopicPartition};
 use crate::compression::Compression;
 use crate::error::Error;
@@ -358,26 +358,54 @@ impl PipelineStart {
     }
 }
 
+/// Bytes of a producer's name.
+const MAX_PRODUCER_NAME: usize = 220;
+
 impl Sequence {
+    /// Of a commit that counts once, whatever else has this key.
+    ///
+    /// # Errors
+    /// When it is no key.
+    pub fn once(key: &str, topic: u32) -> Result<Self, Error> {
+        if !(1..=200).contains(&key.len()) || !key.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            return Err(Error::Invalid("an idempotency key has 1 to 200 printable ASCII characters".into()));
+        }
+        Ok(Self { producer: format!("{ONCE}{key}"), topic, first: 0 })
+    }
+
+    /// Of a producer that comes again.
+    ///
+    /// # Errors
+    /// When no producer may be called that.
+    pub fn numbered(producer: &str, topic: u32, first: u64) -> Result<Self, Error> {
+        if producer.starts_with(ONCE) {
+            return Err(Error::Invalid(format!("a producer's id does not begin with {ONCE}")));
+        }
+        Ok(Self { producer: producer.to_owned(), topic, first })
+    }
+
     /// The producer's new count; nothing when all of it was sent before.
     pub(crate) fn changes(&self, catalog: &Catalog, events: u64, now: i64) -> Result<Vec<Change>, Error> {
-        if self.producer.is_empty() || self.producer.len() > 200 {
-            return Err(Error::Invalid("a producer's id has 1 to 200 bytes".into()));
+        if self.producer.is_empty() || self.producer.len() > MAX_PRODUCER_NAME {
+            return Err(Error::Invalid(format!("a producer's id has 1 to {MAX_PRODUCER_NAME} bytes")));
         }
         let known = catalog.producers.get(&(self.producer.clone(), self.topic));
         let expected = known.map_or(0, |producer| producer.next);
         let end = self.first.checked_add(events);
         let end = end.ok_or_else(|| Error::Invalid(format!("not a sequence number: {}", self.first)))?;
-        if end <= expected && events > 0 {
+        // A request is sent again whole.
+        let is_part = self.producer.starts_with(ONCE) && end != expected;
+        if end <= expected && events > 0 && !is_part {
             return Ok(Vec::new());
         }
-        if self.first != expected {
+        if self.first != expected || (known.is_some() && is_part) {
             return Err(Error::SequenceGap { producer: self.producer.clone(), expected, found: self.first });
         }
         let mut changes = Vec::new();
-        if known.is_none() && catalog.producers.len() >= MAX_PRODUCERS {
+        let alike = catalog.producers.like(&self.producer);
+        if known.is_none() && alike.len() >= MAX_PRODUCERS {
             // Those that have been silent for longest make room: some at once, for to find them takes a look at all.
-            let mut all: Vec<_> = catalog.producers.iter().map(|(key, producer)| (producer.time, key)).collect();
+            let mut all: Vec<_> = alike.iter().map(|(key, producer)| (producer.time, key)).collect();
             let room = (all.len() / 100).max(1);
             all.select_nth_unstable(room - 1);
             changes.extend(

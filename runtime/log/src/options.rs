@@ -11,9 +11,12 @@ pub const MAX_EVENT_BYTES: usize = 1 << 20;
 pub const MAX_PARTITIONS: u32 = 10_000;
 
 /// Producers whose counts are kept; beyond that, those that have been silent for longest are forgotten.
+/// The same number holds for those who come again and again, and for those who send once.
 pub(crate) const MAX_PRODUCERS: usize = 100_000;
 /// A producer that has been silent for longer is forgotten.
 pub(crate) const PRODUCER_AGE_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// The same for those who send once.
+pub(crate) const ONCE_AGE_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// When a commit counts as durable. It is a choice for the whole data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,7 +2,6 @@
 
 use crate::catalog::{Catalog, SegmentInfo, TopicSettings};
 use crate::change::{Change, TopicPartition};
-use crate::options::PRODUCER_AGE_MS;
 
 /// Retention takes whole segments: one of a topic that is not kept for ever holds this part of what is kept.
 const PARTS: u32 = 4;
@@ -60,8 +59,8 @@ pub(crate) fn due(catalog: &Catalog, now: i64) -> (Vec<Change>, Vec<Hold>) {
 
 /// The producers to forget by now.
 pub(crate) fn silent_producers(catalog: &Catalog, now: i64) -> Vec<Change> {
-    let silent = catalog.producers.iter().filter(|(_, producer)| now.saturating_sub(producer.time) > PRODUCER_AGE_MS);
-    silent.map(|((name, topic), _)| Change::ProducerForgotten { topic: *topic, name: name.clone() }).collect()
+    let silent = catalog.producers.silent(now);
+    silent.map(|(name, topic)| Change::ProducerForgotten { topic: *topic, name: name.clone() }).collect()
 }
 
 /// How many of the segments, from the oldest on, need not be kept.

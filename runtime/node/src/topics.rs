@@ -151,6 +151,8 @@ pub struct Production<'a> {
     pub events: Region<'a>,
     /// The producer's own count, so that a repeat adds nothing.
     pub sequence: Option<(&'a str, u64)>,
+    /// A key that no other request has, to the same end.
+    pub once: Option<&'a str>,
 }
 
 /// Checks and appends events in one commit; `done` learns what became of it.
@@ -187,8 +189,14 @@ pub fn produce(log: &Log, production: Production<'_>, done: Done) -> Result<(), 
     let appends = (0..).zip(batches).filter(|(_, batch)| !batch.is_empty());
     let to = |partition| TopicPartition { topic: topic.id, partition };
     let appends = appends.map(|(partition, batch)| Append::new(to(partition), batch)).collect();
-    let numbered = |(producer, first): (&str, u64)| Sequence { producer: producer.to_owned(), topic: topic.id, first };
-    let sequence = production.sequence.map(numbered);
+    let sequence = match (production.sequence, production.once) {
+        (Some(_), Some(_)) => {
+            return Err(Error::Invalid("a producer's sequence and an idempotency key do not go together".into()));
+        }
+        (Some((producer, first)), None) => Some(Sequence::numbered(producer, topic.id, first)?),
+        (None, Some(key)) => Some(Sequence::once(key, topic.id)?),
+        (None, None) => None,
+    };
     log.submit(Commit { appends, sequence, ..Commit::default() }, done);
     Ok(())
 }

@@ -192,7 +192,7 @@ impl Sluicegate {
             };
             batch.push(&event).map_err(|error| Error::Node(error.to_string()))?;
         }
-        let production = Production { topic, partition: None, events: batch.region(), sequence: None };
+        let production = Production { topic, partition: None, events: batch.region(), sequence: None, once: None };
         let (answer, answered) = sync_channel(1);
         topics::produce(self.node.log(), production, Box::new(move |result| drop(answer.send(result))))?;
         answered.recv().unwrap_or(Err(sluice_log::Error::Closed))?;
