@@ -530,6 +530,34 @@ fn a_request_with_an_idempotency_key_counts_once_also_over_a_crash() {
 }
 
 #[test]
+fn what_comes_of_an_event_belongs_to_its_trace() {
+    const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let workspace = through();
+    let mut node = workspace.start(&ANYWHERE).unwrap();
+    let http = Http::of(&workspace);
+    let json = "content-type: application/json";
+    let trace = format!("traceparent: {TRACE}");
+    assert_eq!(http.send("POST /topics/in/events", &[json], "1").status, 200);
+    assert_eq!(http.send("POST /topics/in/events", &[json, &trace, "tracestate: a=1"], "[2,3]").status, 200);
+    let event = ["ce-specversion: 1.0", "ce-id: 1", "ce-type: t", "ce-source: /s", json, &trace];
+    assert_eq!(http.send("POST /topics/in/events", &event, "4").status, 200);
+    workspace.until("it is through", || workspace.events("out").len() == 4);
+    let headers: Vec<Vec<(String, String)>> = workspace
+        .events("out")
+        .iter()
+        .map(|event| {
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            let headers = event["headers"].as_array().unwrap().iter();
+            headers.map(|header| (text(&header["name"]), text(&header["value"]))).collect()
+        })
+        .collect();
+    let whole = [("traceparent", TRACE), ("tracestate", "a=1")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    assert_eq!(headers[..3], [vec![], whole.to_vec(), whole.to_vec()]);
+    assert!(headers[3].contains(&whole[0]), "{headers:?}");
+    kill(&mut node);
+}
+
+#[test]
 fn a_node_answers_as_its_description_says_whatever_it_is_asked() {
     /// What is there, so that more than 404 is asked for.
     const KNOWN: &str = r#"[parameters]

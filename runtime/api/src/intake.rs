@@ -51,8 +51,10 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 ///
 /// # Errors
 /// What is wrong with it, by its number, counted from 1; nothing of it counts then.
-pub(crate) fn batch(headers: &HeaderMap, body: &[u8], query: &ProduceQuery) -> Result<Batch, Problem> {
-    let mut intake = Intake { batch: Batch::default(), now: SystemClock.now(), query };
+pub(crate) fn batch<'q>(headers: &'q HeaderMap, body: &[u8], query: &'q ProduceQuery) -> Result<Batch, Problem> {
+    let trace =
+        ["traceparent", "tracestate"].into_iter().filter_map(|name| Some((name, headers.get(name)?.as_bytes())));
+    let mut intake = Intake { batch: Batch::default(), now: SystemClock.now(), query, trace: trace.collect() };
     match &*media_type(headers) {
         "application/cloudevents+json" => intake.cloud_event(1, body)?,
         "application/cloudevents-batch+json" => each(body, |number, event| intake.cloud_event(number, event))?,
@@ -137,6 +139,8 @@ struct Intake<'q> {
     batch: Batch,
     now: i64,
     query: &'q ProduceQuery,
+    /// The trace that the request belongs to, and so its events.
+    trace: Vec<(&'static str, &'q [u8])>,
 }
 
 impl Intake<'_> {
@@ -150,7 +154,10 @@ impl Intake<'_> {
         let parts = format.read(value).map_err(|what| at(number, &what))?;
         let key = parts.key.as_deref().or(key.as_deref().map(str::as_bytes));
         let timestamp = parts.timestamp.unwrap_or(self.now);
-        self.push(number, &NewEvent { timestamp, key, value, ..NewEvent::default() })
+        let headers = std::mem::take(&mut self.trace);
+        let pushed = self.push(number, &NewEvent { timestamp, key, value, headers: &headers, origin: None });
+        self.trace = headers;
+        pushed
     }
 
     fn cloud_event(&mut self, number: usize, json: &[u8]) -> Result<(), Problem> {
@@ -165,7 +172,8 @@ impl Intake<'_> {
     }
 
     fn push_cloud_event(&mut self, number: usize, event: &cloud_event::CloudEvent) -> Result<(), Problem> {
-        let headers: Vec<_> = event.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let own = event.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let headers: Vec<_> = own.chain(self.trace.iter().copied()).collect();
         let key = event.key.as_deref().or(self.query.key.as_deref()).map(str::as_bytes);
         let timestamp = event.timestamp.unwrap_or(self.now);
         let event = NewEvent { timestamp, key, value: &event.data, headers: &headers, origin: None };

@@ -20,6 +20,7 @@ mod router;
 mod runner;
 mod sources;
 mod timers;
+mod trace;
 mod watermark;
 mod work;
 

@@ -9,6 +9,7 @@ use crate::legible::legible;
 use crate::partitioner::PartitionBy;
 use crate::port::{CallError, CallErrorKind};
 use crate::timers::Due;
+use crate::trace::Traces;
 
 /// Where a pipeline's outputs can go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -236,6 +237,7 @@ impl Router {
         // Of a chain, several events may come of one source event: it stands or falls as a whole.
         let stopped = told.stopped.as_ref().map_or(u32::MAX, |(source, _)| *source);
         let mut keys = given.keys_unchanged.then(|| Keys { events: given.events.events(), at: None, due: given.due });
+        let mut traces = Traces::of(given.events);
         let mut sinks = SinkTable::new(&outcome, &self.sinks, next.is_some())?;
         for output in outcome.outputs() {
             let output = output?;
@@ -266,8 +268,10 @@ impl Router {
             let (topic, partition) = (of.topic, of.partition);
             let mut origin = Origin { topic, partition, offset, ordinal: output.ordinal, source };
             let to = sinks.resolve(&output)?;
+            let carried = traces.as_mut().and_then(|traces| traces.carry(&output, MAX_EVENT_BYTES));
+            let event = carried.as_ref().unwrap_or(&output.event);
             if let (To::NextStage, Some(link)) = (to, next.as_deref_mut()) {
-                link.events.push_output(&output.event, origin);
+                link.events.push_output(event, origin);
                 link.sources.push(item.unwrap_or(0));
                 continue;
             }
@@ -282,7 +286,7 @@ impl Router {
                 *ordinal += 1;
             }
             let To::Sink(to_sink) = to else { continue };
-            self.routed.send((to_sink, &self.sinks[to_sink]), self.source.partition, &output.event, origin);
+            self.routed.send((to_sink, &self.sinks[to_sink]), self.source.partition, event, origin);
         }
         Ok(told)
     }

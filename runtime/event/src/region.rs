@@ -1,6 +1,6 @@
 //! A row of events, borrowed.
 
-use crate::bytes::{Malformed, len_at};
+use crate::bytes::{Malformed, len_at, u16_at};
 use crate::event::Event;
 
 /// A row of events: `count` of them fill `bytes` exactly. Iterating checks each before it is handed out.
@@ -29,6 +29,19 @@ impl<'a> Region<'a> {
     /// The events in order.
     pub fn events(&self) -> Events<'a> {
         Events { bytes: self.bytes, left: self.count }
+    }
+
+    /// Whether any of its events has headers, by a glance at each; what is malformed is found by those who read it.
+    pub fn has_headers(&self) -> bool {
+        let mut rest = self.bytes;
+        while let (Ok(size), Ok(headers)) = (len_at(rest, 0), u16_at(rest, 6)) {
+            if headers > 0 {
+                return true;
+            }
+            let Some(behind) = rest.get(size.max(crate::ALIGN)..) else { return false };
+            rest = behind;
+        }
+        false
     }
 
     /// Reads every event once.
