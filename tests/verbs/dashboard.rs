@@ -7,7 +7,7 @@ use sluice_tests::sluice::{Workspace, kill, project};
 
 use crate::http::{ANYWHERE, Http};
 
-const PICKY: &str = r#"name = "p"
+pub(crate) const PICKY: &str = r#"name = "p"
 [source]
 topics = ["in"]
 [[stage]]

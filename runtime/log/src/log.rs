@@ -228,6 +228,7 @@ impl Drop for Waiter {
 }
 
 /// What the committing thread is asked for.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are commits")]
 enum Message {
     Commit(Commit, Waiter),
     Cut(SyncSender<Result<Cut, Error>>),

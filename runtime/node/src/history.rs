@@ -142,7 +142,7 @@ mod tests {
             lag_ms: 9,
         };
         histories.note((0, secs(0)), vec![now("a", 1000), now("b", 1)]);
-        assert_eq!(histories.of("a").times, [], "what was before is of no time");
+        assert!(histories.of("a").times.is_empty(), "what was before is of no time");
         histories.note((5000, secs(5)), vec![now("a", 2000)]);
         let a = histories.of("a");
         assert_eq!(
