@@ -135,11 +135,10 @@ mod tests {
     fn an_hour_is_kept_of_what_is_there() {
         let mut histories = Histories::default();
         let secs = Duration::from_secs;
-        let now = |name: &str, events| Now {
-            name: name.to_owned(),
-            work: Work { events, outputs: events / 2, ..Work::default() },
-            lag: 7,
-            lag_ms: 9,
+        let now = |name: &str, events| {
+            let mut work = Work::default();
+            (work.events, work.outputs) = (events, events / 2);
+            Now { name: name.to_owned(), work, lag: 7, lag_ms: 9 }
         };
         histories.note((0, secs(0)), vec![now("a", 1000), now("b", 1)]);
         assert!(histories.of("a").times.is_empty(), "what was before is of no time");

@@ -29,40 +29,11 @@ fn render(status: &Status) -> String {
         }
         None => "node: not running\n".to_owned(),
     };
-    let rows: Vec<_> = status
-        .pipelines
-        .iter()
-        .map(|p| {
-            let rate = |of: fn(&Rates) -> f64| p.rates.as_ref().map_or_else(|| "-".to_owned(), |r| show::rate(of(r)));
-            let late = p.lag_ms.map_or_else(|| "-".to_owned(), show::span);
-            let numbers = [p.filtered, p.dead, p.skipped, p.generation].map(|number| number.to_string());
-            let speed = [p.lag.to_string(), late, p.read.to_string(), rate(|r| r.read), rate(|r| r.written)];
-            let digests: Vec<String> = p.digests.iter().map(|digest| digest.chars().take(12).collect()).collect();
-            let name = vec![p.name.clone(), p.state.to_string()];
-            [name, speed.to_vec(), numbers.to_vec(), vec![digests.join(" ")]].concat()
-        })
-        .collect();
-    if rows.is_empty() {
+    if status.pipelines.is_empty() {
         out.push_str("no pipelines yet: `sluice run` starts those in pipelines/\n");
         return out;
     }
-    out.push_str(&show::table(
-        &[
-            "PIPELINE",
-            "STATE",
-            "LAG",
-            "BEHIND",
-            "READ",
-            "READ/S",
-            "WRITTEN/S",
-            "FILTERED",
-            "DEAD",
-            "SKIPPED",
-            "GENERATION",
-            "PLUGIN",
-        ],
-        &rows,
-    ));
+    out.push_str(&table(status));
     for pipeline in &status.pipelines {
         if let Some(reason) = &pipeline.held {
             let name = &pipeline.name;
@@ -139,4 +110,38 @@ fn render(status: &Status) -> String {
         out.push_str(&format!("\ndamaged, its partition is stopped: {file}\n"));
     }
     out
+}
+
+/// A line for each pipeline.
+fn table(status: &Status) -> String {
+    let rows: Vec<_> = status
+        .pipelines
+        .iter()
+        .map(|p| {
+            let rate = |of: fn(&Rates) -> f64| p.rates.as_ref().map_or_else(|| "-".to_owned(), |r| show::rate(of(r)));
+            let late = p.lag_ms.map_or_else(|| "-".to_owned(), show::span);
+            let numbers = [p.filtered, p.dead, p.skipped, p.generation].map(|number| number.to_string());
+            let speed = [p.lag.to_string(), late, p.read.to_string(), rate(|r| r.read), rate(|r| r.written)];
+            let digests: Vec<String> = p.digests.iter().map(|digest| digest.chars().take(12).collect()).collect();
+            let name = vec![p.name.clone(), p.state.to_string()];
+            [name, speed.to_vec(), numbers.to_vec(), vec![digests.join(" ")]].concat()
+        })
+        .collect();
+    show::table(
+        &[
+            "PIPELINE",
+            "STATE",
+            "LAG",
+            "BEHIND",
+            "READ",
+            "READ/S",
+            "WRITTEN/S",
+            "FILTERED",
+            "DEAD",
+            "SKIPPED",
+            "GENERATION",
+            "PLUGIN",
+        ],
+        &rows,
+    )
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sluice_node::{Rates, Status};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::render;
@@ -48,12 +49,14 @@ pub(crate) fn watch(global: &Global, every: Duration) -> Result<ExitCode, Failur
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut ticks = runtime.block_on(async { interval(every) });
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stop = runtime.block_on(async { signal(SignalKind::terminate()) })?;
     let screen = (!global.json && std::io::stdout().is_terminal()).then(Screen::enter);
     let mut before = Before::default();
     loop {
         let goes_on = runtime.block_on(async {
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => false,
+                _ = stop.recv() => false,
                 _ = ticks.tick() => true,
             }
         });
@@ -94,16 +97,20 @@ fn picture(text: &str, on_screen: bool) -> Result<(), Failure> {
     show::print(&format!("{HOME}{lines}{REST_OF_SCREEN}"))
 }
 
-/// How many events pipelines had read and written, by name, and when that was.
+/// How many events pipelines had read and written when somebody looked, by name.
 #[derive(Default)]
-struct Before(Option<(Instant, HashMap<String, (u64, u64)>)>);
+struct Before {
+    at: Option<Instant>,
+    counts: HashMap<String, (u64, u64)>,
+}
 
 impl Before {
     /// Tells how fast pipelines were since the last look.
     fn measure(&mut self, mut status: Status) -> Status {
         let now = Instant::now();
         let counts = status.pipelines.iter().map(|p| (p.name.clone(), (p.read, p.written))).collect();
-        if let Some((at, before)) = self.0.replace((now, counts)) {
+        let before = std::mem::replace(&mut self.counts, counts);
+        if let Some(at) = self.at.replace(now) {
             let seconds = now.duration_since(at).as_secs_f64();
             for pipeline in &mut status.pipelines {
                 let Some((read, written)) = before.get(&pipeline.name) else { continue };
