@@ -7,6 +7,7 @@ mod checkpoints;
 mod engine;
 mod events;
 mod guest;
+mod http;
 mod many;
 mod measure;
 mod native;
@@ -22,8 +23,19 @@ use crate::measure::{Cost, Spread};
 /// Events of a job.
 const EVENTS: u64 = 2_000_000;
 /// What there is to measure.
-const PARTS: [&str; 10] =
-    ["jobs", "deliveries", "chain", "commits", "many", "recovery", "checkpoints", "beside", "instructions", "memory"];
+const PARTS: [&str; 11] = [
+    "jobs",
+    "deliveries",
+    "chain",
+    "commits",
+    "many",
+    "recovery",
+    "checkpoints",
+    "beside",
+    "instructions",
+    "memory",
+    "http",
+];
 /// Times each side runs, one after the other in turn, for the machine is noisy.
 const RUNS: usize = 5;
 
@@ -36,6 +48,11 @@ fn main() -> Result<()> {
     }
     if let [flag @ ("--engine" | "--make"), events] = &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         return engine::run(events.parse()?, *flag == "--make");
+    }
+    if let [flag, dir] = &arguments[..]
+        && flag == "--serve"
+    {
+        return http::serve(std::path::Path::new(dir));
     }
     if let [flag, files @ ..] = &arguments[..]
         && flag == "--guests"
@@ -124,6 +141,9 @@ fn main() -> Result<()> {
     }
     if wanted("memory") {
         memory(events)?;
+    }
+    if wanted("http") {
+        over_http(runs)?;
     }
     Ok(())
 }
@@ -222,6 +242,21 @@ fn instructions() -> Result<()> {
     let each = |flag: &str| -> Result<u64> { Ok((count(flag, 60_000)? - count(flag, 20_000)?) / 40_000) };
     let cost = each("--engine")? - each("--make")?;
     println!("\nInstructions for an event of J1 in the engine with a native consumer: {cost}");
+    Ok(())
+}
+
+/// Producers and followers at a node.
+fn over_http(runs: usize) -> Result<()> {
+    let http::Found { events, p50, p99, sync, followers, memory, beside, killed } = http::run(runs)?;
+    println!("\n| over HTTP, 64 connections, 100 events of 100 bytes a request, durability fsync | |\n|---|---|");
+    println!("| events acknowledged a second, thousands | {} |", Spread::of_scaled(events, 1e-3));
+    println!("| a request is answered after, ms: half of them | {p50} |");
+    println!("| 99 in 100 | {p99} |");
+    println!("| appending and syncing as much as all connections send at once, ms | {sync} |");
+    println!("| idle followers at once | {followers} |");
+    println!("| MiB of the node without them, with them | {}, {} |", memory.0, memory.1);
+    println!("| events acknowledged a second beside them, thousands | {:.0} |", beside / 1e3);
+    println!("| acknowledged before a SIGKILL, and there afterwards | {}, {} |", killed.0, killed.1);
     Ok(())
 }
 

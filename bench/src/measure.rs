@@ -65,6 +65,13 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// The same in other units.
+    pub(crate) fn of_scaled(other: Self, factor: f64) -> Self {
+        Self { min: other.min * factor, median: other.median * factor, max: other.max * factor }
+    }
+}
+
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.2} / **{:.2}** / {:.2}", self.min, self.median, self.max)

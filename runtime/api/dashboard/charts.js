@@ -44,8 +44,8 @@ export function charts(pipeline, signal) {
     }
     // The same in words, also for who cannot see it.
     const last = history.times.length - 1;
-    const now = chart.lines.map(([name, label]) => `${label} ${chart.unit(last < 0 ? null : history[name][last])}`);
-    chart.told.textContent = `Now: ${now.join(", ")}`;
+    const now = ([name, label, stroke], at) => [at ? ", " : "", h(`span.key.${stroke.slice(2)}`, label), ` ${chart.unit(last < 0 ? null : history[name][last])}`];
+    chart.told.replaceChildren("Now: ", ...chart.lines.flatMap(now));
   };
   const refresh = async () => {
     try {
