@@ -15,6 +15,8 @@ mod recovery;
 mod small_commits;
 mod through;
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Result, anyhow, bail};
 
 use crate::events::Job;
@@ -39,30 +41,33 @@ const PARTS: [&str; 11] = [
 /// Times each side runs, one after the other in turn, for the machine is noisy.
 const RUNS: usize = 5;
 
+/// What the program does when it starts itself, or tries plugins; nothing when it is to measure.
+fn apart(arguments: &[String]) -> Option<Result<()>> {
+    match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--fill", dir, commits] => {
+            Some(commits.parse().map_err(Into::into).and_then(|commits| recovery::fill(Path::new(dir), commits)))
+        }
+        ["--serve", dir] => Some(http::serve(Path::new(dir))),
+        [flag @ ("--engine" | "--make"), events] => {
+            Some(events.parse().map_err(Into::into).and_then(|events| engine::run(events, *flag == "--make")))
+        }
+        ["--guests", files @ ..] => Some(guests(&files.iter().map(PathBuf::from).collect::<Vec<_>>())),
+        _ => None,
+    }
+}
+
+/// A plugin of J2, tried in several ways.
+fn guests(files: &[PathBuf]) -> Result<()> {
+    for (file, taken) in files.iter().zip(guest::run(Job::J2 { evenly: true }, EVENTS / 10, files)?) {
+        println!("{}: {taken} ns an event", file.display());
+    }
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, dir, commits] = &arguments[..]
-        && flag == "--fill"
-    {
-        return recovery::fill(std::path::Path::new(dir), commits.parse()?);
-    }
-    if let [flag @ ("--engine" | "--make"), events] = &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        return engine::run(events.parse()?, *flag == "--make");
-    }
-    if let [flag, dir] = &arguments[..]
-        && flag == "--serve"
-    {
-        return http::serve(std::path::Path::new(dir));
-    }
-    if let [flag, files @ ..] = &arguments[..]
-        && flag == "--guests"
-    {
-        // A plugin of J2, tried in several ways.
-        let files: Vec<_> = files.iter().map(std::path::PathBuf::from).collect();
-        for (file, taken) in files.iter().zip(guest::run(Job::J2 { evenly: true }, EVENTS / 10, &files)?) {
-            println!("{}: {taken} ns an event", file.display());
-        }
-        return Ok(());
+    if let Some(done) = apart(&arguments) {
+        return done;
     }
     let known = |argument: &&String| *argument == "--quick" || PARTS.contains(&argument.as_str());
     if let Some(unknown) = arguments.iter().find(|argument| !known(argument)) {
@@ -249,7 +254,7 @@ fn instructions() -> Result<()> {
 fn over_http(runs: usize) -> Result<()> {
     let http::Found { events, p50, p99, sync, followers, memory, beside, killed } = http::run(runs)?;
     println!("\n| over HTTP, 64 connections, 100 events of 100 bytes a request, durability fsync | |\n|---|---|");
-    println!("| events acknowledged a second, thousands | {} |", Spread::of_scaled(events, 1e-3));
+    println!("| events acknowledged a second, thousands | {} |", events.scaled(1e-3));
     println!("| a request is answered after, ms: half of them | {p50} |");
     println!("| 99 in 100 | {p99} |");
     println!("| appending and syncing as much as all connections send at once, ms | {sync} |");

@@ -67,8 +67,8 @@ impl Spread {
 
 impl Spread {
     /// The same in other units.
-    pub(crate) fn of_scaled(other: Self, factor: f64) -> Self {
-        Self { min: other.min * factor, median: other.median * factor, max: other.max * factor }
+    pub(crate) fn scaled(self, factor: f64) -> Self {
+        Self { min: self.min * factor, median: self.median * factor, max: self.max * factor }
     }
 }
 
