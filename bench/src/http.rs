@@ -99,7 +99,7 @@ impl Drop for Serving {
 /// An event of about a hundred bytes.
 fn line(number: u64) -> String {
     format!(
-        "{{\"number\":{number:020},\"agent\":\"Mozilla/5.0 (X11; Linux x86_64)\",\"page\":\"/shop/0123456789/abc\"}}\n"
+        "{{\"number\":\"{number:020}\",\"agent\":\"Mozilla/5.0 (X11; Linux x86_64)\",\"page\":\"/shop/0123456789/abc\"}}\n"
     )
 }
 
@@ -218,7 +218,7 @@ fn kill_under_load(dir: &Path) -> Result<(u64, u64)> {
         }
         for event in batch.region().events() {
             let text = String::from_utf8_lossy(event?.value()).into_owned();
-            let number = text.strip_prefix("{\"number\":").and_then(|rest| rest.get(..20)?.parse::<u64>().ok());
+            let number = text.strip_prefix("{\"number\":\"").and_then(|rest| rest.get(..20)?.parse::<u64>().ok());
             there.extend(number);
         }
         next = batch.base_offset + u64::from(batch.count);

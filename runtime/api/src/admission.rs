@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -95,13 +95,15 @@ fn too_large() -> Problem {
 
 /// Refuses what a page of another site has a browser send: whoever runs a node opens other pages, too.
 pub(crate) async fn same_site(State(loopback): State<bool>, request: Request, next: Next) -> Response {
-    match check_site(request.headers(), loopback) {
+    let is_page = request.method() == Method::GET && request.uri().path() == "/";
+    match check_site(request.headers(), loopback, is_page) {
         Ok(()) => next.run(request).await,
         Err(detail) => Problem::new(403, detail).into_response(),
     }
 }
 
-fn check_site(headers: &HeaderMap, loopback: bool) -> Result<(), String> {
+/// `is_page`: what is asked for is a page that says nothing of the node.
+fn check_site(headers: &HeaderMap, loopback: bool, is_page: bool) -> Result<(), String> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host = text(header::HOST).unwrap_or_default();
     if loopback && !is_loopback(host) {
@@ -114,6 +116,13 @@ fn check_site(headers: &HeaderMap, loopback: bool) -> Result<(), String> {
         && origin.split_once("://").is_none_or(|(_, from)| from != host)
     {
         return Err(format!("pages of other sites ({origin}) may not use this node"));
+    }
+    // A link elsewhere may lead a person here, to look at it in a window of its own.
+    if is_page
+        && text(HeaderName::from_static("sec-fetch-mode")) == Some("navigate")
+        && text(HeaderName::from_static("sec-fetch-dest")) == Some("document")
+    {
+        return Ok(());
     }
     match headers.get("sec-fetch-site").map(|site| site.to_str().unwrap_or("?")) {
         None | Some("same-origin" | "none") => Ok(()),
@@ -141,7 +150,7 @@ mod tests {
             for (name, value) in [("host", Some(host)), ("origin", origin), ("sec-fetch-site", site)] {
                 value.into_iter().for_each(|value| drop(headers.insert(name, value.parse().unwrap())));
             }
-            check_site(&headers, loopback).is_ok()
+            check_site(&headers, loopback, false).is_ok()
         };
         for host in ["localhost", "localhost:7070", "127.0.0.1:7070", "[::1]:7070", "LOCALHOST:1"] {
             assert!(check(host, None, None, true), "{host}");
@@ -158,5 +167,23 @@ mod tests {
         assert!(!check("localhost:7070", Some("null"), None, true));
         assert!(!check("localhost:7070", None, Some("cross-site"), true));
         assert!(!check("node.example", Some("http://evil.example"), None, false));
+    }
+
+    #[test]
+    fn a_link_elsewhere_leads_to_the_dashboard_and_to_nothing_else() {
+        let mut headers = HeaderMap::new();
+        let told = [
+            ("host", "localhost"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        for (name, value) in told {
+            headers.insert(name, value.parse().unwrap());
+        }
+        assert!(check_site(&headers, true, true).is_ok());
+        assert!(check_site(&headers, true, false).is_err());
+        headers.insert("sec-fetch-dest", "iframe".parse().unwrap());
+        assert!(check_site(&headers, true, true).is_err());
     }
 }

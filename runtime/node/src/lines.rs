@@ -12,6 +12,8 @@ use sluice_env::{Clock, SystemClock};
 const LINES: usize = 500;
 /// Characters of a line that are kept.
 const CHARS: usize = 2000;
+/// Bytes of all of these, about.
+const BYTES: usize = 64 << 10;
 /// Pipelines of which some are kept.
 const PIPELINES: usize = 1000;
 
@@ -35,6 +37,19 @@ pub struct Line {
 struct Kept {
     next: u64,
     lines: VecDeque<Line>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn push(&mut self, line: Line) {
+        self.next = line.number + 1;
+        self.bytes += line.text.len();
+        self.lines.push_back(line);
+        while self.lines.len() > LINES || self.bytes > BYTES {
+            let Some(oldest) = self.lines.pop_front() else { return };
+            self.bytes -= oldest.text.len();
+        }
+    }
 }
 
 type Listener = Box<dyn Fn() + Send + Sync>;
@@ -64,17 +79,13 @@ impl Lines {
             return;
         }
         let own = kept.entry(pipeline.to_owned()).or_default();
-        if own.lines.len() == LINES {
-            own.lines.pop_front();
-        }
-        own.lines.push_back(Line {
+        own.push(Line {
             number: own.next,
             time: SystemClock.now(),
             level: level.to_owned(),
             stage: stage.to_owned(),
             text: brief(text, CHARS),
         });
-        own.next += 1;
         drop(kept);
         self.listener.get().into_iter().for_each(|listener| listener());
     }
@@ -84,5 +95,28 @@ impl Lines {
         let kept = self.kept();
         let lines = kept.get(pipeline).into_iter().flat_map(|kept| &kept.lines);
         lines.filter(|line| line.number >= number).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_kept_of_each_pipeline_and_no_more_than_that() {
+        let lines = Lines::default();
+        for n in 0..2 * LINES {
+            lines.add("p/stage", "info", &n.to_string());
+        }
+        lines.add("q/other", "warn", "once");
+        let kept = lines.from("p", 0);
+        assert_eq!((kept.len(), kept[0].number, &*kept[LINES - 1].text), (LINES, LINES as u64, "999"));
+        assert_eq!(lines.from("p", 998).len(), 2);
+        assert_eq!(lines.from("q", 0).len(), 1);
+        for _ in 0..LINES {
+            lines.add("p/stage", "info", &"long".repeat(10_000));
+        }
+        let bytes: usize = lines.from("p", 0).iter().map(|line| line.text.len()).sum();
+        assert!(bytes <= BYTES && bytes > BYTES / 2, "{bytes}");
     }
 }
