@@ -41,10 +41,10 @@ impl Bounds {
         Self { connections: LOCAL_CONNECTIONS, header_time: None }
     }
 
-    /// For the network. Most of the files that this process may open are for the log.
+    /// For the network. A third of the files that this process may open are left to the log.
     pub(crate) fn remote() -> Self {
         let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-        let connections = files.map_or(MAX_CONNECTIONS, |files| (files / 4).clamp(1, MAX_CONNECTIONS));
+        let connections = files.map_or(MAX_CONNECTIONS, |files| (files - files / 3).clamp(1, MAX_CONNECTIONS));
         Self { connections, header_time: Some(HEADER_TIME) }
     }
 }

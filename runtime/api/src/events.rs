@@ -18,6 +18,7 @@ use sluice_event::{Event, Malformed};
 use sluice_log::Partition;
 use sluice_node::Node;
 use sluice_node::topics::{self, Place};
+use tokio::sync::watch;
 
 use crate::auth::Caller;
 use crate::handlers::blocking;
@@ -74,7 +75,7 @@ fn query<T: serde::de::DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
 
 async fn read_flat(State(api): State<Api>, Path(topic): Path<String>, query: ReadQuery) -> Result<Vec<u8>, Problem> {
     let deadline = tokio::time::Instant::now() + Duration::from_millis(query.wait_ms.min(MAX_WAIT_MS));
-    let mut appended = api.appended.clone();
+    let mut appended = api.appended.to(api.node.log().topic(&topic)?.id);
     loop {
         appended.mark_unchanged();
         let (node, topic) = (api.node.clone(), topic.clone());
@@ -217,8 +218,16 @@ async fn follow(
             Ok(Followed { number, partition, next })
         };
         let followed = partitions.into_iter().map(next).collect::<Result<_, Problem>>()?;
-        let mut follower =
-            Follower { topic, id: found.id, followed, ready: VecDeque::new(), failed: false, caller, api };
+        let mut follower = Follower {
+            appended: api.appended.to(found.id),
+            topic,
+            id: found.id,
+            followed,
+            ready: VecDeque::new(),
+            failed: false,
+            caller,
+            api,
+        };
         // Who is cut off before an event has come knows where it was all the same.
         follower.ready.push_back(sse::Event::default().id(follower.position()));
         Ok(follower)
@@ -254,6 +263,8 @@ fn gone(topic: &str) -> Problem {
 /// Somebody who follows a topic.
 struct Follower {
     api: Api,
+    /// Changes whenever something was appended to the topic.
+    appended: watch::Receiver<u64>,
     caller: Caller,
     topic: String,
     id: u32,
@@ -279,7 +290,7 @@ impl Follower {
             if self.failed {
                 return None;
             }
-            self.api.appended.mark_unchanged();
+            self.appended.mark_unchanged();
             match self.behind() {
                 Ok(Some(at)) => {
                     if let Err(problem) = self.read(at).await {
@@ -287,7 +298,7 @@ impl Follower {
                     }
                 }
                 // The node's end ends this, too.
-                Ok(None) => self.api.appended.changed().await.ok()?,
+                Ok(None) => self.appended.changed().await.ok()?,
                 Err(problem) => self.fail(&problem),
             }
         }

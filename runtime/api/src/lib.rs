@@ -4,6 +4,7 @@
 //! ([`Problem`]). Metrics and the dashboard come later.
 
 mod admission;
+mod appended;
 pub mod as_json;
 mod auth;
 mod client;

@@ -8,6 +8,7 @@ use sluice_node::{HISTORY_EVERY, Node};
 use tokio::sync::watch;
 
 use crate::admission::{Room, admit, same_site};
+use crate::appended::Appended;
 use crate::auth::{Asks, Entrance, Operations, Tokens, gate};
 use crate::connections::{self, Bounds};
 use crate::dashboard;
@@ -20,8 +21,7 @@ use crate::wire::MAX_BODY;
 pub(crate) struct Api {
     pub(crate) node: Arc<Node>,
     pub(crate) tokens: Arc<Tokens>,
-    /// Changes whenever something was appended.
-    pub(crate) appended: watch::Receiver<u64>,
+    pub(crate) appended: Appended,
     /// Changes whenever a plugin has written to the log.
     pub(crate) logged: watch::Receiver<u64>,
     /// Where the node listens on the network.
@@ -62,8 +62,7 @@ impl Remote {
 /// # Errors
 /// When a listener cannot be used.
 pub async fn serve(node: Arc<Node>, tokens: Arc<Tokens>, listeners: Listeners) -> std::io::Result<()> {
-    let (changed, appended) = watch::channel(0);
-    node.log().on_append(move |_| changed.send_modify(|count| *count += 1));
+    let appended = Appended::of(node.log());
     let operations = Arc::new(Operations::of(node.log().root()));
     let url = listeners.tcp.as_ref().map(Remote::url).transpose()?;
     let (wrote, logged) = watch::channel(0);
