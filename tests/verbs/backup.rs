@@ -122,6 +122,18 @@ fn a_backup_is_there_whole_or_not_at_all() {
             cut_short += u32::from(workspace.path("three.partial").exists());
         }
     }
+    // Several at once: one of them makes it, and the others leave it alone.
+    let mut node = workspace.start(&[]).unwrap();
+    let all: Vec<_> = (0..4)
+        .map(|_| {
+            let mut backup = workspace.command(&["backup", "four"]);
+            backup.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let ended: Vec<_> = all.into_iter().map(|backup| backup.wait_with_output().unwrap().status.success()).collect();
+    assert_eq!(ended.iter().filter(|ended| **ended).count(), 1, "{ended:?}");
+    kill(&mut node);
+    assert_eq!(workspace.sluice(&["consume", "paid", "--data", "four"]).ok().lines().count(), 200_500);
     assert!(cut_short > 0, "{whole} whole, none cut short: the test says nothing");
     workspace.sluice(&["backup", "three"]).ok();
     assert!(!workspace.path("three.partial").exists());

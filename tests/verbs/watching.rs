@@ -73,6 +73,9 @@ fn metrics_tell_what_pipelines_do_and_what_stands_in_their_way() {
     assert!((calls - value(&told, r#"sluice_call_seconds_bucket{pipeline="p",le="+Inf"}"#)).abs() < 1e-9);
     assert!(value(&told, "sluice_sync_seconds_count") > 0.0 && value(&told, "sluice_commits_total") > 0.0);
     assert!(value(&told, &format!("sluice_guest_memory_bytes{place}")) > 65_536.0);
+    let plugins = http.get("/plugins").json();
+    assert_eq!(plugins[0]["digest"], workspace.pipeline("p")["digests"][0]);
+    assert_eq!(plugins[0]["stages"], serde_json::json!([{ "pipeline": "p", "stage": "picky", "generation": 1 }]));
 
     // What is not read waits, in events and in time.
     workspace.sluice(&["pipeline", "pause", "p"]).ok();

@@ -257,7 +257,8 @@ struct Held<T> {
 
 impl<T: DeserializeOwned + Clone> Held<T> {
     fn new(value: Value<T>, expires: Option<i64>, changed_by: Option<(Source, u32)>) -> Self {
-        Self { value, expires: expires.unwrap_or(0), changed_by }
+        // The very beginning of the epoch means never where it is kept.
+        Self { value, expires: expires.map_or(0, |time| if time == 0 { 1 } else { time }), changed_by }
     }
 
     fn expires(&self) -> Option<i64> {

@@ -20,7 +20,7 @@ const PAGES = [
 ];
 
 const main = document.getElementById("main");
-let page, leave = new AbortController();
+let page, leave = new AbortController(), asking = null;
 
 /** How the node stood last, and how fast pipelines were between the last two looks. */
 const seen = { status: null, at: 0, rates: new Map() };
@@ -69,12 +69,15 @@ async function look() {
   setTimeout(() => (document.hidden ? document.addEventListener("visibilitychange", look, { once: true }) : look()), EVERY);
 }
 
-/** Asks for a token. */
+/** Asks for a token; until there is one, no page is shown. */
 function ask(error) {
+  asking = error;
+  leave.abort();
   const token = h("input", { type: "password", size: 50, required: true, autocomplete: "off" });
   const submit = (event) => {
     event.preventDefault();
     useToken(token.value.trim());
+    asking = null;
     seen.status = null;
     patch(main, h("p", "Asking the node…"));
     show();
@@ -87,7 +90,11 @@ function ask(error) {
   token.focus();
 }
 
-window.addEventListener("hashchange", () => { show(); main.focus(); });
+window.addEventListener("hashchange", () => {
+  if (asking) return ask(asking);
+  show();
+  main.focus();
+});
 document.addEventListener("changed", async () => {
   try {
     measure(await get("status"), performance.now());

@@ -1,5 +1,7 @@
 //! What the node's routes do.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -24,8 +26,8 @@ use crate::metrics;
 use crate::problem::Problem;
 use crate::server::Api;
 use crate::wire::{
-    BackupRequest, CheckpointRequest, DeadRequest, FileRequest, LocateQuery, Located, NewTopic, NextSequence, Produced,
-    RewindRequest, Want,
+    BackupRequest, CheckpointRequest, DeadRequest, FileRequest, LocateQuery, Located, NewTopic, NextSequence, Plugin,
+    PluginStage, Produced, RewindRequest, Want,
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -52,6 +54,20 @@ pub(crate) async fn status(State(api): State<Api>) -> Answer<Status> {
 pub(crate) async fn metrics(State(api): State<Api>) -> Result<([(HeaderName, &'static str); 1], String), Problem> {
     let text = blocking(move || metrics::of(&api.node)).await?;
     Ok(([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], text))
+}
+
+/// The plugins of the definitions in force, by digest.
+pub(crate) async fn plugins(State(api): State<Api>) -> Answer<Vec<Plugin>> {
+    let pipelines = blocking(move || Ok(api.node.status().pipelines)).await?;
+    let mut plugins: BTreeMap<String, Vec<PluginStage>> = BTreeMap::new();
+    for pipeline in pipelines {
+        for (stage, digest) in pipeline.stages.iter().zip(&pipeline.digests) {
+            let (pipeline, generation) = (pipeline.name.clone(), pipeline.generation);
+            let stage = PluginStage { pipeline, stage: stage.clone(), generation };
+            plugins.entry(digest.clone()).or_default().push(stage);
+        }
+    }
+    Ok(Json(plugins.into_iter().map(|(digest, stages)| Plugin { digest, stages }).collect()))
 }
 
 pub(crate) async fn history(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<History> {

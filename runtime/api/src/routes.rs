@@ -24,7 +24,7 @@ use crate::openapi::{Range, Shape, of};
 use crate::problem::Problem;
 use crate::server::Api;
 use crate::wire::{
-    CheckpointRequest, DeadRequest, LocateQuery, Located, NewTopic, NextSequence, Produced, RewindRequest, Want,
+    CheckpointRequest, DeadRequest, LocateQuery, Located, NewTopic, NextSequence, Plugin, Produced, RewindRequest, Want,
 };
 use crate::{events, handlers as do_, logs};
 
@@ -137,6 +137,7 @@ pub(crate) fn all() -> Vec<Route> {
             .body::<DeadRequest>().gives::<Treated>(),
         route(post(), "/pipelines/{pipeline}/dead/discard", Operate, "Gives dead letters up", do_::dead_discard)
             .body::<DeadRequest>().gives::<Treated>(),
+        route(get(), "/plugins", Observe, "The plugins of the definitions in force", do_::plugins).gives::<Vec<Plugin>>(),
         route(get(), "/checkpoints", Observe, "All checkpoints", do_::checkpoints).gives::<Vec<Checkpoint>>(),
         route(post(), "/checkpoints", Operate, "Makes a checkpoint", do_::make_checkpoint).body::<CheckpointRequest>().gives::<Checkpoint>(),
         route(delete(), "/checkpoints/{name}", Operate, "Deletes a checkpoint", do_::delete_checkpoint).gives::<()>(),

@@ -134,6 +134,26 @@ pub(crate) struct BackupRequest {
     pub(crate) folder: std::path::PathBuf,
 }
 
+/// A plugin that a definition in force names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Plugin {
+    /// SHA-256 of the .wasm file, in hexadecimal.
+    pub(crate) digest: String,
+    /// The stages that run it.
+    pub(crate) stages: Vec<PluginStage>,
+}
+
+/// A stage of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct PluginStage {
+    pub(crate) pipeline: String,
+    pub(crate) stage: String,
+    /// The pipeline's generation.
+    pub(crate) generation: u64,
+}
+
 /// A checkpoint to make.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

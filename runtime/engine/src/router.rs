@@ -238,6 +238,7 @@ impl Router {
         let stopped = told.stopped.as_ref().map_or(u32::MAX, |(source, _)| *source);
         let mut keys = given.keys_unchanged.then(|| Keys { events: given.events.events(), at: None, due: given.due });
         let mut traces = Traces::of(given.events);
+        let too_much = "its outputs come to too much with the trace headers of their events";
         let mut sinks = SinkTable::new(&outcome, &self.sinks, next.is_some())?;
         for output in outcome.outputs() {
             let output = output?;
@@ -268,6 +269,9 @@ impl Router {
             let (topic, partition) = (of.topic, of.partition);
             let mut origin = Origin { topic, partition, offset, ordinal: output.ordinal, source };
             let to = sinks.resolve(&output)?;
+            if traces.as_ref().is_some_and(Traces::is_too_much) {
+                return Err(CallError::new(CallErrorKind::Limit, too_much));
+            }
             let carried = traces.as_mut().and_then(|traces| traces.carry(&output, MAX_EVENT_BYTES));
             let event = carried.as_ref().unwrap_or(&output.event);
             if let (To::NextStage, Some(link)) = (to, next.as_deref_mut()) {

@@ -16,6 +16,8 @@ use crate::directory::Directory;
 use crate::error::Error;
 use crate::file_header::FILE_HEADER;
 
+/// All of a file.
+const WHOLE: u64 = u64::MAX;
 /// Bytes that are copied at once.
 const CHUNK: usize = 1 << 20;
 
@@ -55,8 +57,8 @@ impl Committer {
             error => self.poison(&error),
         })?;
         let mut files = vec![
-            (self.dir.format(), u64::MAX),
-            (self.dir.snapshot(self.group), u64::MAX),
+            (self.dir.format(), WHOLE),
+            (self.dir.snapshot(self.group), WHOLE),
             (self.commit_log.path.clone(), FILE_HEADER),
         ];
         for (tp, partition) in &self.catalog.partitions {
@@ -92,7 +94,7 @@ impl Cut {
                 disk.create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
             }
             let copied = copy_file(disk, &source, &target, *end)?;
-            if *end != u64::MAX && copied < *end {
+            if *end != WHOLE && copied < *end {
                 backup.damaged.push(path.clone());
             }
             (backup.files, backup.bytes) = (backup.files + 1, backup.bytes + copied);
@@ -108,7 +110,8 @@ impl Cut {
 fn copy_file(disk: &dyn Disk, source: &Path, target: &Path, end: u64) -> Result<u64, Error> {
     let from = match disk.open(source, Open::Read) {
         Ok(from) => from,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        // A segment that is gone is damage, which the copy tells of, too.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && end != WHOLE => return Ok(0),
         Err(error) => return Err(Error::io("read", source, error)),
     };
     let to = disk.open(target, Open::Create).map_err(|error| Error::io("create", target, error))?;

@@ -7,10 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use sluice_config::changelog_topic;
+use sluice_env::{Clock, SystemClock};
 pub use sluice_log::Backup;
-use sluice_log::{Error, Log};
+use sluice_log::{Error, Log, PipelineInfo};
+use sluice_state::SharedState;
 
-use crate::checkpoint::cannot;
+use crate::checkpoint::{self, cannot};
+use crate::state;
 
 /// Says of a folder that it is no whole backup, and may be removed.
 const MARK: &str = "unfinished-backup";
@@ -23,10 +27,16 @@ const KEPT: &str = "at-";
 ///
 /// # Errors
 /// When the folder is there, or in the data directory, or cannot be written: then nothing of that name is there.
-pub(crate) fn backup(log: &Log, operating: &Mutex<()>, to: &Path) -> Result<Backup, Error> {
+pub(crate) fn backup(
+    log: &Log,
+    operating: &Mutex<()>,
+    shared: impl Fn(&PipelineInfo, u32) -> Result<SharedState, Error>,
+    to: &Path,
+) -> Result<Backup, Error> {
     let data = log.root();
-    let partial = begin(data, to)?;
-    let copied = copy(log, operating, &partial).and_then(|backup| {
+    // While it is locked, somebody is at work there.
+    let (partial, _lock) = begin(data, to)?;
+    let copied = copy(log, operating, shared, &partial).and_then(|backup| {
         let mark = partial.join(MARK);
         fs::remove_file(&mark).map_err(cannot("remove", &mark))?;
         sync(&partial)?;
@@ -47,15 +57,15 @@ pub(crate) fn backup(log: &Log, operating: &Mutex<()>, to: &Path) -> Result<Back
 /// # Errors
 /// When the folder is there, or in the data directory, or cannot be written: then nothing of that name is there.
 pub fn backup_of(log: &Log, to: &Path) -> Result<Backup, Error> {
-    backup(log, &Mutex::default(), to)
+    backup(log, &Mutex::default(), |pipeline, partition| state::bring_up(log, pipeline, partition), to)
 }
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes an empty folder beside the one that is wanted.
-fn begin(data: &Path, to: &Path) -> Result<PathBuf, Error> {
+/// Makes an empty folder beside the one that is wanted, and takes its lock.
+fn begin(data: &Path, to: &Path) -> Result<(PathBuf, fs::File), Error> {
     let refused = |what: &str| Err(Error::Invalid(format!("{}: {what}", to.display())));
     if to.exists() {
         return refused("it is there already: name a folder that is not");
@@ -68,23 +78,54 @@ fn begin(data: &Path, to: &Path) -> Result<PathBuf, Error> {
     }
     let partial = to.with_added_extension("partial");
     if partial.exists() {
-        if !partial.join(MARK).exists() {
+        #[expect(clippy::disallowed_methods, reason = "a file that is no part of the log")]
+        let Ok(left) = fs::File::open(partial.join(MARK)) else {
             return refused(&format!("{} is in the way", partial.display()));
+        };
+        if left.try_lock().is_err() {
+            return refused("another backup is being made there");
         }
         fs::remove_dir_all(&partial).map_err(cannot("remove", &partial))?;
     }
     fs::create_dir(&partial).map_err(cannot("create", &partial))?;
-    let mark = partial.join(MARK);
-    fs::write(&mark, "").map_err(cannot("write", &mark))?;
-    Ok(partial)
+    let path = partial.join(MARK);
+    let mark = fs::File::options().write(true).create_new(true).open(&path).map_err(cannot("write", &path))?;
+    match mark.try_lock() {
+        Ok(()) => Ok((partial, mark)),
+        Err(_) => refused("another backup is being made there"),
+    }
 }
 
-fn copy(log: &Log, operating: &Mutex<()>, to: &Path) -> Result<Backup, Error> {
+/// Makes checkpoints of pipelines whose changelogs do not reach back to their beginnings: nothing else in a copy would tell their states. Their names.
+fn keep_states(
+    log: &Log,
+    shared: &impl Fn(&PipelineInfo, u32) -> Result<SharedState, Error>,
+) -> Result<Vec<String>, Error> {
+    let mut made = Vec::new();
+    for pipeline in log.pipelines() {
+        let Ok(changelog) = log.topic(&changelog_topic(&pipeline.name)) else { continue };
+        let mut begins = (0..changelog.partitions).map(|number| Ok(log.partition(&changelog, number)?.low_mark()));
+        if begins.try_fold(false, |cut, low| Ok::<_, Error>(cut || low? > 0))? {
+            let name = format!("{}.backup-{}", pipeline.name, SystemClock.now());
+            checkpoint::create(log, &SystemClock, shared, &name, Some(&pipeline.name))?;
+            made.push(name);
+        }
+    }
+    Ok(made)
+}
+
+fn copy(
+    log: &Log,
+    operating: &Mutex<()>,
+    shared: impl Fn(&PipelineInfo, u32) -> Result<SharedState, Error>,
+    to: &Path,
+) -> Result<Backup, Error> {
     let data = log.root();
     let (mut files, mut bytes) = (0, 0);
     let cut = {
         // What checkpoints need of changelogs is there until the cut keeps it.
         let _operating = operating.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = keep_states(log, &shared)?;
         let mut each = |from: &Path, to: &Path| -> Result<(), Error> {
             bytes += copy_file(from, to)?;
             files += 1;
@@ -103,7 +144,10 @@ fn copy(log: &Log, operating: &Mutex<()>, to: &Path) -> Result<Backup, Error> {
                 each(&data.join(name), &to.join(name))?;
             }
         }
-        log.cut()?
+        let cut = log.cut();
+        // Only the copy needs them.
+        made.iter().try_for_each(|name| checkpoint::delete(data, name))?;
+        cut?
     };
     let backup = log.copy(&cut, to)?;
     Ok(Backup { files: backup.files + files, bytes: backup.bytes + bytes, ..backup })

@@ -291,6 +291,32 @@ mod tests {
     }
 
     #[test]
+    fn a_backup_tells_the_state_also_when_neither_changelog_nor_checkpoints_do() {
+        use crate::state;
+        let data = tempfile::tempdir().unwrap();
+        let (log, pipeline) = with_changelog(data.path());
+        let shared = state::bring_up(&log, &pipeline, 0).unwrap();
+        let flush = shared.lock().start_flush().unwrap();
+        shared.run(&flush).unwrap();
+        let_go(&log, &pipeline, &checkpoint::list(data.path()).unwrap(), |_| Some(shared.clone())).unwrap();
+        drop((shared, flush));
+        checkpoint::delete(data.path(), "middle").unwrap();
+        // Only the store knows it now, which is no part of a backup.
+        let copy = data.path().with_added_extension("copy");
+        crate::backup::backup_of(&log, &copy).unwrap();
+        assert!(checkpoint::list(data.path()).unwrap().is_empty(), "nothing is left behind");
+        let options = sluice_log::Options::default();
+        let clock = Arc::new(sluice_env::SystemClock);
+        let copied = Log::open(Arc::new(sluice_env::RealDisk), clock, &copy, options).unwrap();
+        let shared = state::bring_up(&copied, &pipeline, 0).unwrap();
+        let key = sluice_state::full_key(&sluice_state::prefix_of("stage"), &[1]);
+        let slot = shared.lock().get_committed(&key).unwrap().unwrap();
+        assert_eq!(slot.value, Some(99u64.to_le_bytes().to_vec()));
+        drop((shared, copied));
+        std::fs::remove_dir_all(copy).unwrap();
+    }
+
+    #[test]
     fn all_stay_for_a_while_then_one_an_hour_then_one_a_day() {
         const MINUTE: i64 = 60_000;
         let (mut kept, mut now): (Vec<i64>, i64) = (Vec::new(), 0);

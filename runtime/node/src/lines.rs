@@ -90,6 +90,11 @@ impl Lines {
         self.listener.get().into_iter().for_each(|listener| listener());
     }
 
+    /// A pipeline is gone: one of the same name has lines of its own.
+    pub(crate) fn forget(&self, pipeline: &str) {
+        self.kept().remove(pipeline);
+    }
+
     /// The lines of a pipeline that are kept, from a number on.
     pub(crate) fn from(&self, pipeline: &str, number: u64) -> Vec<Line> {
         let kept = self.kept();

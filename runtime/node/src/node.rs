@@ -432,7 +432,8 @@ impl Node {
     /// # Errors
     /// When the folder is there, or in the data directory, or cannot be written.
     pub fn backup(&self, to: &Path) -> Result<Backup, Error> {
-        backup::backup(&self.log, &self.operating, to)
+        let shared = |pipeline: &PipelineInfo, partition| self.states.shared(&self.log, pipeline, partition);
+        backup::backup(&self.log, &self.operating, shared, to)
     }
 
     /// Writes a checkpoint to a file.
@@ -476,6 +477,7 @@ impl Node {
         self.running().retain(|running| running.name != pipeline);
         self.scheduler.remove(&lanes);
         self.keeper.forget(pipeline);
+        self.lines.forget(pipeline);
         id.into_iter().for_each(|id| self.states.forget(id));
         Ok(())
     }
