@@ -86,7 +86,7 @@ pub(crate) fn watch(global: &Global, every: Duration) -> Result<ExitCode, Failur
 }
 
 fn away() -> Failure {
-    Failure::failed("no node answers").help("start one with `sluice run`; this goes on once it does")
+    Failure::failed("no node answers").help("start one with `sluice run`")
 }
 
 fn picture(text: &str, on_screen: bool) -> Result<(), Failure> {
