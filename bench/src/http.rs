@@ -14,7 +14,7 @@ use sluice_env::SystemClock;
 use sluice_log::{Durability, NewTopic};
 use sluice_node::{Compiler, Node, NodeOptions, topics};
 
-use crate::measure::Spread;
+use crate::measure::{Spread, resident_mib_of};
 
 /// Connections that produce at once.
 const PRODUCERS: usize = 64;
@@ -83,9 +83,7 @@ impl Serving {
     }
 
     fn memory(&self) -> Result<u64> {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.process.id()))?;
-        let pages: u64 = statm.split(' ').nth(1).context("no resident pages in statm")?.parse()?;
-        Ok((pages * rustix::param::page_size() as u64) >> 20)
+        resident_mib_of(self.process.id())
     }
 }
 

@@ -80,7 +80,12 @@ impl fmt::Display for Spread {
 
 /// Memory of this process that is resident, in MiB.
 pub(crate) fn resident_mib() -> Result<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    resident_mib_of(std::process::id())
+}
+
+/// The same of another process.
+pub(crate) fn resident_mib_of(process: u32) -> Result<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{process}/statm"))?;
     let pages: u64 = statm.split(' ').nth(1).context("no resident pages in statm")?.parse()?;
     Ok((pages * rustix::param::page_size() as u64) >> 20)
 }

@@ -100,8 +100,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> State<T> {
     /// # Errors
     /// When the event in hand has no key.
     pub fn set_until<'k>(&self, key: impl Key<'k>, value: T, time: i64) -> Result {
-        // The very beginning of the epoch means never where it is kept.
-        self.0.put(bytes_of(key)?, Value::There(value), Some(if time == 0 { 1 } else { time }));
+        self.0.put(bytes_of(key)?, Value::There(value), Some(time));
         Ok(())
     }
 

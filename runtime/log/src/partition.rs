@@ -87,13 +87,7 @@ impl Partition {
             return Ok(None);
         }
         let Some(segment) = self.segment_of(offset) else { return Ok(None) };
-        match segment.append_time(offset, &self.holes()) {
-            Ok(time) => Ok(time),
-            // As for readers: see `first_batch`.
-            Err(_) if segment.base_offset < self.low_mark() => Ok(None),
-            Err(_) if self.is_deleted() => self.check_exists().map(|()| None),
-            Err(error) => Err(self.noting(error)),
-        }
+        self.unless_gone(&segment, segment.append_time(offset, &self.holes()))
     }
 
     /// The first offset whose batch has an event of this timestamp or a later one; the high watermark when there is none. It
@@ -111,17 +105,21 @@ impl Partition {
         wanted: impl Fn(&BatchHeader) -> bool,
     ) -> Result<u64, Error> {
         for segment in self.segments().iter().filter(|segment| segment_may_hold(segment)) {
-            let found = segment.find_batch(&self.holes(), &wanted);
-            match found {
-                Ok(Some(offset)) => return Ok(offset),
-                Ok(None) => {}
-                // Retention was faster, or somebody who deleted the topic.
-                Err(_) if segment.base_offset < self.low_mark() => {}
-                Err(_) if self.is_deleted() => self.check_exists()?,
-                Err(error) => return Err(self.noting(error)),
+            if let Some(offset) = self.unless_gone(segment, segment.find_batch(&self.holes(), &wanted))? {
+                return Ok(offset);
             }
         }
         Ok(self.high_watermark())
+    }
+
+    /// What was found in a segment: nothing when retention was faster, or somebody who deleted the topic.
+    fn unless_gone<T>(&self, segment: &Segment, found: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+        match found {
+            Err(_) if segment.base_offset < self.low_mark() => Ok(None),
+            Err(_) if self.is_deleted() => self.check_exists().map(|()| None),
+            Err(error) => Err(self.noting(error)),
+            found => found,
+        }
     }
 
     /// Where it is damaged, if somebody has come across it.

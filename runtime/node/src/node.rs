@@ -189,10 +189,7 @@ impl Node {
     }
 
     fn now(&self, running: &Running) -> history::Now {
-        let mut now = history::Now { name: running.name.clone(), work: Work::default(), lag: 0, lag_ms: 0 };
-        for lane in running.each_lane() {
-            self.scheduler.seen(lane).into_iter().for_each(|seen| now.work.add(&seen.state.work));
-        }
+        let mut now = history::Now { name: running.name.clone(), work: self.work_of(running), lag: 0, lag_ms: 0 };
         for (tp, _) in &running.lanes {
             let cursor = self.log.cursor(running.id, *tp).map(|(_, cursor)| cursor);
             let Some((cursor, partition)) = cursor.zip(self.log.partition_of(*tp)) else { continue };
@@ -200,6 +197,14 @@ impl Node {
             now.lag_ms = now.lag_ms.max(status::waits(&partition, cursor).unwrap_or(0));
         }
         now
+    }
+
+    /// What all lanes of a pipeline have done since the node started.
+    fn work_of(&self, running: &Running) -> Work {
+        let mut work = Work::default();
+        let lanes = running.each_lane().into_iter().filter_map(|lane| self.scheduler.seen(lane));
+        lanes.for_each(|seen| work.add(&seen.state.work));
+        work
     }
 
     /// What each lane has done since the node started.
@@ -653,10 +658,7 @@ impl Node {
 
     /// Adds what only the node that runs a pipeline knows of it.
     fn observe(&self, running: &Running, status: &mut PipelineStatus) {
-        let (mut waiting, mut paused, mut work) = (false, true, Work::default());
-        for lane in running.each_lane() {
-            self.scheduler.seen(lane).into_iter().for_each(|seen| work.add(&seen.state.work));
-        }
+        let (mut waiting, mut paused, work) = (false, true, self.work_of(running));
         (status.failed_calls, status.written) = (work.failed_calls(), work.outputs);
         status.rates = self.histories().rates(&running.name);
         let place = |part: &LaneStatus| format!("{}/{}", part.topic, part.partition);

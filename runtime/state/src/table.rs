@@ -44,8 +44,7 @@ impl Table {
 
     /// What stands under a key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Slot> {
-        let at = self.find(self.hasher.hash_one(key), key)?;
-        Some(&self.entries[at as usize].slot)
+        self.place(key).map(|at| &self.entries[at as usize].slot)
     }
 
     /// Where a key stands, if it is there.
