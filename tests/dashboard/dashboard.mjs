@@ -85,6 +85,7 @@ async function pipeline(page) {
   assert.equal(await page.locator(".chart canvas").count(), 4);
   await page.getByLabel("What plugins write to the log").getByText("hello from the plugin").waitFor();
   await page.getByRole("row", { name: /^in\/0 5 5 0/ }).waitFor();
+  await page.getByRole("row", { name: /in\/0 1 stage picky: .*event 1 is bad.* dead lettered$/ }).waitFor();
   await shot(page, "pipeline");
 
   await act(page, "Pause", "Pause", "sluice pipeline pause p");

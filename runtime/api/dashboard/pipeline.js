@@ -67,7 +67,16 @@ function shownBody(p, speed) {
   return [
     h("h2", "What it is"), h("div.card", table("Facts", [[""], [""]], facts.map(([what, is]) => h("tr", h("th", { scope: "row" }, what), h("td.wrap", is))))),
     h("h2", "Partitions"), h("div.card", table("Partitions", columns, rows)),
+    shownErrors(p["last-errors"]),
   ];
+}
+
+function shownErrors(errors) {
+  const row = (one) => [time(one.time), `${one.topic}/${one.partition}`,
+    h("a", { href: `#/topics/${part(one.topic)}?partition=${one.partition}&from=${one.offset}` }, one.offset), h("td.wrap", one.reason), one.fate.replaceAll("-", " ")];
+  return [h("h2", "Last errors"), h("div.card", errors.length
+    ? table("Last errors", [["When (UTC)"], ["Partition"], ["Offset", true], ["Why"], ["What became of it"]], errors.map(row))
+    : h("p.quiet", "None since the node started."))];
 }
 
 function shownCheckpoints(name, checkpoints) {

@@ -25,13 +25,16 @@ const BODY_TIME: Duration = Duration::from_secs(60);
 /// How long a request waits for others to be dealt with, when too much is in hand.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Room for the bodies of requests.
+/// Room for the bodies of requests, and time.
 #[derive(Clone)]
-pub(crate) struct Room(Arc<Semaphore>);
+pub(crate) struct Room {
+    bytes: Arc<Semaphore>,
+    body_time: Duration,
+}
 
 impl Default for Room {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_BODIES)))
+        Self::with(BODY_TIME)
     }
 }
 
@@ -57,12 +60,17 @@ async fn read(room: &Room, request: Request) -> Result<(Request, Option<OwnedSem
         return Err(too_large());
     }
     let (parts, body) = request.into_parts();
-    let slow = |_| Problem::new(408, format!("the request's body took more than {} s", BODY_TIME.as_secs()));
-    let (bytes, taken) = timeout(BODY_TIME, room.take(body)).await.map_err(slow)??;
+    let slow = |_| Problem::new(408, format!("the request's body took more than {:?}", room.body_time));
+    let (bytes, taken) = timeout(room.body_time, room.take(body)).await.map_err(slow)??;
     Ok((Request::from_parts(parts, Body::from(bytes)), taken))
 }
 
 impl Room {
+    /// Room for bodies that take no longer than this.
+    pub(crate) fn with(body_time: Duration) -> Self {
+        Self { bytes: Arc::new(Semaphore::new(MAX_BODIES)), body_time }
+    }
+
     /// Takes in a body as it comes: who says that there will be much, and sends little, takes up little.
     async fn take(&self, mut body: Body) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Problem> {
         let busy = || Problem::new(503, "too many requests are in hand").help("send it again in a while");
@@ -78,7 +86,7 @@ impl Room {
             if len <= SMALL {
                 continue;
             }
-            let more = timeout(PATIENCE, self.0.clone().acquire_many_owned(data.len() as u32)).await;
+            let more = timeout(PATIENCE, self.bytes.clone().acquire_many_owned(data.len() as u32)).await;
             let more = more.map_err(|_| busy())?.map_err(|_| busy())?;
             match &mut taken {
                 Some(taken) => taken.merge(more),

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::tls::Tls;
+use crate::unread::Worded;
 
 /// Connections from the network at once, at most. More wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -85,7 +86,78 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, bound
         request.extensions_mut().insert(peer.clone());
         router.call(request)
     });
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = server.serve_connection(TokioIo::new(Worded::new(stream, MAX_HEADERS)), service).await {
         tracing::debug!("a connection ended early: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::any;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::admission::{Room, admit};
+
+    /// Connections that a test makes.
+    struct Made(mpsc::Receiver<DuplexStream>);
+
+    impl Listener for Made {
+        type Io = DuplexStream;
+        type Addr = &'static str;
+
+        async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+            match self.0.recv().await {
+                Some(stream) => (stream, "a test"),
+                None => std::future::pending().await,
+            }
+        }
+
+        fn local_addr(&self) -> std::io::Result<Self::Addr> {
+            Ok("a test")
+        }
+    }
+
+    /// What comes back until the other side leaves.
+    async fn rest(mut stream: impl AsyncRead + Unpin) -> String {
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn who_says_slowly_what_it_wants_is_left_and_others_are_served_meanwhile() {
+        const TIME: Duration = Duration::from_millis(50);
+        let (made, connections) = mpsc::channel(8);
+        let router = Router::new().fallback(any(async || "done")).layer(from_fn_with_state(Room::with(TIME), admit));
+        let bounds = Bounds { connections: 8, header_time: Some(TIME) };
+        tokio::spawn(serve(Made(connections), None, bounds, router));
+        let connect = async |said: &str| {
+            let (mut own, other) = tokio::io::duplex(1 << 20);
+            made.send(other).await.unwrap();
+            own.write_all(said.as_bytes()).await.unwrap();
+            own
+        };
+        let silent = connect("").await;
+        let half = connect("GET / HTTP/1.1\r\nx").await;
+        let body = connect("POST / HTTP/1.1\r\ncontent-length: 100000\r\n\r\nx").await;
+        // A line now and then earns no more time.
+        let (reader, mut writer) = tokio::io::split(connect("GET / HTTP/1.1\r\n").await);
+        let trickle = tokio::spawn(async move {
+            let mut every = tokio::time::interval(TIME / 10);
+            while writer.write_all(b"x: y\r\n").await.is_ok() {
+                every.tick().await;
+            }
+        });
+        let other = connect("GET / HTTP/1.1\r\nconnection: close\r\n\r\n").await;
+        assert!(rest(other).await.starts_with("HTTP/1.1 200"));
+        for answer in [rest(silent).await, rest(half).await, rest(reader).await] {
+            assert!(!answer.contains(" 200 "), "{answer}");
+        }
+        trickle.await.unwrap();
+        let answer = rest(body).await;
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("problem+json"), "{answer}");
     }
 }

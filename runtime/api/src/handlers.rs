@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Extension, Path, Query, State};
-use axum::http::header::{self, HeaderName};
+use axum::extract::{Extension, Path, Query, RawQuery, State};
+use axum::http::header::{self, CONTENT_TYPE, HeaderName};
 use axum::http::{HeaderMap, StatusCode};
+use sha2::{Digest, Sha256};
 use sluice_event::Region;
 use sluice_log::Audit;
 use sluice_node::checkpoint::{self, Checkpoint};
@@ -133,6 +134,7 @@ pub(crate) async fn produce(
     State(api): State<Api>,
     Path(topic): Path<String>,
     query: Result<Query<ProduceQuery>, QueryRejection>,
+    RawQuery(written): RawQuery,
     headers: HeaderMap,
     body: Bytes,
 ) -> Answer<Produced> {
@@ -154,7 +156,7 @@ pub(crate) async fn produce(
             }
         };
         let sequence = query.producer.as_deref().zip(query.first);
-        let once = once.as_deref();
+        let once = once.as_deref().map(|key| (key, hash_of(written.as_deref(), &headers, &body)));
         let production = Production { topic: &topic, partition: query.partition, events, sequence, once };
         topics::produce(api.node.log(), production, Box::new(move |result| drop(answer.send(result))))?;
         Ok(())
@@ -162,7 +164,7 @@ pub(crate) async fn produce(
     .await?;
     match answered.await.map_err(|_| Problem::from(sluice_log::Error::Closed))? {
         Err(sluice_log::Error::SequenceGap { .. }) if has_key => {
-            let problem = Problem::new(422, "this Idempotency-Key came with another number of events before");
+            let problem = Problem::new(422, "this Idempotency-Key came with another request before");
             Err(problem.help("a request that is sent again is the same; another one has a key of its own"))
         }
         result => Ok(Json(result?.into())),
@@ -176,6 +178,23 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         key.to_str().map_err(|_| Problem::bad_request("`Idempotency-Key` has other than ASCII characters"))?.trim();
     let quoted = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
     Ok(Some(quoted.unwrap_or(key).to_owned()))
+}
+
+/// A hash of all that a request's events come of, but for the time of day.
+fn hash_of(query: Option<&str>, headers: &HeaderMap, body: &[u8]) -> u64 {
+    let mut hash = Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    add(query.unwrap_or_default().as_bytes());
+    add(body);
+    // As they came: a client that sends a request again writes it as before.
+    for (name, value) in headers.iter().filter(|(name, _)| *name == CONTENT_TYPE || name.as_str().starts_with("ce-")) {
+        add(name.as_str().as_bytes());
+        add(value.as_bytes());
+    }
+    hash.finalize().first_chunk().copied().map_or(0, u64::from_le_bytes)
 }
 
 pub(crate) async fn next_sequence(

@@ -24,6 +24,7 @@ mod server;
 mod socket;
 mod tcp;
 mod tls;
+mod unread;
 mod wire;
 
 pub use auth::{MadeToken, NewToken, Pattern, Scope, TokenInfo, Tokens};

@@ -41,7 +41,7 @@ pub use partitioner::{PartitionBy, murmur2};
 pub use port::{CallError, CallErrorKind, Consumer, Plugin, Source, Storage, UnderWay, Witness};
 pub use redrive::{RedriveConfig, Redriver, Sent};
 pub use router::Sink;
-pub use runner::{LaneConfig, LaneRunner, LaneState, Retrying, Step};
+pub use runner::{Fate, LaneConfig, LaneRunner, LaneState, LastError, Retrying, Step};
 pub use sources::SourceConfig;
 pub use watermark::{TimePolicy, Writer};
 pub use work::Work;

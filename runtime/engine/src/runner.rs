@@ -2,6 +2,7 @@
 
 mod failing;
 mod firing;
+mod last_error;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::sources::{SourceConfig, Sources};
 use crate::timers::Due;
 use crate::work::Work;
 use firing::Firing;
+pub use last_error::{Fate, LastError};
 
 /// How often in a row the cursor may turn out to be elsewhere before a lane gives up.
 const MOST_RESYNCS: u32 = 8;
@@ -110,6 +112,8 @@ pub struct LaneState {
     pub warm: bool,
     /// Timers wait to fire.
     pub timers_due: bool,
+    /// What failed last, the oldest first.
+    pub last_errors: Arc<Vec<LastError>>,
 }
 
 /// An event that is to be tried again.

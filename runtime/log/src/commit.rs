@@ -362,15 +362,17 @@ impl PipelineStart {
 const MAX_PRODUCER_NAME: usize = 220;
 
 impl Sequence {
-    /// Of a commit that counts once, whatever else has this key.
+    /// Of a commit that counts once, whatever else has this key. `content` is a hash of all that the commit comes of: what has the key and another
+    /// content is refused.
     ///
     /// # Errors
     /// When it is no key.
-    pub fn once(key: &str, topic: u32) -> Result<Self, Error> {
+    pub fn once(key: &str, content: u64, topic: u32) -> Result<Self, Error> {
         if !(1..=200).contains(&key.len()) || !key.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
             return Err(Error::Invalid("an idempotency key has 1 to 200 printable ASCII characters".into()));
         }
-        Ok(Self { producer: format!("{ONCE}{key}"), topic, first: 0 })
+        // It stands where others have a number to count from, with room for the events of any commit.
+        Ok(Self { producer: format!("{ONCE}{key}"), topic, first: content >> 1 })
     }
 
     /// Of a producer that comes again.
@@ -393,12 +395,13 @@ impl Sequence {
         let expected = known.map_or(0, |producer| producer.next);
         let end = self.first.checked_add(events);
         let end = end.ok_or_else(|| Error::Invalid(format!("not a sequence number: {}", self.first)))?;
+        let is_once = self.producer.starts_with(ONCE);
         // A request is sent again whole.
-        let is_part = self.producer.starts_with(ONCE) && end != expected;
-        if end <= expected && events > 0 && !is_part {
+        let is_repeat = if is_once { known.is_some() && end == expected } else { end <= expected };
+        if is_repeat && events > 0 {
             return Ok(Vec::new());
         }
-        if self.first != expected || (known.is_some() && is_part) {
+        if if is_once { known.is_some() } else { self.first != expected } {
             return Err(Error::SequenceGap { producer: self.producer.clone(), expected, found: self.first });
         }
         let mut changes = Vec::new();

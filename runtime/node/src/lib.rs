@@ -30,4 +30,4 @@ pub use lines::Line;
 pub use node::{LaneWork, Node, NodeError, NodeOptions, Outcome, check, open_log};
 pub use sluice_engine::{CallErrorKind, DeadLetter, Halt, HaltKind, Retrying, Work, brief, legible};
 pub use sluice_host::{Compiler, compile_if_asked};
-pub use status::{HoldStatus, LaneStatus, PipelineState, PipelineStatus, Status, of as status_of};
+pub use status::{ErrorStatus, HoldStatus, LaneStatus, PipelineState, PipelineStatus, Status, of as status_of};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluice_config::{Diagnostic, Pipeline};
-use sluice_engine::{Halt, HaltKind, StageConfig, Witness, Work};
+use sluice_engine::{Halt, HaltKind, LastError, StageConfig, Witness, Work};
 use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Compiler, Host};
 use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, PipelineInfo};
@@ -24,7 +24,7 @@ use crate::redrive::Redrives;
 use crate::replay::{self, Replay};
 use crate::scheduler::{Scheduler, Seen};
 use crate::state::{self, States};
-use crate::status::{self, LaneStatus, PipelineState, PipelineStatus, Status};
+use crate::status::{self, ErrorStatus, LaneStatus, PipelineState, PipelineStatus, Status};
 use crate::topics;
 use crate::witness::{self, Calls};
 
@@ -661,6 +661,7 @@ impl Node {
         let (mut waiting, mut paused, work) = (false, true, self.work_of(running));
         (status.failed_calls, status.written) = (work.failed_calls(), work.outputs);
         status.rates = self.histories().rates(&running.name);
+        status.last_errors = self.last_errors(running, status);
         let place = |part: &LaneStatus| format!("{}/{}", part.topic, part.partition);
         let places: Vec<_> = running.lanes.iter().zip(&status.partitions).map(|((tp, _), p)| (*tp, place(p))).collect();
         for (partition, (tp, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
@@ -695,6 +696,24 @@ impl Node {
             Desired::Run if status.lag > 0 => PipelineState::Running,
             Desired::Run => PipelineState::Idle,
         };
+    }
+
+    /// What failed last in all lanes of a pipeline, the newest first.
+    fn last_errors(&self, running: &Running, status: &PipelineStatus) -> Vec<ErrorStatus> {
+        /// So many are told.
+        const MOST: usize = 10;
+        let seen = running.each_lane().into_iter().filter_map(|lane| self.scheduler.seen(lane));
+        let mut errors: Vec<_> = seen.flat_map(|seen| seen.state.last_errors.to_vec()).collect();
+        errors.sort_by_key(|error| std::cmp::Reverse((error.time, error.offset)));
+        let topic = |source| {
+            let mut places = running.lanes.iter().zip(&status.partitions);
+            places.find(|((tp, _), _)| *tp == source).map(|(_, partition)| partition.topic.clone())
+        };
+        let told = errors.into_iter().take(MOST).map(|LastError { time, source, offset, reason, fate }| {
+            let topic = topic(source).unwrap_or_default();
+            ErrorStatus { time, topic, partition: source.partition, offset, reason, fate }
+        });
+        told.collect()
     }
 }
 

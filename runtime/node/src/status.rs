@@ -5,7 +5,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::{OnError, Pipeline};
-use sluice_engine::{Halt, Retrying};
+use sluice_engine::{Fate, Halt, Retrying};
 use sluice_env::{Clock, SystemClock};
 use sluice_log::{Desired, Log, Partition, PipelineInfo, TopicInfo};
 
@@ -151,8 +151,29 @@ pub struct PipelineStatus {
     pub written: u64,
     /// Calls that failed since the node started.
     pub failed_calls: u64,
+    /// What failed last since then, the newest first.
+    #[serde(default)]
+    pub last_errors: Vec<ErrorStatus>,
     /// Per source partition.
     pub partitions: Vec<LaneStatus>,
+}
+
+/// An event that failed, or a timer behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ErrorStatus {
+    /// When, ms since the epoch.
+    pub time: i64,
+    /// The source topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: u32,
+    /// The event.
+    pub offset: u64,
+    /// Why it failed.
+    pub reason: String,
+    /// What becomes of it.
+    pub fate: Fate,
 }
 
 /// How a pipeline stands on one source partition.
@@ -244,6 +265,7 @@ fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<Pi
         unsettled: 0,
         written: 0,
         failed_calls: 0,
+        last_errors: Vec::new(),
         partitions: Vec::new(),
     };
     for (tp, cursor) in info.cursors {

@@ -151,8 +151,8 @@ pub struct Production<'a> {
     pub events: Region<'a>,
     /// The producer's own count, so that a repeat adds nothing.
     pub sequence: Option<(&'a str, u64)>,
-    /// A key that no other request has, to the same end.
-    pub once: Option<&'a str>,
+    /// A key that no other request has, to the same end, and a hash of the request.
+    pub once: Option<(&'a str, u64)>,
 }
 
 /// Checks and appends events in one commit; `done` learns what became of it.
@@ -194,7 +194,7 @@ pub fn produce(log: &Log, production: Production<'_>, done: Done) -> Result<(), 
             return Err(Error::Invalid("a producer's sequence and an idempotency key do not go together".into()));
         }
         (Some((producer, first)), None) => Some(Sequence::numbered(producer, topic.id, first)?),
-        (None, Some(key)) => Some(Sequence::once(key, topic.id)?),
+        (None, Some((key, request))) => Some(Sequence::once(key, request, topic.id)?),
         (None, None) => None,
     };
     log.submit(Commit { appends, sequence, ..Commit::default() }, done);

@@ -3,7 +3,7 @@
 use sluice_event::Batch;
 use sluice_log::{Commit, TopicPartition, Tried};
 
-use super::{LINE_CHARS, LaneRunner, Retrying, TELL_EVERY};
+use super::{Fate, LINE_CHARS, LaneRunner, Retrying, TELL_EVERY};
 use crate::chain::{Called, StageError};
 use crate::dead_letter::DeadLetter;
 use crate::delivery::Counts;
@@ -38,6 +38,10 @@ impl LaneRunner {
                     halt = Some((HaltKind::Breaker, format!("{}; the first one here: {failed}", breaker.reason())));
                 }
             }
+        }
+        match halt {
+            None => self.note_failures(from, &called.failed, Fate::by(self.config.errors.on_error)),
+            Some(_) => self.note_failures(from, called.failed.get(..1).unwrap_or_default(), Fate::Halted),
         }
         if halt.is_some() {
             let first = called.failed.first().map_or(called.processed, |failed| failed.index);
@@ -94,6 +98,7 @@ impl LaneRunner {
         let seed = offset ^ (u64::from(source.partition) << 48);
         let until = self.clock.elapsed() + self.config.errors.retry.backoff(attempts, seed);
         let reason = self.explain(failed);
+        self.note_failure((source, offset), &reason, Fate::TriedAgain);
         let told = brief(&reason, LINE_CHARS);
         tracing::info!(%source, offset, attempts, reason = told, "will be tried again");
         self.tried = Some((place, attempts));

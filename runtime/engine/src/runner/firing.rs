@@ -7,7 +7,7 @@ use sluice_event::{Batch, Clock, NewEvent, TIMER_IN_HAND};
 use sluice_log::ReadBatch;
 use sluice_state::Timer;
 
-use super::{LINE_CHARS, LaneRunner, Retrying, Step};
+use super::{Fate, LINE_CHARS, LaneRunner, Retrying, Step};
 use crate::chain::Called;
 use crate::dead_letter::{DeadLetter, DeadTimer};
 use crate::delivery::Counts;
@@ -235,6 +235,7 @@ impl LaneRunner {
             let (attempts, told) = (failed.attempts, brief(&reason, LINE_CHARS));
             let (source, offset) = self.sources.behind(from);
             tracing::info!(%source, offset, attempts, reason = told, "will be tried again");
+            self.note_failure((source, offset), &reason, Fate::TriedAgain);
             self.firing.tried = Some((timer.clone(), attempts));
             self.retrying = Some(Retrying { offset: from, attempts, reason, until });
             return;
@@ -242,6 +243,7 @@ impl LaneRunner {
         self.retrying = None;
         let mut dead = Batch::default();
         let on_error = self.config.errors.on_error;
+        self.note_failure(self.sources.behind(from), &reason, Fate::by(on_error));
         match on_error {
             OnError::Skip => {}
             OnError::DeadLetter { .. } if self.breaker_allows(from, timer) => {
