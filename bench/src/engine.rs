@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use sluice_engine::{
-    Breaker, CallError, Consumer, Delivery, ErrorPolicy, LaneConfig, LaneRunner, OnError, PartitionBy, Plugin, Retry,
-    Sink, Source, SourceConfig, StageConfig, Step, Storage,
+    Breaker, CallError, Consumer, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, OnError, PartitionBy,
+    Plugin, Retry, Sink, Source, SourceConfig, StageConfig, Step, Storage,
 };
 use sluice_env::ManualClock;
 use sluice_event::Batch;
@@ -98,15 +98,18 @@ pub(crate) fn run(events: u64, only_make: bool) -> Result<()> {
         pipeline_name: "engine".into(),
         pipeline: 1,
         epoch: 1,
-        generation: 1,
         delivery: Delivery::ExactlyOnce,
-        errors,
         witness: Arc::new(()),
-        stages: vec![stage],
-        sinks: vec![Sink { name: "out".into(), topic: 2, partitions: 1, partition_by: PartitionBy::Key }],
-        max_events: 4096,
-        max_bytes: 1 << 20,
-        linger: Duration::ZERO,
+        generation: Generation {
+            number: 1,
+            stages: vec![stage],
+            sinks: vec![Sink { name: "out".into(), topic: 2, partitions: 1, partition_by: PartitionBy::Key }],
+            errors,
+            max_events: 4096,
+            max_bytes: 1 << 20,
+            linger: Duration::ZERO,
+            probation: None,
+        },
         max_in_flight: 8,
         state: None,
     };

@@ -14,6 +14,7 @@ use sluice_event::Batch;
 use sluice_log::{Audit, ReadBatch};
 use sluice_node::checkpoint::Checkpoint;
 use sluice_node::dead::{DeadLetters, Found, LetterId, Selection, Treated, Treatment};
+use sluice_node::generations::GenerationInfo;
 use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
 use sluice_node::state;
@@ -32,7 +33,7 @@ use crate::tcp::DEFAULT_PORT;
 use crate::tls;
 use crate::wire::{
     BackupRequest, CheckpointRequest, DeadRequest, FileRequest, Located, NewTopic, NextSequence, Produced,
-    RewindRequest, Want, decode_read,
+    RewindRequest, RolledBack, Want, decode_read,
 };
 
 /// A connection to a running node. Calls block.
@@ -225,6 +226,23 @@ impl Client {
     /// What the node says, or the connection.
     pub fn delete_checkpoint(&mut self, name: &str) -> Result<(), Problem> {
         self.json("DELETE", &format!("/checkpoints/{}", escaped(name)), Body::empty())
+    }
+
+    /// Definitions with their plugins that were in force.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn generations(&mut self, pipeline: &str) -> Result<Vec<GenerationInfo>, Problem> {
+        self.json("GET", &format!("/pipelines/{}/generations", escaped(pipeline)), Body::empty())
+    }
+
+    /// Puts the last good generation in place of the one in force. Its number.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn roll_back(&mut self, pipeline: &str) -> Result<u64, Problem> {
+        let path = format!("/pipelines/{}/rollback", escaped(pipeline));
+        self.json("POST", &path, Body::empty()).map(|RolledBack { generation }| generation)
     }
 
     /// Looks into what a pipeline keeps.

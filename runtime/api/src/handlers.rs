@@ -13,6 +13,7 @@ use sluice_event::Region;
 use sluice_log::Audit;
 use sluice_node::checkpoint::{self, Checkpoint};
 use sluice_node::dead::{self, DeadLetters, Found, Treated, Treatment};
+use sluice_node::generations::GenerationInfo;
 use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
 use sluice_node::state;
@@ -28,7 +29,7 @@ use crate::problem::Problem;
 use crate::server::Api;
 use crate::wire::{
     BackupRequest, CheckpointRequest, DeadRequest, FileRequest, LocateQuery, Located, NewTopic, NextSequence, Plugin,
-    PluginStage, Produced, RewindRequest, Want,
+    PluginStage, Produced, RewindRequest, RolledBack, Want,
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -305,6 +306,15 @@ pub(crate) async fn look(
 ) -> Answer<state::Found> {
     let Json(query) = query?;
     blocking(move || Ok(api.node.look(&pipeline, &query)?)).await.map(Json)
+}
+
+pub(crate) async fn generations(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<Vec<GenerationInfo>> {
+    blocking(move || Ok(api.node.generations(&pipeline)?)).await.map(Json)
+}
+
+pub(crate) async fn roll_back(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<RolledBack> {
+    let generation = blocking(move || Ok(api.node.roll_back(&pipeline)?)).await?;
+    Ok(Json(RolledBack { generation }))
 }
 
 pub(crate) async fn dead_list(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<DeadLetters> {

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use sluice_log::Audit;
 use sluice_node::checkpoint::Checkpoint;
 use sluice_node::dead::{DeadLetters, Found, Treated};
+use sluice_node::generations::GenerationInfo;
 use sluice_node::operate::Rewind;
 use sluice_node::topics::TopicDescription;
 use sluice_node::{History, Line, PipelineState, PipelineStatus, Status, state};
@@ -24,7 +25,8 @@ use crate::openapi::{Range, Shape, of};
 use crate::problem::Problem;
 use crate::server::Api;
 use crate::wire::{
-    CheckpointRequest, DeadRequest, LocateQuery, Located, NewTopic, NextSequence, Plugin, Produced, RewindRequest, Want,
+    CheckpointRequest, DeadRequest, LocateQuery, Located, NewTopic, NextSequence, Plugin, Produced, RewindRequest,
+    RolledBack, Want,
 };
 use crate::{events, handlers as do_, logs};
 
@@ -137,6 +139,10 @@ pub(crate) fn all() -> Vec<Route> {
             .body::<DeadRequest>().gives::<Treated>(),
         route(post(), "/pipelines/{pipeline}/dead/discard", Operate, "Gives dead letters up", do_::dead_discard)
             .body::<DeadRequest>().gives::<Treated>(),
+        route(get(), "/pipelines/{pipeline}/generations", Observe, "Definitions with their plugins that were in force, and how they did", do_::generations)
+            .gives::<Vec<GenerationInfo>>(),
+        route(post(), "/pipelines/{pipeline}/rollback", Operate, "Takes the generation in force out, and puts the last good one in its place", do_::roll_back)
+            .gives::<RolledBack>(),
         route(get(), "/plugins", Observe, "The plugins of the definitions in force", do_::plugins).gives::<Vec<Plugin>>(),
         route(get(), "/checkpoints", Observe, "All checkpoints", do_::checkpoints).gives::<Vec<Checkpoint>>(),
         route(post(), "/checkpoints", Operate, "Makes a checkpoint", do_::make_checkpoint).body::<CheckpointRequest>().gives::<Checkpoint>(),

@@ -229,3 +229,11 @@ pub(crate) fn decode_read(bytes: &[u8]) -> Result<ReadBatch, Problem> {
     batch.region().check().map_err(Problem::connection)?;
     Ok(batch)
 }
+
+/// What came of a rollback.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct RolledBack {
+    /// The generation that is in force now or, where the pipeline does not run, with which it will start.
+    pub generation: u64,
+}

@@ -10,6 +10,7 @@ use sluice_event::Batch;
 use sluice_log::{Audit, Commit, Durability, Error, Log, Order, ReadBatch};
 use sluice_node::checkpoint::{self, Checkpoint};
 use sluice_node::dead::{self, DeadLetters, Found, LetterId, Selection, Treated, Treatment};
+use sluice_node::generations::{self, GenerationInfo};
 use sluice_node::operate::{self, Rewind};
 use sluice_node::replay::{self, Replay};
 use sluice_node::state;
@@ -199,6 +200,20 @@ impl Access {
         match self {
             Self::Node(client) => Ok(client.look(pipeline, query)?),
             Self::Directory(log) => Ok(state::look_in(log, pipeline, query)?),
+        }
+    }
+
+    pub(crate) fn generations(&mut self, pipeline: &str) -> Result<Vec<GenerationInfo>, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.generations(pipeline)?),
+            Self::Directory(log) => Ok(generations::of(log, pipeline)?),
+        }
+    }
+
+    pub(crate) fn roll_back(&mut self, pipeline: &str) -> Result<u64, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.roll_back(pipeline)?),
+            Self::Directory(log) => Ok(sluice_node::roll_back_in(log, pipeline)?),
         }
     }
 

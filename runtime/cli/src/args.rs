@@ -543,4 +543,14 @@ pub(crate) enum Plugin {
         /// A .wasm file, or a plugin's folder
         plugin: PathBuf,
     },
+    /// List the definitions and plugins of a pipeline that were in force, and how they did
+    History {
+        /// The pipeline
+        pipeline: String,
+    },
+    /// Take out what is in force, and put what was good before in its place
+    Rollback {
+        /// The pipeline
+        pipeline: String,
+    },
 }

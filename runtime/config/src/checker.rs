@@ -1,5 +1,7 @@
 //! Checks a definition and collects everything that is wrong with it.
 
+mod reload;
+
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::time::Duration;
@@ -63,7 +65,6 @@ impl Checker<'_> {
 
     fn pipeline(&mut self, definition: Definition) -> Option<Pipeline> {
         let name = self.name("pipeline", &definition.name);
-        self.refuse_sections(&definition);
         let delivery = self.delivery(definition.delivery.as_ref());
         self.places.push((At::Name, definition.name.span()));
         let (sources, start) = self.source(definition.source.into_inner())?;
@@ -89,6 +90,7 @@ impl Checker<'_> {
         let errors = self.errors(definition.errors, &name);
         let checkpoints = self.checkpoints(definition.checkpoint);
         let time = self.time(definition.time, &stages, &sinks);
+        let reload = self.reload(definition.reload, delivery);
         Some(Pipeline {
             file: self.file.to_owned(),
             text: self.text.to_owned(),
@@ -103,6 +105,7 @@ impl Checker<'_> {
             errors,
             time,
             checkpoints,
+            reload,
             places: std::mem::take(&mut self.places),
         })
     }
@@ -173,12 +176,6 @@ impl Checker<'_> {
             self.report(delivery.span(), format!("unknown delivery: {:?}", delivery.get_ref()), Some(help));
             Delivery::default()
         })
-    }
-
-    fn refuse_sections(&mut self, definition: &Definition) {
-        if let Some(section) = &definition.reload {
-            self.not_yet(section.span(), "[reload]", "leave this section out");
-        }
     }
 
     fn errors(&mut self, keys: Option<ErrorsKeys>, pipeline: &str) -> Errors {

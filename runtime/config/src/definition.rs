@@ -1,5 +1,4 @@
-//! The keys of a pipeline file, as serde reads them. Design section 6 fixes them; what this version does not do yet is read
-//! all the same, so that it can be refused by name.
+//! The keys of a pipeline file, as serde reads them. Design section 6 fixes them.
 
 use serde::Deserialize;
 use toml::{Spanned, Table};
@@ -21,7 +20,7 @@ pub(crate) struct Definition {
     pub(crate) errors: Option<ErrorsKeys>,
     pub(crate) time: Option<Spanned<TimeKeys>>,
     pub(crate) checkpoint: Option<CheckpointKeys>,
-    pub(crate) reload: Option<Spanned<Table>>,
+    pub(crate) reload: Option<ReloadKeys>,
 }
 
 #[derive(Deserialize)]
@@ -114,6 +113,29 @@ pub(crate) struct KeepKeys {
     pub(crate) all: Option<Text>,
     pub(crate) hourly: Option<Text>,
     pub(crate) daily: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ReloadKeys {
+    pub(crate) watch: Option<bool>,
+    pub(crate) probation: Option<ProbationKeys>,
+    pub(crate) hold_outputs: Option<Spanned<bool>>,
+    pub(crate) diff: Option<Spanned<DiffKeys>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ProbationKeys {
+    pub(crate) batches: Option<Spanned<u32>>,
+    pub(crate) time: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct DiffKeys {
+    pub(crate) last: Option<Text>,
+    pub(crate) allow: Option<Text>,
 }
 
 #[derive(Deserialize)]

@@ -18,8 +18,8 @@ mod tests;
 pub use diagnostic::Diagnostic;
 pub use json::json;
 pub use pipeline::{
-    At, Batch, Checkpoints, Delivery, Errors, Limits, OnError, PartitionBy, Pipeline, Retention, Sink, Stage, Start,
-    Time, Topic, changelog_topic,
+    Allow, At, Batch, Checkpoints, Delivery, Diff, Errors, Limits, OnError, PartitionBy, Pipeline, Reload, Retention,
+    Sink, Stage, Start, Time, Topic, changelog_topic,
 };
 pub use together::check_together;
 pub use units::{parse_duration, parse_size};

@@ -144,6 +144,47 @@ impl Default for Checkpoints {
     }
 }
 
+/// How a newer definition or plugin takes a pipeline over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reload {
+    /// Whether its file and plugins are watched.
+    pub watch: bool,
+    /// A new generation is on probation for so many batches; 0: it is not.
+    pub batches: u32,
+    /// It has passed after so long, too, if it has dealt with anything.
+    pub time: Duration,
+    /// Whether nothing is committed before it has passed.
+    pub hold_outputs: bool,
+    /// What it is compared with before it goes live.
+    pub diff: Option<Diff>,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { watch: true, batches: 100, time: Duration::from_secs(30), hold_outputs: false, diff: None }
+    }
+}
+
+/// A replay that a new generation has to stand before it goes live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Diff {
+    /// Over the events of so long.
+    pub last: Duration,
+    /// The differences that are no reason against it.
+    pub allow: Allow,
+}
+
+/// Differences of outputs that are allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allow {
+    /// None.
+    None,
+    /// Outputs where there were none.
+    Added,
+    /// All: they are only told.
+    All,
+}
+
 /// The topic that holds what a pipeline's state went through.
 pub fn changelog_topic(pipeline: &str) -> String {
     format!("{pipeline}{CHANGELOG}")
@@ -260,6 +301,8 @@ pub struct Pipeline {
     pub time: Time,
     /// What it keeps of its state, to come back to.
     pub checkpoints: Checkpoints,
+    /// How a newer one takes it over.
+    pub reload: Reload,
     pub(crate) places: Vec<(At, Range<usize>)>,
 }
 

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{Pipeline, Time, check_together};
+use crate::{Allow, Diff, Pipeline, Reload, Time, check_together};
 
 fn rendered(text: &str) -> String {
     let found = Pipeline::parse(Path::new("pipelines/late.toml"), text).unwrap_err();
@@ -84,16 +84,17 @@ fn everything_wrong_is_reported_at_once() {
 }
 
 #[test]
-fn what_is_not_available_yet_is_refused_by_name() {
-    insta::assert_snapshot!(rendered(&format!("{GOOD}[reload]\nwatch = true\n")), @"
-    error: not available yet in this version: [reload]
-     --> pipelines/late.toml:6:1
-      |
-    6 | [reload]
-      | ^^^^^^^^
-      |
-      = help: leave this section out
-    ");
+fn what_is_wrong_about_reloads_is_shown_where_it_stands() {
+    let good = "[reload]\nwatch = false\nprobation = { batches = 5, time = \"2s\" }\nhold-outputs = true\ndiff = { last = \"1h\" }\n";
+    let parsed = Pipeline::parse(Path::new("p.toml"), &format!("{GOOD}{good}")).unwrap().reload;
+    let diff = Some(Diff { last: Duration::from_secs(3600), allow: Allow::None });
+    let expected = Reload { watch: false, batches: 5, time: Duration::from_secs(2), hold_outputs: true, diff };
+    assert_eq!(parsed, expected);
+    let bad =
+        "[reload]\nprobation = { batches = 0, time = \"0s\" }\nhold-outputs = true\ndiff = { allow = \"some\" }\n";
+    insta::assert_snapshot!(rendered(&format!("{GOOD}{bad}")), @"");
+    let late = GOOD.replace("[source]", "delivery = \"at-most-once\"\n[source]");
+    insta::assert_snapshot!(rendered(&format!("{late}[reload]\nhold-outputs = true\ndiff = {{ last = \"1h\", allow = \"some\" }}\n")), @"");
 }
 
 #[test]

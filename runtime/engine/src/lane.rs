@@ -121,6 +121,11 @@ impl Lane {
         }
     }
 
+    /// From now on at most so many attempts may be in flight.
+    pub fn set_max_in_flight(&mut self, max: usize) {
+        self.max_in_flight = max.max(1);
+    }
+
     /// All events before this offset are committed.
     pub fn cursor(&self) -> u64 {
         self.cursor

@@ -3,6 +3,7 @@
 mod failing;
 mod firing;
 mod last_error;
+mod trial;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,12 +22,14 @@ use crate::errors::{ErrorPolicy, Failed};
 use crate::keyed::{Keyed, Marks, StateConfig};
 use crate::lane::{Halt, HaltKind, Lane, Next};
 use crate::port::{Source, Storage, Witness};
+use crate::probation::{Before, Probation, Verdict};
 use crate::router::Sink;
 use crate::sources::{SourceConfig, Sources};
 use crate::timers::Due;
 use crate::work::Work;
 use firing::Firing;
 pub use last_error::{Fate, LastError};
+use trial::Trial;
 
 /// How often in a row the cursor may turn out to be elsewhere before a lane gives up.
 const MOST_RESYNCS: u32 = 8;
@@ -36,32 +39,41 @@ const LINE_CHARS: usize = 200;
 /// A lane says at most this often that calls fail.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// What a lane needs to know.
-pub struct LaneConfig {
-    /// The pipeline's name.
-    pub pipeline_name: String,
-    /// The pipeline's id, epoch and generation, as the log gave them.
-    pub pipeline: u32,
-    /// Commits of another epoch are fenced.
-    pub epoch: u64,
-    /// Counts definitions and plugins.
-    pub generation: u64,
-    /// How often an event's effects can come about.
-    pub delivery: Delivery,
-    /// What to do about events that fail.
-    pub errors: ErrorPolicy,
-    /// Is told of each call.
-    pub witness: Arc<dyn Witness>,
+/// What deals with a pipeline's events, and how: what a reload changes.
+#[derive(Clone)]
+pub struct Generation {
+    /// Counts definitions and plugins, as the log does.
+    pub number: u64,
     /// What is called, one after the other; at least one.
     pub stages: Vec<StageConfig>,
     /// Where outputs go.
     pub sinks: Vec<Sink>,
+    /// What to do about events that fail.
+    pub errors: ErrorPolicy,
     /// Events per call, at most.
     pub max_events: u32,
     /// Bytes per call, at most, but for a single larger event.
     pub max_bytes: usize,
     /// How long a batch that is not full may wait for more events.
     pub linger: Duration,
+    /// Where it is on probation, that, and the generation before.
+    pub probation: Option<(Arc<Probation>, Before)>,
+}
+
+/// What a lane needs to know.
+pub struct LaneConfig {
+    /// The pipeline's name.
+    pub pipeline_name: String,
+    /// The pipeline's id, as the log gave it.
+    pub pipeline: u32,
+    /// Commits of another epoch are fenced.
+    pub epoch: u64,
+    /// How often an event's effects can come about.
+    pub delivery: Delivery,
+    /// Is told of each call.
+    pub witness: Arc<dyn Witness>,
+    /// What deals with events, at first.
+    pub generation: Generation,
     /// Attempts whose commits are not answered, at most.
     pub max_in_flight: usize,
     /// What its stages keep, where one is granted state.
@@ -171,6 +183,8 @@ pub struct LaneRunner {
     rests_until: Duration,
     resyncs: u32,
     firing: Firing,
+    /// Where the generation is on probation.
+    trial: Option<Trial>,
     state: LaneState,
     fatal: Option<Error>,
 }
@@ -194,19 +208,27 @@ impl LaneRunner {
         let cursor = sources.begins();
         let mut chain = Chain::new(
             (config.pipeline, config.witness.clone()),
-            &config.stages,
-            config.sinks.clone(),
+            &config.generation.stages,
+            config.generation.sinks.clone(),
             config.state.as_ref().map(|state| state.shared.clone()),
         );
         chain.point_at(sources.first(), sources.name(sources.first()));
+        let probation = config.generation.probation.as_ref();
+        let trial = probation.map(|(probation, before)| {
+            let state = config.state.as_ref().map(|state| state.shared.clone());
+            Trial::new((probation.clone(), before), (config.pipeline, config.witness.clone()), state)
+        });
+        let max_in_flight =
+            trial.as_ref().map_or(config.max_in_flight, |trial| trial.max_in_flight(config.max_in_flight));
         Self {
-            lane: Lane::new(cursor, config.max_in_flight),
+            lane: Lane::new(cursor, max_in_flight),
+            trial,
             chain,
             keyed,
             follower: Follower::default(),
             committed: cursor,
             claims: Claims::new(cursor),
-            batch_size: BatchSize::new(config.max_events),
+            batch_size: BatchSize::new(config.generation.max_events),
             state: LaneState { cursor, settled: true, ..LaneState::default() },
             tried,
             retrying: None,
@@ -300,7 +322,7 @@ impl LaneRunner {
         self.take_answers();
         let step = match self.fatal.take() {
             Some(error) => Step::StopNode(error),
-            None => self.decide(draining),
+            None => self.on_probation(draining).unwrap_or_else(|| self.decide(draining)),
         };
         let step = self.follow(step, draining);
         let passed = self.lane.cursor();
@@ -344,8 +366,8 @@ impl LaneRunner {
             if self.keyed.as_ref().is_some_and(Keyed::must_wait) {
                 return Step::Waiting;
             }
-            if self.config.errors.breaker.is_open() {
-                self.lane.halt_at(from, HaltKind::Breaker, self.config.errors.breaker.reason());
+            if self.config.generation.errors.breaker.is_open() {
+                self.lane.halt_at(from, HaltKind::Breaker, self.config.generation.errors.breaker.reason());
                 return Step::Worked;
             }
             let retrying = self.retrying.as_ref().filter(|retrying| retrying.offset == from);
@@ -379,11 +401,11 @@ impl LaneRunner {
 
     /// Waits for a batch to fill, if it may.
     fn linger(&mut self, from: u64) -> Option<Step> {
-        if self.config.linger.is_zero() {
+        if self.config.generation.linger.is_zero() {
             return None;
         }
         let now = self.clock.elapsed();
-        let until = *self.lingering.get_or_insert(now) + self.config.linger;
+        let until = *self.lingering.get_or_insert(now) + self.config.generation.linger;
         let full = self.sources.readable().saturating_sub(from) >= u64::from(self.batch_size.events());
         if full || now >= until {
             self.lingering = None;
@@ -405,7 +427,7 @@ impl LaneRunner {
         }
         let at_once = draining || self.sources.is_bounded() || matches!(step, Step::Halted(_));
         if let Some((input, dead, through)) = self.follower.due(self.next_own_id, self.committed, now, every, at_once) {
-            let (on_error, source) = (self.config.errors.on_error, self.sources.first());
+            let (on_error, source) = (self.config.generation.errors.on_error, self.sources.first());
             let mut appends: Vec<_> = dead.into_iter().flat_map(|dead| on_error.appends(source, dead)).collect();
             let head = self.head(input.from, input.to);
             appends.extend(self.keyed.as_mut().map(|keyed| keyed.append(self.next_own_id, through, head)));
@@ -543,8 +565,11 @@ impl LaneRunner {
     fn claim(&mut self, from: u64, draining: bool) -> Result<Option<u32>, Error> {
         let (events, claimed) = (self.batch_size.events(), self.claims.claimed());
         // Of several topics, no further than it is decided whose events come; and that only when the rest is dealt with.
-        let end =
-            self.sources.decide(if from < claimed { claimed - 1 } else { claimed }, events, self.config.max_bytes)?;
+        let end = self.sources.decide(
+            if from < claimed { claimed - 1 } else { claimed },
+            events,
+            self.config.generation.max_bytes,
+        )?;
         let due = self.claims.due(from, events, end.min(self.sources.readable()));
         if let Some((from, to)) = due.filter(|_| !draining) {
             self.claims.claiming(self.next_own_id, to);
@@ -597,7 +622,8 @@ impl LaneRunner {
         let quiet_until = self.keyed.as_ref().map_or(0, Keyed::quiet_until);
         let end = if from < quiet_until { readable.min(quiet_until) } else { readable };
         max_events = max_events.min(u32::try_from(end - from).unwrap_or(u32::MAX));
-        let (source, offset) = self.sources.read(from, max_events, self.config.max_bytes, &mut self.batch)?;
+        let (source, offset) =
+            self.sources.read(from, max_events, self.config.generation.max_bytes, &mut self.batch)?;
         self.batch_at = (from, self.sources.position(source));
         self.chain.point_at(source, self.sources.name(source));
         Ok(Some(offset))
@@ -609,12 +635,22 @@ impl LaneRunner {
         // What fires by the time of day, or because no more events are to come, is new.
         let follows = self.batch.count == 0 && !self.keyed.as_ref().is_some_and(Keyed::fires_besides);
         let again = self.sources.again(source, offset, follows);
-        self.chain.send_to(again.map(|again| (again.topic, again.partitions)), &self.config.sinks);
+        self.chain.send_to(again.map(|again| (again.topic, again.partitions)), &self.config.generation.sinks);
         let before = self.clock.elapsed();
         let marks = self.keyed.as_ref().map_or(Marks::default(), |keyed| keyed.marks(self.batch.count));
         let keyed = self.keyed.as_ref().filter(|_| self.batch.count > 0);
         let late = keyed.and_then(|keyed| keyed.diverted(self.batch.count));
         let result = self.chain.call(&self.batch, marks, due, late);
+        let given_up = |failed: &Failed| self.gives_up(from, failed).then_some(failed.index);
+        let given_up = result.as_ref().ok().and_then(|called| called.stopped.as_ref()).and_then(given_up);
+        if let Some(trial) = &mut self.trial {
+            let source = (source, self.sources.name(source));
+            if let Some(reason) = trial.judge(source, (&self.batch, marks, due), late, &result, given_up) {
+                self.chain.drop_instances();
+                return trial.probation.end(Verdict::Failed(reason));
+            }
+            trial.probation.deal();
+        }
         let took = self.clock.elapsed().saturating_sub(before);
         let work = &mut self.state.work;
         (work.calls, work.bytes_in) = (work.calls + 1, work.bytes_in + self.batch.bytes.len() as u64);
@@ -654,7 +690,8 @@ impl LaneRunner {
 
     /// Commits what a call came to, and decides what becomes of events that failed.
     fn commit(&mut self, from: u64, mut called: Called, with_timers: bool, draining: bool) {
-        let tried = |index: u32| self.tried.filter(|(offset, _)| *offset == from + u64::from(index)).map_or(0, |t| t.1);
+        let known = self.tried;
+        let tried = |index: u32| tried_before(known, from + u64::from(index));
         called.failed.iter_mut().for_each(|failed| failed.attempts += tried(failed.index));
         called.failed.iter().chain(&called.stopped).for_each(|failed| self.state.work.failed(failed.error.kind));
         // What is claimed must be dealt with before the end.
@@ -664,7 +701,7 @@ impl LaneRunner {
             Failed { attempts, ..stopped }
         });
         let retry = match stopped {
-            Some(failed) if no_time || failed.attempts >= self.config.errors.retry.attempts => {
+            Some(failed) if no_time || failed.attempts >= self.config.generation.errors.retry.attempts => {
                 (called.processed, called.fired_outputs) = (called.processed + 1, 0);
                 called.failed.push(failed);
                 None
@@ -688,6 +725,12 @@ impl LaneRunner {
             (None, Some(failed)) => self.retry_later(to, &failed),
             (None, None) => {}
         }
+    }
+
+    /// Whether an event at which a call stopped is not tried again.
+    fn gives_up(&self, from: u64, stopped: &Failed) -> bool {
+        let attempts = stopped.attempts + tried_before(self.tried, from + u64::from(stopped.index));
+        attempts >= self.config.generation.errors.retry.attempts
     }
 
     fn head(&self, from: u64, to: u64) -> Head {
@@ -758,7 +801,7 @@ impl LaneRunner {
             self.follower.submitted(id, Delivered { source, through: id, to, counts, calls, bytes, dead, fired });
         } else {
             counts.tell(&mut input);
-            appends.extend(self.config.errors.on_error.appends(self.sources.first(), dead));
+            appends.extend(self.config.generation.errors.on_error.appends(self.sources.first(), dead));
         }
         self.submit(id, Commit { appends, input: Some(input), ..Commit::default() });
     }
@@ -766,7 +809,8 @@ impl LaneRunner {
     /// What a commit says of the events between two places.
     fn input(&self, input: Input) -> Input {
         let (TopicPartition { topic, partition }, from) = self.range(input.from, input.to);
-        let (to, epoch, generation) = (from + (input.to - input.from), self.config.epoch, self.config.generation);
+        let (to, epoch, generation) =
+            (from + (input.to - input.from), self.config.epoch, self.config.generation.number);
         Input { pipeline: self.config.pipeline, epoch, generation, topic, partition, from, to, ..input }
     }
 
@@ -774,11 +818,22 @@ impl LaneRunner {
     fn submit_own(&mut self, commit: Commit) {
         let id = self.next_own_id;
         self.next_own_id -= 1;
-        self.submit(id, commit);
+        let input = commit.input.map(|input| self.input(input));
+        self.hand_over(id, Commit { input, ..commit });
     }
 
-    fn submit(&self, id: u64, mut commit: Commit) {
-        commit.input = commit.input.map(|input| self.input(input));
+    /// Hands over the commit of an attempt.
+    fn submit(&mut self, id: u64, commit: Commit) {
+        let input = commit.input.map(|input| self.input(input));
+        let commit = Commit { input, ..commit };
+        let commit = match &mut self.trial {
+            Some(trial) => trial.hold(id, commit),
+            None => Some(commit),
+        };
+        commit.into_iter().for_each(|commit| self.hand_over(id, commit));
+    }
+
+    fn hand_over(&self, id: u64, commit: Commit) {
         let (answers, wake) = (self.answers.clone(), self.wake.clone());
         self.storage.submit(
             commit,
@@ -788,4 +843,9 @@ impl LaneRunner {
             }),
         );
     }
+}
+
+/// How often the event at a place was tried before.
+fn tried_before(tried: Option<(u64, u32)>, place: u64) -> u32 {
+    tried.filter(|(tried, _)| *tried == place).map_or(0, |(_, attempts)| attempts)
 }

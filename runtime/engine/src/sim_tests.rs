@@ -384,15 +384,18 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
         pipeline_name: "p".into(),
         pipeline: 1,
         witness: Arc::new(()),
-        errors,
         epoch,
-        generation: 1,
         delivery: plan.delivery,
-        stages: (0..plan.stages).map(|index| stage(index, rng)).collect(),
-        sinks: vec![sink("out", OUT), sink("side", SIDE)],
-        max_events: 7,
-        max_bytes: 1 << 20,
-        linger: Duration::ZERO,
+        generation: Generation {
+            number: 1,
+            stages: (0..plan.stages).map(|index| stage(index, rng)).collect(),
+            sinks: vec![sink("out", OUT), sink("side", SIDE)],
+            errors,
+            max_events: 7,
+            max_bytes: 1 << 20,
+            linger: Duration::ZERO,
+            probation: None,
+        },
         max_in_flight: 5,
         state: plan.keeps.then(|| {
             let log = storage.clone();
@@ -616,7 +619,7 @@ fn after_a_failed_call_others_have_their_turn_for_as_long_as_it_took() {
     let (storage, clock) = (ModelStorage::default(), Arc::new(ManualClock::default()));
     storage.0.lock().unwrap().tries = vec![Arc::default()];
     let mut config = config(EXACTLY_ONCE, &storage, &mut Rng::from_seed(1));
-    config.stages[0].plugin = Arc::new(SlowTrap(clock.clone()));
+    config.generation.stages[0].plugin = Arc::new(SlowTrap(clock.clone()));
     let mut lane = runner(config, &storage, &clock);
     assert!(matches!(lane.step(false), Step::Worked));
     let Step::WaitingUntil(until) = lane.step(false) else { panic!("it goes on at once") };

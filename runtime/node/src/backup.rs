@@ -14,6 +14,7 @@ use sluice_log::{Error, Log, PipelineInfo};
 use sluice_state::SharedState;
 
 use crate::checkpoint::{self, cannot};
+use crate::files::sync;
 use crate::state;
 
 /// Says of a folder that it is no whole backup, and may be removed.
@@ -131,7 +132,9 @@ fn copy(
             files += 1;
             Ok(())
         };
-        copy_folder(&data.join("checkpoints"), &to.join("checkpoints"), &|_| true, &mut each)?;
+        for folder in ["checkpoints", "generations", "plugins"] {
+            copy_folder(&data.join(folder), &to.join(folder), &|_| true, &mut each)?;
+        }
         let is_kept = |path: &Path| {
             let parts = path.strip_prefix(data.join("state")).map(|path| path.components().count());
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -185,10 +188,4 @@ fn copy_file(from: &Path, to: &Path) -> Result<u64, Error> {
     let bytes = fs::copy(from, to).map_err(cannot("copy", from))?;
     sync(to)?;
     Ok(bytes)
-}
-
-fn sync(path: &Path) -> Result<(), Error> {
-    #[expect(clippy::disallowed_methods, reason = "a file that is no part of the log")]
-    let file = fs::File::open(path).map_err(cannot("open", path))?;
-    file.sync_all().map_err(cannot("sync", path))
 }

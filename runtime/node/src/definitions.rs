@@ -20,14 +20,7 @@ const MAX_STATE_BYTES: u64 = 1 << 30;
 pub fn read(paths: &[PathBuf]) -> Result<Vec<Pipeline>, Vec<Diagnostic>> {
     let (mut pipelines, mut found) = (Vec::new(), Vec::new());
     for path in files(paths)? {
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) => {
-                found.push(Diagnostic::of_file(&path, format!("cannot read: {error}"), None));
-                continue;
-            }
-        };
-        match Pipeline::parse(&path, &text) {
+        match read_file(&path) {
             Ok(pipeline) => pipelines.push(pipeline),
             Err(diagnostics) => found.extend(diagnostics),
         }
@@ -38,7 +31,15 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Pipeline>, Vec<Diagnostic>> {
     if found.is_empty() { Ok(pipelines) } else { Err(found) }
 }
 
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
+/// Reads and checks one definition.
+pub(crate) fn read_file(path: &Path) -> Result<Pipeline, Vec<Diagnostic>> {
+    let cannot = |error| vec![Diagnostic::of_file(path, format!("cannot read: {error}"), None)];
+    let text = std::fs::read_to_string(path).map_err(cannot)?;
+    Pipeline::parse(path, &text)
+}
+
+/// The files with definitions that these paths mean.
+pub(crate) fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -85,21 +86,25 @@ pub fn read_wasm(file: &Path, limits: &Limits) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads, compiles and checks the plugin of a stage, by its position.
+/// Reads the plugin of a stage, by its position.
 ///
 /// # Errors
-/// What is wrong with it, at its place in the definition.
-pub fn load_plugin(host: &Host, pipeline: &Pipeline, at: usize) -> Result<Code, Diagnostic> {
+/// That it cannot be read, at its place in the definition.
+pub fn read_plugin(pipeline: &Pipeline, at: usize) -> Result<Vec<u8>, Diagnostic> {
     let plugin = &pipeline.stages[at].plugin;
     let file = wasm_file(plugin);
-    let limits = limits(&pipeline.stages[at]);
-    let bytes = read_wasm(&file, &limits).map_err(|error| {
+    read_wasm(&file, &limits(&pipeline.stages[at])).map_err(|error| {
         let message = format!("cannot read the plugin: {}: {error}", tidy(&file).display());
         let folder = if plugin.is_dir() { plugin.as_path() } else { Path::new("DIR") };
         let help = format!("a .wasm file, or a plugin's folder after `sluice plugin build {}`", tidy(folder).display());
         pipeline.diagnose(At::Plugin(at), message, Some(help))
-    })?;
-    host.load(&bytes, &limits).map_err(|error| {
+    })
+}
+
+/// Compiles and checks the plugin of a stage, by its position.
+fn load_plugin(host: &Host, pipeline: &Pipeline, at: usize, bytes: &[u8]) -> Result<Code, Diagnostic> {
+    let file = wasm_file(&pipeline.stages[at].plugin);
+    host.load(bytes, &limits(&pipeline.stages[at])).map_err(|error| {
         let help = match &error {
             Error::NotWasm => Some("name a .wasm file, or a plugin's folder".to_owned()),
             Error::World { .. } => Some("export a consumer: with the Rust SDK, `consumer!(my_function);`".to_owned()),
@@ -164,21 +169,39 @@ pub fn link(
     Ok(linked)
 }
 
-/// All stages of a pipeline, loaded and linked, with the code of each.
+/// A stage that is ready to run.
+pub struct Loaded {
+    /// What its plugin is.
+    pub code: Code,
+    /// As the engine takes it.
+    pub config: StageConfig,
+    /// The plugin's file.
+    pub wasm: Vec<u8>,
+}
+
+/// All stages of a pipeline, loaded and linked.
 ///
 /// # Errors
 /// Everything that is wrong with them.
-pub fn load_stages(
+pub fn load_stages(host: &Arc<Host>, pipeline: &Pipeline, trial: &Trial<'_>) -> Result<Vec<Loaded>, Vec<Diagnostic>> {
+    load_stages_of(host, pipeline, trial, |at| read_plugin(pipeline, at))
+}
+
+/// The same, with plugins read in another way, each by its stage's position.
+pub(crate) fn load_stages_of(
     host: &Arc<Host>,
     pipeline: &Pipeline,
     trial: &Trial<'_>,
-) -> Result<Vec<(Code, StageConfig)>, Vec<Diagnostic>> {
+    read: impl Fn(usize) -> Result<Vec<u8>, Diagnostic>,
+) -> Result<Vec<Loaded>, Vec<Diagnostic>> {
     let (mut stages, mut found) = (Vec::new(), Vec::new());
     for (at, stage) in pipeline.stages.iter().enumerate() {
-        let loaded = load_plugin(host, pipeline, at)
-            .and_then(|code| link(host, &code, pipeline, at, trial).map(|linked| (code, linked)));
-        match loaded {
-            Ok((code, linked)) => {
+        let load = |wasm: Vec<u8>| {
+            let code = load_plugin(host, pipeline, at, &wasm)?;
+            Ok((link(host, &code, pipeline, at, trial)?, code, wasm))
+        };
+        match read(at).and_then(load) {
+            Ok((linked, code, wasm)) => {
                 let plugin: Arc<dyn Plugin> = Arc::new(linked);
                 let (name, keys_unchanged) = (stage.name.clone(), stage.keys_unchanged);
                 let digest = code.digest.to_string().into();
@@ -186,8 +209,8 @@ pub fn load_stages(
                 let max_bytes = stage.limits.state.unwrap_or(MAX_STATE_BYTES);
                 let grant = StateGrant { max_bytes, values: stage.state, timers: stage.timers };
                 let state = stage.keeps().then_some(grant);
-                let stage = StageConfig { name, plugin, keys_unchanged, max_outputs_per_event, digest, state };
-                stages.push((code, stage));
+                let config = StageConfig { name, plugin, keys_unchanged, max_outputs_per_event, digest, state };
+                stages.push(Loaded { code, config, wasm });
             }
             Err(diagnostic) => found.push(diagnostic),
         }

@@ -65,10 +65,14 @@ fn find_in(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) -> std::io::Resul
 /// # Errors
 /// What is wrong with a fixture, or with the pipeline or plugin that it tests.
 pub fn run(files: &[PathBuf], compiler: Compiler) -> Result<Vec<CaseResult>, NodeError> {
-    let host = Host::new(None, Arc::new(SystemClock), compiler)?;
+    run_with(&Host::new(None, Arc::new(SystemClock), compiler)?, files)
+}
+
+/// The same, by a host.
+pub(crate) fn run_with(host: &Arc<Host>, files: &[PathBuf]) -> Result<Vec<CaseResult>, NodeError> {
     let (mut results, mut found) = (Vec::new(), Vec::new());
     for file in files {
-        match run_file(&host, file) {
+        match run_file(host, file) {
             Ok(cases) => results.extend(cases),
             Err(diagnostics) => found.extend(diagnostics),
         }
@@ -82,7 +86,7 @@ fn run_file(host: &Arc<Host>, file: &Path) -> Result<Vec<CaseResult>, Vec<Diagno
     let fixture = Fixture::parse(file, &text).map_err(|diagnostic| vec![diagnostic])?;
     let pipeline = tested(file, &fixture)?;
     let stages = definitions::load_stages(host, &pipeline, &Trial::By(&(), crate::witness::starting(0)))?;
-    let stages: Vec<_> = stages.into_iter().map(|(_, stage)| stage).collect();
+    let stages: Vec<_> = stages.into_iter().map(|stage| stage.config).collect();
     let case = |case: &definition::Case| {
         let ran = run::run(case, &pipeline, &stages);
         let ran = ran.map_err(|what| vec![Diagnostic::of_file(file, format!("case {:?}: {what}", case.name), None)])?;

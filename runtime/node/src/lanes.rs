@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sluice_config::{At, Diagnostic, OnError, PartitionBy, Pipeline, Start, Topic, changelog_topic};
 use sluice_engine::{
-    Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, Source, SourceConfig,
-    StageConfig, TimePolicy, Witness, Writer,
+    Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, Source,
+    SourceConfig, StageConfig, TimePolicy, Witness, Writer,
 };
 use sluice_env::Clock;
 use sluice_log::{
@@ -25,21 +25,38 @@ pub(crate) struct Running {
     pub(crate) name: String,
     /// The pipeline's id.
     pub(crate) id: u32,
-    /// How many stages it has.
-    pub(crate) stages: usize,
-    /// Topics it reads.
-    pub(crate) sources: Vec<String>,
     /// Topics it writes to.
     pub(crate) sinks: Vec<String>,
     /// Each partition it reads, with the scheduler's number of its lane, which several may share.
     pub(crate) lanes: Vec<(TopicPartition, usize)>,
-    /// Opens when too many of its events fail.
-    pub(crate) breaker: Arc<Breaker>,
-    /// What sends its dead letters through again; `None` when it writes none.
-    pub(crate) redrive: Option<RedriveConfig>,
+    /// Is told of each call.
+    pub(crate) witness: Arc<dyn Witness>,
+    /// The definition in force, and SHA-256 of each of its plugins.
+    pub(crate) definition: Pipeline,
+    pub(crate) digest: Vec<u8>,
+    /// What deals with its events.
+    pub(crate) generation: Generation,
 }
 
 impl Running {
+    /// Opens when too many of its events fail.
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.generation.errors.breaker
+    }
+
+    /// What sends its dead letters through again; `None` when it writes none.
+    pub(crate) fn redrive(&self) -> Option<RedriveConfig> {
+        let Generation { stages, sinks, errors, .. } = &self.generation;
+        (self.definition.errors.on_error == OnError::DeadLetter).then(|| RedriveConfig {
+            pipeline_name: self.name.clone(),
+            pipeline: self.id,
+            witness: self.witness.clone(),
+            stages: stages.clone(),
+            sinks: sinks.clone(),
+            errors: errors.clone(),
+        })
+    }
+
     /// Its lanes, each once.
     pub(crate) fn each_lane(&self) -> Vec<usize> {
         let mut lanes: Vec<_> = self.lanes.iter().map(|(_, lane)| *lane).collect();
@@ -248,12 +265,10 @@ pub(crate) fn run(
     &Ground { log, clock, witness, scheduler, states, all }: &Ground<'_>,
     pipeline: &Pipeline,
     (info, sources): (PipelineInfo, Vec<TopicInfo>),
-    stages: &[StageConfig],
+    generation: Generation,
 ) -> Result<Running, Error> {
-    let routed = pipeline.sinks.iter().map(|sink| self::sink(log, sink)).collect::<Result<Vec<_>, Error>>()?;
     let number = scheduler.add_pipeline();
     let number = number.map_err(|error| Error::Invalid(format!("cannot start a thread: {error}")))?;
-    let errors = errors(log, &pipeline.errors)?;
     let mut lanes = Vec::new();
     let of_all = |partition| sources.iter().map(|source| (source.clone(), partition)).collect();
     let each = |source: &TopicInfo| {
@@ -279,19 +294,13 @@ pub(crate) fn run(
             pipeline_name: info.name.clone(),
             pipeline: info.id,
             epoch: info.epoch,
-            generation: info.generation,
             delivery: match pipeline.delivery {
                 sluice_config::Delivery::ExactlyOnce => Delivery::ExactlyOnce,
                 sluice_config::Delivery::AtLeastOnce => Delivery::AtLeastOnce { every: pipeline.batch.commit_every },
                 sluice_config::Delivery::AtMostOnce => Delivery::AtMostOnce,
             },
-            errors: errors.clone(),
             witness: witness.clone(),
-            stages: stages.to_vec(),
-            sinks: routed.clone(),
-            max_events: pipeline.batch.max_events,
-            max_bytes: pipeline.batch.max_bytes as usize,
-            linger: pipeline.batch.linger,
+            generation: generation.clone(),
             max_in_flight: MAX_IN_FLIGHT,
             state: match pipeline.has_state() {
                 true => {
@@ -324,24 +333,34 @@ pub(crate) fn run(
     lanes.sort_unstable();
     let own = pipeline.has_state().then(|| changelog_topic(&pipeline.name));
     let sinks = pipeline.written().map(|(_, topic)| topic.to_owned()).chain(own).collect();
-    let breaker = errors.breaker.clone();
-    let redrive = (pipeline.errors.on_error == OnError::DeadLetter).then(|| RedriveConfig {
-        pipeline_name: info.name.clone(),
-        pipeline: info.id,
-        witness: witness.clone(),
-        stages: stages.to_vec(),
-        sinks: routed,
-        errors,
-    });
     Ok(Running {
         name: pipeline.name.clone(),
         id: info.id,
-        stages: stages.len(),
-        sources: pipeline.sources.clone(),
         sinks,
         lanes,
-        breaker,
-        redrive,
+        witness: witness.clone(),
+        definition: pipeline.clone(),
+        digest: info.digest,
+        generation,
+    })
+}
+
+/// What deals with a pipeline's events by a definition and its plugins.
+pub(crate) fn generation(
+    log: &Log,
+    pipeline: &Pipeline,
+    number: u64,
+    stages: Vec<StageConfig>,
+) -> Result<Generation, Error> {
+    Ok(Generation {
+        number,
+        stages,
+        sinks: pipeline.sinks.iter().map(|sink| self::sink(log, sink)).collect::<Result<_, _>>()?,
+        errors: errors(log, &pipeline.errors)?,
+        max_events: pipeline.batch.max_events,
+        max_bytes: pipeline.batch.max_bytes as usize,
+        linger: pipeline.batch.linger,
+        probation: None,
     })
 }
 

@@ -6,21 +6,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluice_config::{Diagnostic, Pipeline};
-use sluice_engine::{Halt, HaltKind, LastError, StageConfig, Witness, Work};
+use sluice_engine::{Generation, Halt, HaltKind, LastError, Witness, Work};
 use sluice_env::{Clock, RealDisk, SystemClock};
 use sluice_host::{Code, Compiler, Host};
-use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, PipelineInfo};
+use sluice_log::{Commit, Desired, Durability, Error, Log, Options, Order, PipelineInfo, TopicInfo};
 
 use crate::backup::{self, Backup};
 use crate::checkpoint::{self, Checkpoint};
 use crate::dead::{self, Selection, Treated, Treatment};
-use crate::definitions::{self, Trial};
+use crate::definitions::{self, Loaded, Trial};
+use crate::generations::{self, GenerationInfo};
 use crate::history::{self, Histories, History};
 use crate::keeper::Keeper;
 use crate::lanes::{self, Existing, Ground, Needed, Running};
 use crate::lines::{Line, Lines};
 use crate::operate::{self, Rewind};
 use crate::redrive::Redrives;
+use crate::reload::{Candidate, Reloads};
 use crate::replay::{self, Replay};
 use crate::scheduler::{Scheduler, Seen};
 use crate::state::{self, States};
@@ -73,19 +75,20 @@ pub enum Outcome {
 
 /// A running node: an open log, and pipelines on it.
 pub struct Node {
-    log: Arc<Log>,
-    host: Arc<Host>,
-    clock: Arc<dyn Clock>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) host: Arc<Host>,
+    pub(crate) clock: Arc<dyn Clock>,
     witness: Arc<dyn Witness>,
-    scheduler: Scheduler,
+    pub(crate) scheduler: Scheduler,
     running: Mutex<Vec<Running>>,
     /// Pipelines that were asked to drain: once they have, the log is told that they stand still.
     draining: Mutex<BTreeSet<String>>,
     redrives: Redrives,
-    states: Arc<States>,
-    keeper: Keeper,
+    pub(crate) states: Arc<States>,
+    pub(crate) keeper: Keeper,
     operating: Arc<Mutex<()>>,
     histories: Mutex<Histories>,
+    pub(crate) reloads: Reloads,
     lines: Arc<Lines>,
 }
 
@@ -151,6 +154,7 @@ impl Node {
             keeper,
             operating,
             histories: Mutex::default(),
+            reloads: Reloads::default(),
             lines,
         })
     }
@@ -229,7 +233,7 @@ impl Node {
         &self.log
     }
 
-    fn running(&self) -> MutexGuard<'_, Vec<Running>> {
+    pub(crate) fn running(&self) -> MutexGuard<'_, Vec<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -238,13 +242,22 @@ impl Node {
     /// # Errors
     /// Everything that is wrong.
     pub fn start(&self, pipelines: &[Pipeline]) -> Result<(), NodeError> {
-        let (stages, needed) = prepare(&self.host, &Existing::of(&self.log), pipelines, |pipeline| {
-            let info = self.log.pipeline(&pipeline.name);
-            match info {
-                Some(info) if !info.held.is_empty() => Trial::Spared,
-                info => Trial::By(&*self.witness, witness::starting(info.map_or(0, |info| info.id))),
-            }
-        })?;
+        let _operating = self.operating();
+        self.start_among(pipelines, pipelines)
+    }
+
+    /// How a pipeline's plugins are tried.
+    pub(crate) fn trial_of(&self, pipeline: &Pipeline) -> Trial<'_> {
+        match self.log.pipeline(&pipeline.name) {
+            Some(info) if !info.held.is_empty() => Trial::Spared,
+            info => Trial::By(&*self.witness, witness::starting(info.map_or(0, |info| info.id))),
+        }
+    }
+
+    /// Starts pipelines among others that run or are to run.
+    pub(crate) fn start_among(&self, pipelines: &[Pipeline], all: &[Pipeline]) -> Result<(), NodeError> {
+        let existing = Existing::of(&self.log);
+        let (stages, needed) = prepare(&self.host, &existing, (pipelines, all), |pipeline| self.trial_of(pipeline))?;
         if !needed.missing.is_empty() {
             self.log.commit(Commit { topics: needed.missing, ..Commit::default() })?;
         }
@@ -252,19 +265,15 @@ impl Node {
             self.log.commit(Commit::order(Order::SetTopics(needed.settings)))?;
         }
         let mut started = Vec::new();
-        for (pipeline, stages) in pipelines.iter().zip(&stages) {
-            let digest = stages.iter().flat_map(|(code, _)| code.digest.0).collect();
-            started.push(lanes::start(&self.log, pipeline, digest)?);
+        for (pipeline, stages) in pipelines.iter().zip(stages) {
+            let (candidate, before) = self.chosen(Candidate { pipeline: pipeline.clone(), stages })?;
+            let start = self.commit_generation(&candidate, before.is_some())?;
+            started.push((candidate, before, start));
         }
-        for ((pipeline, stages), start) in pipelines.iter().zip(stages).zip(started) {
-            let stages: Vec<_> = stages.into_iter().map(|(_, stage)| stage).collect();
-            if start.0.desired == Desired::Drain && start.0.held.is_empty() {
-                self.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline.name.clone());
-            }
-            let Self { log, clock, witness, scheduler, states, .. } = self;
-            let ground = Ground { log, clock, witness, scheduler, states, all: pipelines };
-            let running = lanes::run(&ground, pipeline, start, &stages)?;
-            self.running().push(running);
+        for (candidate, before, start) in started {
+            let generation = self.generation(&candidate, &start.0, before)?;
+            let pipeline = &candidate.pipeline;
+            self.make(pipeline, start, generation, all)?;
             if pipeline.has_state() {
                 self.keeper.keep(&pipeline.name, pipeline.checkpoints);
             }
@@ -274,6 +283,76 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Makes a pipeline's lanes, and lets them run.
+    pub(crate) fn make(
+        &self,
+        pipeline: &Pipeline,
+        start: (PipelineInfo, Vec<TopicInfo>),
+        generation: Generation,
+        all: &[Pipeline],
+    ) -> Result<(), NodeError> {
+        if start.0.desired == Desired::Drain && start.0.held.is_empty() {
+            self.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(pipeline.name.clone());
+        }
+        let Self { log, clock, witness, scheduler, states, .. } = self;
+        let ground = Ground { log, clock, witness, scheduler, states, all };
+        let running = lanes::run(&ground, pipeline, start, generation)?;
+        self.running().push(running);
+        Ok(())
+    }
+
+    /// Has a pipeline's lanes come to rest, with nothing in flight.
+    pub(crate) fn settle(&self, pipeline: &str) -> Result<(), NodeError> {
+        /// As long as a guest call may take, and more.
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let lanes = self.lanes_of(pipeline);
+        lanes.iter().for_each(|lane| self.scheduler.want(*lane, Desired::Pause));
+        let until = self.clock.elapsed() + PATIENCE;
+        let rests = |lane: &usize| self.scheduler.seen(*lane).is_none_or(|seen| seen.at_rest && seen.state.settled);
+        while !lanes.iter().all(rests) {
+            if self.clock.elapsed() > until {
+                let desired = self.log.pipeline(pipeline).map_or(Desired::Run, |info| info.desired);
+                lanes.iter().for_each(|lane| self.scheduler.want(*lane, desired));
+                let what = format!("pipeline {pipeline} does not come to rest within {PATIENCE:?}");
+                return Err(NodeError::Failed(what));
+            }
+            self.scheduler.wait_for_rest(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Takes away lanes that have settled.
+    pub(crate) fn unmake(&self, pipeline: &str, id: u32) -> Result<(), NodeError> {
+        let lanes = self.lanes_of(pipeline);
+        self.running().retain(|running| running.name != pipeline);
+        self.scheduler.remove(&lanes);
+        let until = self.clock.elapsed() + Duration::from_secs(60);
+        while !self.states.release(id) {
+            if self.clock.elapsed() > until {
+                return Err(NodeError::Failed(format!("the state of pipeline {pipeline} is still being written")));
+            }
+            self.scheduler.wait_for_rest(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Stops a pipeline; its cursors and its state stay.
+    pub(crate) fn stop(&self, pipeline: &str) -> Result<(), NodeError> {
+        let Some(info) = self.log.pipeline(pipeline) else { return Ok(()) };
+        self.settle(pipeline)?;
+        self.keeper.forget(pipeline);
+        self.reloads.forget(pipeline);
+        self.unmake(pipeline, info.id)
+    }
+
+    /// The generations of a pipeline that are known, the oldest first; the last is in force.
+    ///
+    /// # Errors
+    /// When there is no such pipeline, or they cannot be read.
+    pub fn generations(&self, pipeline: &str) -> Result<Vec<GenerationInfo>, Error> {
+        generations::of(&self.log, pipeline)
     }
 
     /// Does something about dead letters, or says about which that would be. A redrive is begun at once.
@@ -300,13 +379,13 @@ impl Node {
     }
 
     /// One operator at a time, where what is done depends on what was looked at before.
-    fn operating(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn operating(&self) -> MutexGuard<'_, ()> {
         self.operating.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send_dead_letters(&self, pipeline: &str) -> Result<(), Error> {
         let running = self.running();
-        let config = running.iter().find(|running| running.name == pipeline).and_then(|r| r.redrive.clone());
+        let config = running.iter().find(|running| running.name == pipeline).and_then(Running::redrive);
         drop(running);
         let Some(config) = config else { return Ok(()) };
         let started = self.redrives.start(&self.log, &self.clock, config);
@@ -326,8 +405,8 @@ impl Node {
         tracing::info!(pipeline, skip, "is resumed");
         // Once for all lanes, and first: what they still say of it counts no more.
         let running = self.running();
-        if let Some(running) = running.iter().find(|running| running.name == pipeline && running.breaker.is_open()) {
-            running.breaker.reset();
+        if let Some(running) = running.iter().find(|running| running.name == pipeline && running.breaker().is_open()) {
+            running.breaker().reset();
         }
         drop(running);
         self.want(pipeline, Desired::Run)?;
@@ -342,7 +421,7 @@ impl Node {
     }
 
     /// Has a pipeline stand still for a reason, until it is resumed, and remembers it.
-    fn hold(&self, pipeline: &str, reason: &str) -> Result<(), Error> {
+    pub(crate) fn hold(&self, pipeline: &str, reason: &str) -> Result<(), Error> {
         tracing::error!(pipeline, reason, "is held: `sluice pipeline resume {pipeline}` lets it run");
         self.log.commit(Commit::order(Order::Hold(pipeline.to_owned(), reason.to_owned())))?;
         self.draining.lock().unwrap_or_else(PoisonError::into_inner).remove(pipeline);
@@ -353,12 +432,12 @@ impl Node {
     /// Has pipelines stand still, also after a restart, that have come to too many failures.
     fn note_breakers(&self) {
         // Looked at whenever a lane comes to rest: mostly there is nothing, and nobody is waited for.
-        if !self.running().iter().any(|running| running.breaker.is_open()) {
+        if !self.running().iter().any(|running| running.breaker().is_open()) {
             return;
         }
         let _operating = self.operating();
         let mut tripped = Vec::new();
-        for running in self.running().iter().filter(|running| running.breaker.is_open()) {
+        for running in self.running().iter().filter(|running| running.breaker().is_open()) {
             let seen = running.each_lane().into_iter().filter_map(|lane| self.scheduler.seen(lane));
             let mut halts = seen.filter(|seen| !seen.paused).filter_map(|seen| seen.state.halt);
             tripped.extend(
@@ -483,6 +562,10 @@ impl Node {
         self.scheduler.remove(&lanes);
         self.keeper.forget(pipeline);
         self.lines.forget(pipeline);
+        self.reloads.forget(pipeline);
+        if let Err(error) = generations::forget(self.log.root(), pipeline) {
+            tracing::warn!(%error, pipeline, "generations that nobody needs any more could not be removed");
+        }
         id.into_iter().for_each(|id| self.states.forget(id));
         Ok(())
     }
@@ -500,7 +583,7 @@ impl Node {
         topics::delete(&self.log, topic)
     }
 
-    fn lanes_of(&self, pipeline: &str) -> Vec<usize> {
+    pub(crate) fn lanes_of(&self, pipeline: &str) -> Vec<usize> {
         self.running().iter().find(|running| running.name == pipeline).map(Running::each_lane).unwrap_or_default()
     }
 
@@ -513,7 +596,7 @@ impl Node {
     /// outputs others read.
     pub fn wait_until_closed(&self, interrupted: &dyn Fn() -> bool) -> Outcome {
         // What one stage sends when it closes, the next may set timers for: so each stage has its turn.
-        let rounds = |running: &Running| std::iter::repeat_n(running.name.clone(), running.stages);
+        let rounds = |running: &Running| std::iter::repeat_n(running.name.clone(), running.definition.stages.len());
         let mut open: Vec<String> = self.running().iter().flat_map(rounds).collect();
         loop {
             let outcome = self.wait_until_idle(interrupted);
@@ -526,7 +609,7 @@ impl Node {
             };
             let waits = |name: &String| {
                 let own = running.iter().find(|running| running.name == *name);
-                let sources = own.map(|own| &own.sources[..]).unwrap_or_default();
+                let sources = own.map(|own| &own.definition.sources[..]).unwrap_or_default();
                 sources.iter().any(|topic| open.iter().any(|other| other != name && writes(other, topic)))
             };
             let mut ready: Vec<String> = open.iter().filter(|name| !waits(name)).cloned().collect();
@@ -647,6 +730,7 @@ impl Node {
     pub fn status(&self) -> Status {
         let mut status = status::of(&self.log);
         status.pid = Some(std::process::id());
+        status.refused = self.reloads.strays();
         for running in self.running().iter() {
             if let Some(pipeline) = status.pipelines.iter_mut().find(|pipeline| pipeline.name == running.name) {
                 self.observe(running, pipeline);
@@ -662,6 +746,7 @@ impl Node {
         (status.failed_calls, status.written) = (work.failed_calls(), work.outputs);
         status.rates = self.histories().rates(&running.name);
         status.last_errors = self.last_errors(running, status);
+        status.reload = self.reloads.status(&running.name);
         let place = |part: &LaneStatus| format!("{}/{}", part.topic, part.partition);
         let places: Vec<_> = running.lanes.iter().zip(&status.partitions).map(|((tp, _), p)| (*tp, place(p))).collect();
         for (partition, (tp, lane)) in status.partitions.iter_mut().zip(&running.lanes) {
@@ -719,6 +804,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.reloads.end();
         self.redrives.end();
         self.keeper.end();
         self.scheduler.end();
@@ -726,13 +812,13 @@ impl Drop for Node {
 }
 
 /// The stages of each pipeline, loaded and linked, and the topics that are needed.
-type Prepared = (Vec<Vec<(Code, StageConfig)>>, Needed);
+type Prepared = (Vec<Vec<Loaded>>, Needed);
 
-/// Checks definitions against plugins and what exists, and changes nothing.
+/// Checks definitions, among all, against plugins and what exists, and changes nothing.
 fn prepare<'a>(
     host: &Arc<Host>,
     existing: &Existing,
-    pipelines: &[Pipeline],
+    (pipelines, all): (&[Pipeline], &[Pipeline]),
     trial: impl Fn(&Pipeline) -> Trial<'a>,
 ) -> Result<Prepared, NodeError> {
     let (mut stages, mut found) = (Vec::new(), Vec::new());
@@ -742,7 +828,7 @@ fn prepare<'a>(
             Err(diagnostics) => found.extend(diagnostics),
         }
     }
-    match lanes::needed_topics(existing, pipelines) {
+    match lanes::needed_topics(existing, all) {
         Ok(needed) if found.is_empty() => Ok((stages, needed)),
         Ok(_) => Err(NodeError::Refused(found)),
         Err(diagnostics) => Err(NodeError::Refused([found, diagnostics].concat())),
@@ -755,6 +841,6 @@ fn prepare<'a>(
 /// Everything that is wrong.
 pub fn check(pipelines: &[Pipeline], existing: &Existing, compiler: Compiler) -> Result<Vec<Vec<Code>>, NodeError> {
     let host = Host::new(None, Arc::new(SystemClock), compiler)?;
-    let (stages, _) = prepare(&host, existing, pipelines, |_| Trial::By(&(), witness::starting(0)))?;
-    Ok(stages.into_iter().map(|stages| stages.into_iter().map(|(code, _)| code).collect()).collect())
+    let (stages, _) = prepare(&host, existing, (pipelines, pipelines), |_| Trial::By(&(), witness::starting(0)))?;
+    Ok(stages.into_iter().map(|stages| stages.into_iter().map(|stage| stage.code).collect()).collect())
 }

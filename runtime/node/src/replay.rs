@@ -15,8 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::{OnError, Pipeline};
 use sluice_engine::{
-    Breaker, Delivery, ErrorPolicy, LaneConfig, LaneRunner, PartitionBy, Reopen, Retry, Sink, Source, SourceConfig,
-    StageConfig, StateConfig, Step, Storage, Writer,
+    Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, PartitionBy, Reopen, Retry, Sink, Source,
+    SourceConfig, StageConfig, StateConfig, Step, Storage, Writer,
 };
 use sluice_env::{Clock, SystemClock};
 use sluice_host::{Compiler, Host};
@@ -207,7 +207,7 @@ fn stages(host: &Arc<Host>, all: &[Pipeline], request: &Request) -> Result<(Pipe
         pipeline.stages[at].plugin.clone_from(plugin);
     }
     let loaded = definitions::load_stages(host, &pipeline, &Trial::By(&(), crate::witness::starting(0)));
-    let stages = loaded.map_err(NodeError::Refused)?.into_iter().map(|(_, stage)| stage).collect();
+    let stages = loaded.map_err(NodeError::Refused)?.into_iter().map(|stage| stage.config).collect();
     Ok((pipeline, stages))
 }
 
@@ -402,12 +402,10 @@ impl SideLane<'_> {
             Ok(Sink { name: sink.name.clone(), topic: topic.id, partitions: topic.partitions, partition_by })
         };
         let errors = &self.pipeline.errors;
-        Ok(LaneConfig {
-            pipeline_name: self.pipeline.name.clone(),
-            pipeline: 0,
-            epoch: 0,
-            generation: 0,
-            delivery: Delivery::ExactlyOnce,
+        let generation = Generation {
+            number: 0,
+            stages: self.stages.to_vec(),
+            sinks: self.pipeline.sinks.iter().map(sink).collect::<Result<_, Error>>()?,
             errors: ErrorPolicy {
                 // Nothing is waited for.
                 retry: Retry {
@@ -422,12 +420,18 @@ impl SideLane<'_> {
                 },
                 breaker: Arc::new(Breaker::new(errors.window, errors.max_failures)),
             },
-            witness: Arc::new(()),
-            stages: self.stages.to_vec(),
-            sinks: self.pipeline.sinks.iter().map(sink).collect::<Result<_, Error>>()?,
             max_events: self.pipeline.batch.max_events,
             max_bytes: self.pipeline.batch.max_bytes as usize,
             linger: Duration::ZERO,
+            probation: None,
+        };
+        Ok(LaneConfig {
+            pipeline_name: self.pipeline.name.clone(),
+            pipeline: 0,
+            epoch: 0,
+            delivery: Delivery::ExactlyOnce,
+            witness: Arc::new(()),
+            generation,
             max_in_flight: 1,
             state: state.map(|shared| {
                 let changelog = TopicPartition { topic: CHANGELOG, partition: 0 };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sluice_engine::{Halt, LaneRunner, LaneState, Step};
+use sluice_engine::{Generation, Halt, LaneRunner, LaneState, Step};
 use sluice_env::Clock;
 use sluice_log::{Desired, Error, TopicPartition};
 
@@ -36,6 +36,8 @@ const RESUME: u8 = 2;
 const SKIP: u8 = 4;
 /// No more events are to come: its timers fire.
 const CLOSE: u8 = 8;
+/// Another generation deals with its events.
+const GO_OVER: u8 = 16;
 
 struct Slot {
     pipeline: usize,
@@ -44,6 +46,8 @@ struct Slot {
     desired: AtomicU8,
     /// What it was told and has not heard yet, as bits.
     told: AtomicU8,
+    /// The generation that it is to go over to.
+    next: Mutex<Option<Generation>>,
     /// What can be seen from outside without waiting for a guest call.
     seen: Mutex<LaneState>,
 }
@@ -275,6 +279,9 @@ impl Shared {
         if told & MOVED != 0 {
             runner.resync();
         }
+        if told & GO_OVER != 0 {
+            lock(&slot.next).take().into_iter().for_each(|next| runner.go_over(next));
+        }
         if told & CLOSE != 0 {
             runner.close();
         }
@@ -380,6 +387,7 @@ impl Scheduler {
                 state: AtomicU8::new(PARKED),
                 desired: AtomicU8::new(desired as u8),
                 told: AtomicU8::new(0),
+                next: Mutex::default(),
                 seen,
             })));
             lane
@@ -428,6 +436,19 @@ impl Scheduler {
     /// Has a lane fire its timers, for no more events are to come.
     pub(crate) fn close(&self, lane: usize) {
         self.tell(lane, CLOSE);
+    }
+
+    /// Has a lane go over to another generation, between two calls.
+    pub(crate) fn go_over(&self, lane: usize, generation: Generation) {
+        if let Some(slot) = self.shared.slot(lane) {
+            *lock(&slot.next) = Some(generation);
+        }
+        self.tell(lane, GO_OVER);
+    }
+
+    /// Has a lane look whether there is something to do.
+    pub(crate) fn wake(&self, lane: usize) {
+        self.shared.wake(lane);
     }
 
     /// Tells a lane that its cursor was set anew.

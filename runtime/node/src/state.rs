@@ -84,6 +84,13 @@ impl States {
         look(log, |pipeline, partition| self.shared(log, pipeline, partition), pipeline, query)
     }
 
+    /// Lets go of a pipeline's states, whose lanes are gone. False while one is in use; it is to be tried again then.
+    pub(crate) fn release(&self, pipeline: u32) -> bool {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(of, _), state| *of != pipeline || !state.close());
+        open.keys().all(|(of, _)| *of != pipeline)
+    }
+
     /// Forgets what a pipeline kept.
     pub(crate) fn forget(&self, pipeline: u32) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| *of != pipeline);

@@ -10,6 +10,7 @@ use sluice_env::{Clock, SystemClock};
 use sluice_log::{Desired, Log, Partition, PipelineInfo, TopicInfo};
 
 use crate::history::Rates;
+use crate::reload::ReloadStatus;
 
 /// How a node stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +27,9 @@ pub struct Status {
     pub damaged: Vec<String>,
     /// What keeps events from going that topics need not keep.
     pub holds: Vec<HoldStatus>,
+    /// Why definitions in files are not in force that are of no pipeline which runs.
+    #[serde(default)]
+    pub refused: Vec<String>,
 }
 
 /// A pipeline that keeps retention from doing its work.
@@ -154,6 +158,9 @@ pub struct PipelineStatus {
     /// What failed last since then, the newest first.
     #[serde(default)]
     pub last_errors: Vec<ErrorStatus>,
+    /// Why the newest definition or plugin is not in force, and how a new generation does, if there is anything to tell.
+    #[serde(default)]
+    pub reload: Option<ReloadStatus>,
     /// Per source partition.
     pub partitions: Vec<LaneStatus>,
 }
@@ -225,7 +232,7 @@ pub fn of(log: &Log) -> Status {
             bytes: hold.bytes,
         })
     });
-    Status { pid: None, url: None, pipelines, damaged, holds: holds.collect() }
+    Status { pid: None, url: None, pipelines, damaged, holds: holds.collect(), refused: Vec::new() }
 }
 
 /// How long the event at an offset waits since it was appended, in ms; none where there is none, or that cannot be read.
@@ -266,6 +273,7 @@ fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<Pi
         written: 0,
         failed_calls: 0,
         last_errors: Vec::new(),
+        reload: None,
         partitions: Vec::new(),
     };
     for (tp, cursor) in info.cursors {

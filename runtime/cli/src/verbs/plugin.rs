@@ -8,6 +8,7 @@ use sluice_env::SystemClock;
 use sluice_host::{Code, Compiler, Host, Limits};
 use sluice_node::definitions::{read_wasm, wasm_file};
 
+use crate::access::Access;
 use crate::args::{Global, Plugin};
 use crate::exit::Failure;
 use crate::show;
@@ -21,7 +22,46 @@ pub(crate) fn plugin(global: &Global, verb: &Plugin) -> Result<ExitCode, Failure
             inspect(global, &file)
         }
         Plugin::Inspect { plugin } => inspect(global, &wasm_file(plugin)),
+        Plugin::History { pipeline } => history(global, pipeline),
+        Plugin::Rollback { pipeline } => roll_back(global, pipeline),
     }
+}
+
+fn history(global: &Global, pipeline: &str) -> Result<ExitCode, Failure> {
+    let generations = Access::open_existing(global)?.generations(pipeline)?;
+    show::answer(global, &generations, || {
+        let rows: Vec<_> = generations
+            .iter()
+            .rev()
+            .map(|generation| {
+                let plugins: Vec<String> =
+                    generation.plugins.iter().map(|digest| digest.chars().take(12).collect()).collect();
+                // One line each: the whole reason is in the JSON.
+                let reason = generation.reason.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
+                vec![
+                    generation.number.to_string(),
+                    show::time(generation.time),
+                    generation.standing.to_string(),
+                    plugins.join(" "),
+                    sluice_node::brief(reason, 100),
+                ]
+            })
+            .collect();
+        show::table(&["GENERATION", "SINCE", "STANDING", "PLUGIN", "REASON"], &rows)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn roll_back(global: &Global, pipeline: &str) -> Result<ExitCode, Failure> {
+    let mut access = Access::open_existing(global)?;
+    let generation = access.roll_back(pipeline)?;
+    let how = if access.is_node() { "is in force" } else { "is what it will start with" };
+    show::answer(global, &serde_json::json!({ "generation": generation }), || {
+        format!(
+            "pipeline {pipeline}: generation {generation} {how}; what stands in the files is not taken again before it changes\n"
+        )
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn inspect(global: &Global, file: &Path) -> Result<ExitCode, Failure> {

@@ -45,6 +45,9 @@ pub(crate) fn run(global: &Global, verb: &Run) -> Result<ExitCode, Failure> {
     let dead_before: BTreeMap<_, _> = before.iter().map(|pipeline| (pipeline.name.clone(), pipeline.dead)).collect();
     let before = total_read(&before);
     let started = Instant::now();
+    if !verb.until_idle {
+        node.watch(&verb.paths)?;
+    }
     node.start(&pipelines)?;
     let socket = sluice_api::bind(&global.data)?;
     if let Some(url) = tcp.as_ref().and_then(|tcp| tcp.url().ok()) {

@@ -5,7 +5,7 @@ mod watch;
 use std::process::ExitCode;
 
 use sluice_log::Desired;
-use sluice_node::{HaltKind, HoldStatus, PipelineState, Rates, Retrying, Status};
+use sluice_node::{HaltKind, HoldStatus, PipelineState, ProbationStatus, Rates, ReloadStatus, Retrying, Status};
 
 use crate::access::Access;
 use crate::args::{self, Global};
@@ -43,6 +43,9 @@ fn render(status: &Status) -> String {
             }
             out.push_str(&format!("`sluice pipeline resume {name}` lets it go on\n"));
         }
+        if let Some(reload) = &pipeline.reload {
+            out.push_str(&reloads(&pipeline.name, pipeline.generation, reload));
+        }
         if pipeline.state == PipelineState::Paused {
             let name = &pipeline.name;
             out.push_str(&format!("\n{name} is paused: `sluice pipeline resume {name}` lets it run\n"));
@@ -75,11 +78,11 @@ fn render(status: &Status) -> String {
                     }
                     HaltKind::Event => out.push_str(&format!(
                         "help: look at the event with `sluice consume {} --partition {} --from {} --max 1 --json`; `sluice pipeline resume {name}` tries it again,\n\
-                         `sluice pipeline resume {name} --skip` passes over it; a mended plugin is taken when the node starts\n",
+                         `sluice pipeline resume {name} --skip` passes over it; a mended plugin is taken by itself\n",
                         lane.topic, lane.partition, halted.offset
                     )),
                     HaltKind::Timer => out.push_str(&format!(
-                        "help: `sluice pipeline resume {name}` tries the timer again, `sluice pipeline resume {name} --skip` lets go of it; a mended plugin is taken when the node starts\n"
+                        "help: `sluice pipeline resume {name}` tries the timer again, `sluice pipeline resume {name} --skip` lets go of it; a mended plugin is taken by itself\n"
                     )),
                     HaltKind::Breaker | HaltKind::Other => out.push_str(&format!(
                         "help: `sluice pipeline resume {name}` lets it go on, once what is wrong is mended\n"
@@ -106,8 +109,29 @@ fn render(status: &Status) -> String {
             "help: let it read them, `sluice rewind {pipeline} --to latest` passes over them, `sluice pipeline delete {pipeline}` gives them up\n"
         ));
     }
+    for problem in &status.refused {
+        out.push_str(&format!("\na definition is not taken:\n{problem}\n"));
+    }
     for file in &status.damaged {
         out.push_str(&format!("\ndamaged, its partition is stopped: {file}\n"));
+    }
+    out
+}
+
+/// How reloads of a pipeline stand.
+fn reloads(name: &str, generation: u64, reload: &ReloadStatus) -> String {
+    let mut out = String::new();
+    if let Some(ProbationStatus { batches, of, holds_outputs }) = &reload.probation {
+        let held = if *holds_outputs { "; nothing is committed before it has passed" } else { "" };
+        out.push_str(&format!(
+            "\ngeneration {generation} of {name} is on probation: {batches} of {of} batches{held}\n"
+        ));
+    }
+    if let Some(problem) = &reload.problem {
+        out.push_str(&format!("\n{name} goes on as it was: {problem}\n"));
+        out.push_str(&format!(
+            "help: `sluice plugin history {name}` shows what was in force; a changed file is tried anew\n"
+        ));
     }
     out
 }

@@ -21,7 +21,7 @@ impl LaneRunner {
         called: &mut Called,
     ) -> (Counts, Batch, Option<(HaltKind, String)>) {
         let (mut counts, mut dead, mut halt) = (Counts::default(), Batch::default(), None);
-        match self.config.errors.on_error {
+        match self.config.generation.errors.on_error {
             OnError::Skip => counts.skipped = called.failed.len() as u64,
             OnError::Halt => halt = called.failed.first().map(|failed| (HaltKind::Event, self.explain(failed))),
             OnError::DeadLetter { .. } => {
@@ -30,7 +30,7 @@ impl LaneRunner {
                 self.counted = self.counted.max(from + u64::from(called.processed));
                 let failed =
                     called.failed.iter().filter(|failed| failed.index >= known).map(|failed| failed.index - known);
-                let breaker = &self.config.errors.breaker;
+                let breaker = &self.config.generation.errors.breaker;
                 if breaker.allows(called.processed - known + called.fired, failed) {
                     (counts.dead, dead) = (called.failed.len() as u64, self.bury(from, &called.failed));
                 } else {
@@ -40,7 +40,7 @@ impl LaneRunner {
             }
         }
         match halt {
-            None => self.note_failures(from, &called.failed, Fate::by(self.config.errors.on_error)),
+            None => self.note_failures(from, &called.failed, Fate::by(self.config.generation.errors.on_error)),
             Some(_) => self.note_failures(from, called.failed.get(..1).unwrap_or_default(), Fate::Halted),
         }
         if halt.is_some() {
@@ -53,7 +53,7 @@ impl LaneRunner {
 
     /// What an operator reads of a failure.
     pub(super) fn explain(&self, failed: &Failed) -> String {
-        let stage = &self.config.stages[failed.stage].name;
+        let stage = &self.config.generation.stages[failed.stage].name;
         let times = if failed.attempts > 1 { format!(" (tried {} times)", failed.attempts) } else { String::new() };
         let in_functions = failed.error.backtrace.iter().map(|function| format!("\n  in {function}"));
         format!("stage {stage}: {}{times}{}", failed.error, in_functions.collect::<String>())
@@ -81,7 +81,7 @@ impl LaneRunner {
         let mut failed = failed.iter().peekable();
         for (index, event) in (0..).zip(self.batch.region().events()) {
             let Some(failed) = failed.next_if(|failed| failed.index == index) else { continue };
-            let letter = failed.letter(position(index), &self.config.stages[failed.stage], self.clock.now());
+            let letter = failed.letter(position(index), &self.config.generation.stages[failed.stage], self.clock.now());
             if let Ok(event) = event {
                 letter.push(&event, source, &mut dead);
             }
@@ -96,7 +96,7 @@ impl LaneRunner {
         self.state.work.retries += 1;
         let (source, offset) = self.sources.at(place);
         let seed = offset ^ (u64::from(source.partition) << 48);
-        let until = self.clock.elapsed() + self.config.errors.retry.backoff(attempts, seed);
+        let until = self.clock.elapsed() + self.config.generation.errors.retry.backoff(attempts, seed);
         let reason = self.explain(failed);
         self.note_failure((source, offset), &reason, Fate::TriedAgain);
         let told = brief(&reason, LINE_CHARS);

@@ -67,7 +67,7 @@ impl LaneRunner {
         let is_quiet = keyed.quiet_until() > 0 && self.lane.planned() <= keyed.quiet_until();
         let now = if is_quiet { i64::MIN } else { self.firing.now };
         let mut due = keyed.due_now(now, most)?;
-        if self.config.stages.len() > 1 {
+        if self.config.generation.stages.len() > 1 {
             // Of equal times, the earlier stage's come first: what they send is the later one's.
             let place =
                 |timer: &Timer| (timer.clock == Clock::EventTime, timer.time, self.chain.position(&timer.stage));
@@ -150,7 +150,8 @@ impl LaneRunner {
     ) -> Result<Due, sluice_state::Error> {
         let apart = self.is_apart(from, at_most);
         let Some(keyed) = self.keyed.as_ref().filter(|_| self.chain.has_timers()) else { return Ok(Due::default()) };
-        let (due, events) = keyed.due_between(now, apart, &self.config.stages[0].name, self.sources.behind(from))?;
+        let (due, events) =
+            keyed.due_between(now, apart, &self.config.generation.stages[0].name, self.sources.behind(from))?;
         // They were read as a whole: there is nothing malformed in them.
         let _ = self.batch.truncate(events);
         if events == 0 {
@@ -229,9 +230,9 @@ impl LaneRunner {
         self.state.work.failed(failed.error.kind);
         let may_pass = failed.error.kind == crate::port::CallErrorKind::Transient;
         let reason = format!("{}: {}", Told(timer), self.explain(&failed));
-        if may_pass && failed.attempts < self.config.errors.retry.attempts {
+        if may_pass && failed.attempts < self.config.generation.errors.retry.attempts {
             self.state.work.retries += 1;
-            let until = self.clock.elapsed() + self.config.errors.retry.backoff(failed.attempts, from);
+            let until = self.clock.elapsed() + self.config.generation.errors.retry.backoff(failed.attempts, from);
             let (attempts, told) = (failed.attempts, brief(&reason, LINE_CHARS));
             let (source, offset) = self.sources.behind(from);
             tracing::info!(%source, offset, attempts, reason = told, "will be tried again");
@@ -242,7 +243,7 @@ impl LaneRunner {
         }
         self.retrying = None;
         let mut dead = Batch::default();
-        let on_error = self.config.errors.on_error;
+        let on_error = self.config.generation.errors.on_error;
         self.note_failure(self.sources.behind(from), &reason, Fate::by(on_error));
         match on_error {
             OnError::Skip => {}
@@ -250,7 +251,8 @@ impl LaneRunner {
                 dead = self.bury_timer(from, timer, &failed);
             }
             OnError::DeadLetter { .. } => {
-                let reason = format!("{}; the first one here: {reason}", self.config.errors.breaker.reason());
+                let reason =
+                    format!("{}; the first one here: {reason}", self.config.generation.errors.breaker.reason());
                 return self.lane.halt_at(from, HaltKind::Breaker, reason);
             }
             OnError::Halt => {
@@ -269,7 +271,7 @@ impl LaneRunner {
         if !is_known {
             self.firing.counted.push((from, timer.clone()));
         }
-        self.config.errors.breaker.allows(u32::from(!is_known), (!is_known).then_some(0).into_iter())
+        self.config.generation.errors.breaker.allows(u32::from(!is_known), (!is_known).then_some(0).into_iter())
     }
 
     /// Lets go of a timer that does not go through.
@@ -293,7 +295,7 @@ impl LaneRunner {
             }),
             ..self.letter_at((source, offset))
         };
-        let letter = failed.letter(position, &self.config.stages[failed.stage], self.clock.now());
+        let letter = failed.letter(position, &self.config.generation.stages[failed.stage], self.clock.now());
         let (mut one, mut dead) = (Batch::default(), Batch::default());
         let event = NewEvent { timestamp: timer.time, key: Some(&timer.key), value: &timer.tag, ..NewEvent::default() };
         let pushed = one.push(&event);

@@ -1,0 +1,289 @@
+//! What may come in force: a definition with its plugins, and the steps until it does.
+
+use sluice_config::{Allow, At, Diagnostic, Pipeline};
+use sluice_engine::{Before, Generation, StageConfig};
+use sluice_log::{Commit, Order, PipelineInfo, TopicInfo};
+
+use super::{Noted, OnProbation, told, told_error};
+use crate::definitions::{self, Loaded};
+use crate::fixture;
+use crate::generations::{self, GenerationInfo, Standing, hex};
+use crate::lanes::{self, Existing, Running};
+use crate::node::{Node, NodeError};
+use crate::replay;
+use crate::topics::Place;
+
+/// A definition with its plugins, loaded and tried.
+pub(crate) struct Candidate {
+    pub(crate) pipeline: Pipeline,
+    pub(crate) stages: Vec<Loaded>,
+}
+
+impl Candidate {
+    /// SHA-256 of each plugin, one behind the other.
+    pub(crate) fn digest(&self) -> Vec<u8> {
+        self.stages.iter().flat_map(|stage| stage.code.digest.0).collect()
+    }
+
+    fn configs(&self) -> Vec<StageConfig> {
+        self.stages.iter().map(|stage| stage.config.clone()).collect()
+    }
+}
+
+/// Whether lanes that run by one definition can go on by another. What they read, how they commit, and what time is to them they began with.
+fn goes_on(old: &Pipeline, new: &Pipeline) -> bool {
+    let grants = |pipeline: &Pipeline| -> Vec<_> {
+        pipeline.stages.iter().map(|stage| (stage.keeps(), stage.name.clone())).filter(|(keeps, _)| *keeps).collect()
+    };
+    old.sources == new.sources
+        && old.delivery == new.delivery
+        && old.batch.commit_every == new.batch.commit_every
+        && old.time == new.time
+        && grants(old) == grants(new)
+}
+
+impl Node {
+    /// Takes a definition in force that is newer than the one which runs, or whose plugins are; with all that are wanted. Whatever is wrong is noted.
+    pub(super) fn take_over(&self, pipeline: &Pipeline, all: &[Pipeline]) {
+        let name = &pipeline.name;
+        let plugins: Result<Vec<_>, _> =
+            (0..pipeline.stages.len()).map(|at| definitions::read_plugin(pipeline, at)).collect();
+        let digest: Vec<u8> = match plugins {
+            Ok(plugins) => plugins.iter().flat_map(|wasm| sluice_host::Digest::of(wasm).0).collect(),
+            Err(diagnostic) => return self.refuse(name, None, told(&[diagnostic])),
+        };
+        let what = (pipeline.text.clone(), digest);
+        let running = self.running();
+        let Some(own) = running.iter().find(|running| running.name == *name) else { return };
+        let in_force = (own.definition.text.clone(), own.digest.clone());
+        drop(running);
+        let is_refused = self.reloads.note(name, |noted| noted.refused.as_ref() == Some(&what));
+        if is_refused {
+            return;
+        }
+        if what == in_force {
+            // Back to what runs.
+            return self.reloads.note(name, |noted| (noted.problem, noted.refused) = (None, None));
+        }
+        match self.try_take_over(pipeline, all) {
+            Ok(number) => {
+                self.reloads.note(name, |noted| (noted.problem, noted.refused) = (None, None));
+                tracing::info!(pipeline = name, generation = number, "is in force");
+            }
+            Err(error) => self.refuse(name, Some(what), told_error(&error)),
+        }
+    }
+
+    fn try_take_over(&self, pipeline: &Pipeline, all: &[Pipeline]) -> Result<u64, NodeError> {
+        let running = self.running();
+        let own = running.iter().find(|running| running.name == pipeline.name);
+        let Some((old, old_stages)) = own.map(|own| (own.definition.clone(), own.generation.stages.clone())) else {
+            return Err(NodeError::Failed("it does not run".to_owned()));
+        };
+        drop(running);
+        check_state(&old, pipeline).map_err(|found| NodeError::Refused(vec![found]))?;
+        let candidate = self.load(pipeline)?;
+        let needed = lanes::needed_topics(&Existing::of(&self.log), all).map_err(NodeError::Refused)?;
+        self.self_test(pipeline)?;
+        self.compare(pipeline)?;
+        if !needed.missing.is_empty() {
+            self.log.commit(Commit { topics: needed.missing, ..Commit::default() })?;
+        }
+        if !needed.settings.is_empty() {
+            self.log.commit(Commit::order(Order::SetTopics(needed.settings)))?;
+        }
+        let before = if pipeline.reload.batches > 0 { self.before(&old, old_stages) } else { None };
+        self.put_in_force(candidate, before, all)
+    }
+
+    /// The generation that is asked should the next one fail: the one that runs or, where that is on probation itself, the last good one.
+    fn before(&self, running: &Pipeline, stages: Vec<StageConfig>) -> Option<Before> {
+        let is_open = self.reloads.note(&running.name, |noted| noted.probation.is_some());
+        if !is_open {
+            let sinks = self.running().iter().find(|own| own.name == running.name)?.generation.sinks.clone();
+            return Some(Before { stages, sinks });
+        }
+        let good = self.last_good(&running.name, None)?;
+        let candidate = self.raise(&good).ok()?;
+        let Generation { stages, sinks, .. } =
+            lanes::generation(&self.log, &candidate.pipeline, good.number, candidate.configs()).ok()?;
+        Some(Before { stages, sinks })
+    }
+
+    /// Loads a definition's plugins, and tries them.
+    pub(crate) fn load(&self, pipeline: &Pipeline) -> Result<Candidate, NodeError> {
+        let stages = definitions::load_stages(&self.host, pipeline, &self.trial_of(pipeline));
+        Ok(Candidate { pipeline: pipeline.clone(), stages: stages.map_err(NodeError::Refused)? })
+    }
+
+    /// Brings back what a generation was made of.
+    pub(super) fn raise(&self, generation: &GenerationInfo) -> Result<Candidate, NodeError> {
+        let pipeline = Pipeline::parse(&generation.file, &generation.definition).map_err(NodeError::Refused)?;
+        let data = self.log.root();
+        let stages = definitions::load_stages_of(&self.host, &pipeline, &self.trial_of(&pipeline), |at| {
+            let digest = generation.plugins.get(at).map(String::as_str).unwrap_or_default();
+            generations::plugin(data, digest)
+                .map_err(|error| pipeline.diagnose(At::Plugin(at), error.to_string(), None))
+        });
+        let stages = stages.map_err(NodeError::Refused)?;
+        Ok(Candidate { pipeline, stages })
+    }
+
+    /// Runs the fixtures that lie in the folders of its plugins.
+    fn self_test(&self, pipeline: &Pipeline) -> Result<(), NodeError> {
+        let folders: Vec<_> =
+            pipeline.stages.iter().map(|stage| stage.plugin.clone()).filter(|path| path.is_dir()).collect();
+        let files =
+            fixture::find(&folders).map_err(|error| NodeError::Failed(format!("cannot look for fixtures: {error}")))?;
+        let results = fixture::run_with(&self.host, &files)?;
+        let Some(failed) = results.iter().find(|result| !result.differences.is_empty()) else { return Ok(()) };
+        let (file, case) = (failed.file.display(), &failed.case);
+        let what = format!("the plugin's fixture {file} fails, case {case:?}:\n{}", failed.differences.join("\n"));
+        Err(NodeError::Failed(what))
+    }
+
+    /// Replays history through it, where its definition wants that.
+    fn compare(&self, pipeline: &Pipeline) -> Result<(), NodeError> {
+        let Some(diff) = pipeline.reload.diff else { return Ok(()) };
+        let info = self
+            .log
+            .pipeline(&pipeline.name)
+            .ok_or_else(|| sluice_log::Error::UnknownPipeline(pipeline.name.clone()))?;
+        let since = self.clock.now() - i64::try_from(diff.last.as_millis()).unwrap_or(i64::MAX);
+        let request = replay::Request {
+            pipeline: pipeline.name.clone(),
+            files: vec![pipeline.file.clone()],
+            plugin: None,
+            stage: None,
+            from: Place::Time(since).to_string(),
+            to: "latest".to_owned(),
+            into: None,
+        };
+        let replay = replay::run(&self.log, &self.host, &info, self.states.past(&self.log, &info).as_ref(), &request)?;
+        let told = format!(
+            "replayed over {:?}: {} outputs as before, {} more, {} missing, {} others",
+            diff.last, replay.same, replay.added, replay.missing, replay.changed
+        );
+        let states = replay.partitions.iter().any(|part| part.state.as_ref().is_some_and(|state| state.differing > 0));
+        let is_allowed = match diff.allow {
+            Allow::All => true,
+            Allow::Added => replay.missing + replay.changed == 0 && !states,
+            Allow::None => !replay.differs(),
+        };
+        if is_allowed {
+            tracing::info!(pipeline = pipeline.name, "{told}");
+            return Ok(());
+        }
+        let help = format!("`sluice replay {} --diff` shows them; `[reload] diff` says what is allowed", pipeline.name);
+        Err(NodeError::Failed(format!("{told}\nhelp: {help}")))
+    }
+
+    /// Says in the log that a candidate is in force, and has the pipeline's lanes go over to it. The generation's number.
+    pub(super) fn put_in_force(
+        &self,
+        candidate: Candidate,
+        before: Option<Before>,
+        all: &[Pipeline],
+    ) -> Result<u64, NodeError> {
+        let name = &candidate.pipeline.name;
+        let running = self.running();
+        let own = running.iter().find(|running| running.name == *name);
+        let in_place = own.is_none_or(|running| goes_on(&running.definition, &candidate.pipeline));
+        drop(running);
+        if !in_place {
+            // From here on it stands still, until it runs again by the one or the other.
+            self.settle(name)?;
+        }
+        let (info, sources) = self.commit_generation(&candidate, before.is_some())?;
+        let generation = self.generation(&candidate, &info, before)?;
+        let number = generation.number;
+        if in_place {
+            let mut running = self.running();
+            let Some(own) = running.iter_mut().find(|running| running.name == *name) else { return Ok(number) };
+            self.go_over(own, &candidate, generation);
+        } else {
+            self.unmake(name, info.id)?;
+            self.make(&candidate.pipeline, (info, sources), generation, all)?;
+        }
+        if candidate.pipeline.has_state() {
+            self.keeper.keep(name, candidate.pipeline.checkpoints);
+        }
+        Ok(number)
+    }
+
+    fn go_over(&self, own: &mut Running, candidate: &Candidate, generation: Generation) {
+        own.each_lane().into_iter().for_each(|lane| self.scheduler.go_over(lane, generation.clone()));
+        own.generation = Generation { probation: None, ..generation };
+        (own.definition, own.digest) = (candidate.pipeline.clone(), candidate.digest());
+    }
+
+    /// What deals with events by a candidate that is in force; where it is on probation, that is noted.
+    pub(crate) fn generation(
+        &self,
+        candidate: &Candidate,
+        info: &PipelineInfo,
+        before: Option<Before>,
+    ) -> Result<Generation, NodeError> {
+        let Candidate { pipeline, .. } = candidate;
+        let mut generation = lanes::generation(&self.log, pipeline, info.generation, candidate.configs())?;
+        let probation = before.map(|before| {
+            let probation = self.reloads.probation(pipeline.reload.batches, pipeline.reload.hold_outputs);
+            (probation, before)
+        });
+        let on_probation = probation.as_ref().map(|(probation, _)| OnProbation {
+            probation: probation.clone(),
+            generation: info.generation,
+            until: self.clock.elapsed() + pipeline.reload.time,
+        });
+        self.reloads.note(&pipeline.name, |noted: &mut Noted| noted.probation = on_probation);
+        generation.probation = probation;
+        Ok(generation)
+    }
+
+    /// Keeps what a candidate is made of, and says in the log that it is in force.
+    pub(crate) fn commit_generation(
+        &self,
+        candidate: &Candidate,
+        on_probation: bool,
+    ) -> Result<(PipelineInfo, Vec<TopicInfo>), NodeError> {
+        let Candidate { pipeline, stages } = candidate;
+        let digest = candidate.digest();
+        for (stage, digest) in stages.iter().zip(hex(&digest)) {
+            generations::keep_plugin(self.log.root(), &digest, &stage.wasm)?;
+        }
+        let (info, sources) = lanes::start(&self.log, pipeline, digest.clone())?;
+        let standing = if on_probation { Standing::Probation } else { Standing::Good };
+        let known = generations::of(&self.log, &pipeline.name)?;
+        if known.last().is_none_or(|last| last.number != info.generation || last.standing != standing) {
+            let new = GenerationInfo {
+                number: info.generation,
+                time: self.clock.now(),
+                standing,
+                reason: None,
+                plugins: hex(&digest),
+                file: pipeline.file.clone(),
+                definition: pipeline.text.clone(),
+            };
+            generations::note(&self.log, &pipeline.name, |known| {
+                if let Some(last) = known.last_mut().filter(|last| last.standing == Standing::Probation) {
+                    last.standing = Standing::Replaced;
+                }
+                known.retain(|generation| generation.number != new.number);
+                known.push(new);
+            })?;
+        }
+        Ok((info, sources))
+    }
+}
+
+/// Refuses a definition that has no stage for what is kept.
+fn check_state(old: &Pipeline, new: &Pipeline) -> Result<(), Diagnostic> {
+    let is_there = |name: &str| new.stages.iter().any(|stage| stage.name == name && stage.keeps());
+    let Some(gone) = old.stages.iter().find(|stage| stage.keeps() && !is_there(&stage.name)) else { return Ok(()) };
+    let message = format!("stage {:?} keeps state, and this definition has no such stage", gone.name);
+    let help = format!(
+        "what it keeps goes by its name: give a stage `name = {:?}` and its capabilities; or give the pipeline another name, or forget all with `sluice pipeline delete {}`",
+        gone.name, new.name
+    );
+    Err(new.diagnose(At::Name, message, Some(help)))
+}
