@@ -9,6 +9,7 @@ mod errors;
 mod http;
 mod join;
 mod operate;
+mod reload;
 mod replay;
 mod state;
 mod storage;

@@ -16,7 +16,12 @@ const MOST_MEMORY_MIB: u64 = 300;
 fn wasm(animal: &str) -> Vec<u8> {
     let text = std::fs::read_to_string(project().join("tests/zoo").join(animal).with_extension("wat")).unwrap();
     let whole = text.contains("(module") || text.contains("(component");
-    wat::parse_str(if whole { text } else { SKELETON.replace("FIELDS", &text) }).unwrap()
+    if whole { wat::parse_str(text).unwrap() } else { of_fields(&text) }
+}
+
+/// A module of these fields, with what the skeleton has.
+pub(crate) fn of_fields(fields: &str) -> Vec<u8> {
+    wat::parse_str(SKELETON.replace("FIELDS", fields)).unwrap()
 }
 
 /// A folder with the animal in the pipeline `wild`, and a well-behaved pipeline `tame`.

@@ -32,8 +32,8 @@ use crate::socket;
 use crate::tcp::DEFAULT_PORT;
 use crate::tls;
 use crate::wire::{
-    BackupRequest, CheckpointRequest, DeadRequest, FileRequest, Located, NewTopic, NextSequence, Produced,
-    RewindRequest, RolledBack, Want, decode_read,
+    BackupRequest, CheckpointRequest, DeadRequest, FileRequest, InForce, Located, NewTopic, NextSequence, Produced,
+    RewindRequest, Want, decode_read,
 };
 
 /// A connection to a running node. Calls block.
@@ -236,13 +236,22 @@ impl Client {
         self.json("GET", &format!("/pipelines/{}/generations", escaped(pipeline)), Body::empty())
     }
 
+    /// Takes over what stands in a pipeline's file now. The number of the generation in force then.
+    ///
+    /// # Errors
+    /// What the node says, or the connection.
+    pub fn reload(&mut self, pipeline: &str) -> Result<u64, Problem> {
+        let path = format!("/pipelines/{}/reload", escaped(pipeline));
+        self.json("POST", &path, Body::empty()).map(|InForce { generation }| generation)
+    }
+
     /// Puts the last good generation in place of the one in force. Its number.
     ///
     /// # Errors
     /// What the node says, or the connection.
     pub fn roll_back(&mut self, pipeline: &str) -> Result<u64, Problem> {
         let path = format!("/pipelines/{}/rollback", escaped(pipeline));
-        self.json("POST", &path, Body::empty()).map(|RolledBack { generation }| generation)
+        self.json("POST", &path, Body::empty()).map(|InForce { generation }| generation)
     }
 
     /// Looks into what a pipeline keeps.

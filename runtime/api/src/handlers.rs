@@ -28,8 +28,8 @@ use crate::metrics;
 use crate::problem::Problem;
 use crate::server::Api;
 use crate::wire::{
-    BackupRequest, CheckpointRequest, DeadRequest, FileRequest, LocateQuery, Located, NewTopic, NextSequence, Plugin,
-    PluginStage, Produced, RewindRequest, RolledBack, Want,
+    BackupRequest, CheckpointRequest, DeadRequest, FileRequest, InForce, LocateQuery, Located, NewTopic, NextSequence,
+    Plugin, PluginStage, Produced, RewindRequest, Want,
 };
 
 type Answer<T> = Result<Json<T>, Problem>;
@@ -312,9 +312,14 @@ pub(crate) async fn generations(State(api): State<Api>, Path(pipeline): Path<Str
     blocking(move || Ok(api.node.generations(&pipeline)?)).await.map(Json)
 }
 
-pub(crate) async fn roll_back(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<RolledBack> {
+pub(crate) async fn reload(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<InForce> {
+    let generation = blocking(move || Ok(api.node.reload(&pipeline)?)).await?;
+    Ok(Json(InForce { generation }))
+}
+
+pub(crate) async fn roll_back(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<InForce> {
     let generation = blocking(move || Ok(api.node.roll_back(&pipeline)?)).await?;
-    Ok(Json(RolledBack { generation }))
+    Ok(Json(InForce { generation }))
 }
 
 pub(crate) async fn dead_list(State(api): State<Api>, Path(pipeline): Path<String>) -> Answer<DeadLetters> {

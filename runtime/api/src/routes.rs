@@ -25,8 +25,8 @@ use crate::openapi::{Range, Shape, of};
 use crate::problem::Problem;
 use crate::server::Api;
 use crate::wire::{
-    CheckpointRequest, DeadRequest, LocateQuery, Located, NewTopic, NextSequence, Plugin, Produced, RewindRequest,
-    RolledBack, Want,
+    CheckpointRequest, DeadRequest, InForce, LocateQuery, Located, NewTopic, NextSequence, Plugin, Produced,
+    RewindRequest, Want,
 };
 use crate::{events, handlers as do_, logs};
 
@@ -141,8 +141,10 @@ pub(crate) fn all() -> Vec<Route> {
             .body::<DeadRequest>().gives::<Treated>(),
         route(get(), "/pipelines/{pipeline}/generations", Observe, "Definitions with their plugins that were in force, and how they did", do_::generations)
             .gives::<Vec<GenerationInfo>>(),
+        route(post(), "/pipelines/{pipeline}/reload", Operate, "Takes over what stands in the pipeline's file and its plugins' now", do_::reload)
+            .gives::<InForce>(),
         route(post(), "/pipelines/{pipeline}/rollback", Operate, "Takes the generation in force out, and puts the last good one in its place", do_::roll_back)
-            .gives::<RolledBack>(),
+            .gives::<InForce>(),
         route(get(), "/plugins", Observe, "The plugins of the definitions in force", do_::plugins).gives::<Vec<Plugin>>(),
         route(get(), "/checkpoints", Observe, "All checkpoints", do_::checkpoints).gives::<Vec<Checkpoint>>(),
         route(post(), "/checkpoints", Operate, "Makes a checkpoint", do_::make_checkpoint).body::<CheckpointRequest>().gives::<Checkpoint>(),

@@ -230,10 +230,10 @@ pub(crate) fn decode_read(bytes: &[u8]) -> Result<ReadBatch, Problem> {
     Ok(batch)
 }
 
-/// What came of a rollback.
+/// What deals with a pipeline's events.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct RolledBack {
+pub struct InForce {
     /// The generation that is in force now or, where the pipeline does not run, with which it will start.
     pub generation: u64,
 }

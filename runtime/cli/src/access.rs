@@ -210,6 +210,14 @@ impl Access {
         }
     }
 
+    pub(crate) fn reload(&mut self, pipeline: &str) -> Result<u64, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.reload(pipeline)?),
+            Self::Directory(_) => Err(Failure::failed("no node runs: there is nothing to reload")
+                .help("start it with `sluice run`: it takes what stands in the files")),
+        }
+    }
+
     pub(crate) fn roll_back(&mut self, pipeline: &str) -> Result<u64, Failure> {
         match self {
             Self::Node(client) => Ok(client.roll_back(pipeline)?),

@@ -548,6 +548,11 @@ pub(crate) enum Plugin {
         /// The pipeline
         pipeline: String,
     },
+    /// Take over what stands in a pipeline's file and its plugins' now, whether they are watched or not
+    Reload {
+        /// The pipeline
+        pipeline: String,
+    },
     /// Take out what is in force, and put what was good before in its place
     Rollback {
         /// The pipeline

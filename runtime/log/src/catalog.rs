@@ -232,6 +232,8 @@ impl Catalog {
                 let outcome = match (input.step, self.outcomes.get(&key)) {
                     (Step::Outcome, _) => input.to,
                     (_, None) => input.from,
+                    // Nothing is behind the cursor but what was claimed: a pipeline may go over to another delivery.
+                    (Step::Done, Some(before)) if *before < input.to => input.to,
                     (_, Some(_)) => return Ok(moved),
                 };
                 Ok(Undo::Several(vec![moved, Undo::Outcome(key, self.outcomes.insert(key, outcome))]))

@@ -18,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::{Diagnostic, Pipeline, check_together};
 use sluice_engine::{Probation, Verdict};
+use sluice_log::Error;
 
 pub(crate) use self::candidate::Candidate;
 pub use self::rollback::roll_back_in;
@@ -57,6 +58,12 @@ struct Noted {
     /// What was refused last, or taken out: text and digest. It is not tried again.
     refused: Option<(String, Vec<u8>)>,
     probation: Option<OnProbation>,
+}
+
+impl Noted {
+    fn all_is_well(&mut self) {
+        (self.problem, self.refused) = (None, None);
+    }
 }
 
 struct OnProbation {
@@ -191,27 +198,23 @@ impl Node {
             match definitions::read_file(file) {
                 Ok(pipeline) if own.is_none_or(|own| own.reload.watch) => wanted.push(pipeline),
                 Ok(_) => wanted.extend(own.cloned()),
-                Err(found) => {
-                    let problem = told(&found);
-                    match own {
-                        Some(own) => {
-                            self.refuse(&own.name, None, problem);
-                            kept.push(own.name.clone());
-                            wanted.push(own.clone());
-                        }
-                        None => drop(strays.insert(file.clone(), problem)),
+                Err(found) => match own {
+                    Some(own) => {
+                        self.refuse(&own.name, None, NodeError::Refused(found));
+                        kept.push(own.name.clone());
+                        wanted.push(own.clone());
                     }
-                }
+                    None => drop(strays.insert(file.clone(), told(&found))),
+                },
             }
         }
         if let Err(found) = check_together(&wanted) {
-            let problem = told(&found);
             // Together they do not do: those that are new are to blame.
             for pipeline in wanted.iter().filter(|pipeline| !in_force.contains(pipeline)) {
                 if in_force.iter().any(|own| own.name == pipeline.name) {
-                    self.refuse(&pipeline.name, None, problem.clone());
+                    self.refuse(&pipeline.name, None, NodeError::Refused(found.clone()));
                 } else {
-                    strays.insert(pipeline.file.clone(), problem.clone());
+                    strays.insert(pipeline.file.clone(), told(&found));
                 }
             }
             self.note_strays(strays);
@@ -227,7 +230,8 @@ impl Node {
         }
         for pipeline in wanted.iter().filter(|pipeline| !kept.contains(&pipeline.name)) {
             if in_force.iter().any(|own| own.name == pipeline.name) {
-                self.take_over(pipeline, &wanted);
+                // What is wrong is noted there.
+                drop(self.take_over(pipeline, &wanted, false));
             } else if let Err(error) = self.start_among(std::slice::from_ref(pipeline), &wanted) {
                 strays.insert(pipeline.file.clone(), told_error(&error));
             } else {
@@ -246,7 +250,8 @@ impl Node {
     }
 
     /// Notes why something is not in force, and that it is not to be tried again as it is.
-    fn refuse(&self, pipeline: &str, what: Option<(String, Vec<u8>)>, problem: String) {
+    fn refuse(&self, pipeline: &str, what: Option<(String, Vec<u8>)>, error: NodeError) -> NodeError {
+        let problem = told_error(&error);
         let is_new = self.reloads.note(pipeline, |noted| {
             let is_new = noted.problem.as_ref() != Some(&problem);
             if what.is_some() {
@@ -258,6 +263,33 @@ impl Node {
         if is_new {
             tracing::error!(pipeline, "a reload is refused, what runs goes on: {problem}");
         }
+        error
+    }
+
+    /// Looks at a pipeline's file and plugins now, whether they are watched or not, and takes over what is new; also what was refused before. The number of the
+    /// generation in force then.
+    ///
+    /// # Errors
+    /// When the pipeline does not run, or what stands in its file is refused: then what runs goes on.
+    pub fn reload(&self, pipeline: &str) -> Result<u64, NodeError> {
+        let _operating = self.operating();
+        let mut all: Vec<Pipeline> = self.running().iter().map(|running| running.definition.clone()).collect();
+        let Some(own) = all.iter_mut().find(|own| own.name == pipeline) else {
+            self.log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
+            return Err(Error::Invalid(format!(
+                "pipeline {pipeline} does not run: `sluice run` takes what stands in its file"
+            ))
+            .into());
+        };
+        let read = definitions::read_file(&own.file).map_err(NodeError::Refused);
+        let new = read.map_err(|error| self.refuse(pipeline, None, error))?;
+        if new.name != pipeline {
+            let what = format!("{} holds pipeline {} now", own.file.display(), new.name);
+            return Err(self.refuse(pipeline, None, Error::Invalid(what).into()));
+        }
+        own.clone_from(&new);
+        check_together(&all).map_err(|found| self.refuse(pipeline, None, NodeError::Refused(found)))?;
+        self.take_over(&new, &all, true)
     }
 
     /// Acts on probations that have ended, or are to end by now.

@@ -23,6 +23,13 @@ pub(crate) fn plugin(global: &Global, verb: &Plugin) -> Result<ExitCode, Failure
         }
         Plugin::Inspect { plugin } => inspect(global, &wasm_file(plugin)),
         Plugin::History { pipeline } => history(global, pipeline),
+        Plugin::Reload { pipeline } => {
+            let generation = Access::open_existing(global)?.reload(pipeline)?;
+            show::answer(global, &serde_json::json!({ "generation": generation }), || {
+                format!("pipeline {pipeline}: generation {generation} is in force\n")
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
         Plugin::Rollback { pipeline } => roll_back(global, pipeline),
     }
 }

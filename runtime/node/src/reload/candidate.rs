@@ -2,9 +2,10 @@
 
 use sluice_config::{Allow, At, Diagnostic, Pipeline};
 use sluice_engine::{Before, Generation, StageConfig};
+use sluice_host::Digest;
 use sluice_log::{Commit, Order, PipelineInfo, TopicInfo};
 
-use super::{Noted, OnProbation, told, told_error};
+use super::{Noted, OnProbation};
 use crate::definitions::{self, Loaded};
 use crate::fixture;
 use crate::generations::{self, GenerationInfo, Standing, hex};
@@ -43,35 +44,37 @@ fn goes_on(old: &Pipeline, new: &Pipeline) -> bool {
 }
 
 impl Node {
-    /// Takes a definition in force that is newer than the one which runs, or whose plugins are; with all that are wanted. Whatever is wrong is noted.
-    pub(super) fn take_over(&self, pipeline: &Pipeline, all: &[Pipeline]) {
+    /// Takes a definition in force that is newer than the one which runs, or whose plugins are; with all that are wanted. What was refused as it is now is
+    /// tried again only where that is wanted. The number of the generation in force then.
+    pub(super) fn take_over(&self, pipeline: &Pipeline, all: &[Pipeline], again: bool) -> Result<u64, NodeError> {
         let name = &pipeline.name;
-        let plugins: Result<Vec<_>, _> =
-            (0..pipeline.stages.len()).map(|at| definitions::read_plugin(pipeline, at)).collect();
-        let digest: Vec<u8> = match plugins {
-            Ok(plugins) => plugins.iter().flat_map(|wasm| sluice_host::Digest::of(wasm).0).collect(),
-            Err(diagnostic) => return self.refuse(name, None, told(&[diagnostic])),
-        };
+        let read = |at| definitions::read_plugin(pipeline, at);
+        let plugins = (0..pipeline.stages.len()).map(read).collect::<Result<Vec<_>, _>>();
+        let plugins = plugins.map_err(|diagnostic| self.refuse(name, None, NodeError::Refused(vec![diagnostic])))?;
+        let digest: Vec<u8> = plugins.iter().flat_map(|wasm| Digest::of(wasm).0).collect();
         let what = (pipeline.text.clone(), digest);
-        let running = self.running();
-        let Some(own) = running.iter().find(|running| running.name == *name) else { return };
-        let in_force = (own.definition.text.clone(), own.digest.clone());
-        drop(running);
-        let is_refused = self.reloads.note(name, |noted| noted.refused.as_ref() == Some(&what));
-        if is_refused {
-            return;
-        }
+        let (number, in_force) = self.in_force(name)?;
         if what == in_force {
             // Back to what runs.
-            return self.reloads.note(name, |noted| (noted.problem, noted.refused) = (None, None));
+            self.reloads.note(name, Noted::all_is_well);
+            return Ok(number);
         }
-        match self.try_take_over(pipeline, all) {
-            Ok(number) => {
-                self.reloads.note(name, |noted| (noted.problem, noted.refused) = (None, None));
-                tracing::info!(pipeline = name, generation = number, "is in force");
-            }
-            Err(error) => self.refuse(name, Some(what), told_error(&error)),
+        let refused = self.reloads.note(name, |noted| noted.refused.as_ref() == Some(&what) && !again);
+        if refused {
+            return Ok(number);
         }
+        let number = self.try_take_over(pipeline, all).map_err(|error| self.refuse(name, Some(what), error))?;
+        self.reloads.note(name, Noted::all_is_well);
+        tracing::info!(pipeline = name, generation = number, "is in force");
+        Ok(number)
+    }
+
+    /// The number of the generation that runs, and what it is made of.
+    fn in_force(&self, pipeline: &str) -> Result<(u64, (String, Vec<u8>)), NodeError> {
+        let running = self.running();
+        let own = running.iter().find(|running| running.name == pipeline);
+        let own = own.ok_or_else(|| NodeError::Failed(format!("pipeline {pipeline} does not run")))?;
+        Ok((own.generation.number, (own.definition.text.clone(), own.digest.clone())))
     }
 
     fn try_take_over(&self, pipeline: &Pipeline, all: &[Pipeline]) -> Result<u64, NodeError> {
