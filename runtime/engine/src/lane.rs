@@ -269,6 +269,15 @@ impl Lane {
         first
     }
 
+    /// An attempt that was not submitted falls, and with it all planned on it.
+    pub fn take_back(&mut self, id: u64) {
+        let Some(at) = self.in_flight.iter().position(|attempt| attempt.id == id) else { return };
+        self.in_flight.truncate(at);
+        self.planned = self.in_flight.back().map_or(self.cursor, |attempt| attempt.to);
+        (self.suspect, self.failed_calls) = (None, 0);
+        self.halt = self.halt.take().filter(|halt| halt.offset <= self.planned);
+    }
+
     /// Storage refuses for the moment: nothing is planned before [`retry`](Self::retry).
     pub fn back_off(&mut self) {
         self.backoff = true;

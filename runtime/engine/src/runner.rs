@@ -29,7 +29,7 @@ use crate::timers::Due;
 use crate::work::Work;
 use firing::Firing;
 pub use last_error::{Fate, LastError};
-use trial::Trial;
+use trial::{Judgement, Trial};
 
 /// How often in a row the cursor may turn out to be elsewhere before a lane gives up.
 const MOST_RESYNCS: u32 = 8;
@@ -645,11 +645,17 @@ impl LaneRunner {
         let given_up = result.as_ref().ok().and_then(|called| called.stopped.as_ref()).and_then(given_up);
         if let Some(trial) = &mut self.trial {
             let source = (source, self.sources.name(source));
-            if let Some(reason) = trial.judge(source, (&self.batch, marks, due), late, &result, given_up) {
-                self.chain.drop_instances();
-                return trial.probation.end(Verdict::Failed(reason));
+            match trial.judge(source, (&self.batch, marks, due), late, &result, given_up) {
+                Judgement::Innocent => trial.probation.deal(),
+                Judgement::Undecided(index) => {
+                    self.chain.drop_instances();
+                    return self.lane.single_out(from + u64::from(index));
+                }
+                Judgement::Guilty(reason) => {
+                    self.chain.drop_instances();
+                    return trial.probation.end(Verdict::Failed(reason));
+                }
             }
-            trial.probation.deal();
         }
         let took = self.clock.elapsed().saturating_sub(before);
         let work = &mut self.state.work;

@@ -337,6 +337,8 @@ struct Plan {
     failing: bool,
     /// Whether the stages keep state.
     keeps: bool,
+    /// Whether other generations take over now and then, some of which fail where the first does not.
+    reloads: bool,
 }
 
 const EXACTLY_ONCE: Plan = Plan {
@@ -348,9 +350,10 @@ const EXACTLY_ONCE: Plan = Plan {
     rewinds: false,
     failing: false,
     keeps: false,
+    reloads: false,
 };
 
-fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
+fn generation(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> Generation {
     let stage = |index: usize, rng: &mut Rng| {
         // The last stage is the one that traps.
         let poison = plan.poison.filter(|_| index + 1 == plan.stages);
@@ -379,6 +382,19 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
         ErrorPolicy::halt()
     };
     let sink = |name: &str, topic| Sink { name: name.into(), topic, partitions: 1, partition_by: PartitionBy::Source };
+    Generation {
+        number: 1,
+        stages: (0..plan.stages).map(|index| stage(index, rng)).collect(),
+        sinks: vec![sink("out", OUT), sink("side", SIDE)],
+        errors,
+        max_events: 7,
+        max_bytes: 1 << 20,
+        linger: Duration::ZERO,
+        probation: None,
+    }
+}
+
+fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
     let (epoch, _) = storage.position(1, SOURCE).unwrap();
     LaneConfig {
         pipeline_name: "p".into(),
@@ -386,16 +402,7 @@ fn config(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> LaneConfig {
         witness: Arc::new(()),
         epoch,
         delivery: plan.delivery,
-        generation: Generation {
-            number: 1,
-            stages: (0..plan.stages).map(|index| stage(index, rng)).collect(),
-            sinks: vec![sink("out", OUT), sink("side", SIDE)],
-            errors,
-            max_events: 7,
-            max_bytes: 1 << 20,
-            linger: Duration::ZERO,
-            probation: None,
-        },
+        generation: generation(plan, storage, rng),
         max_in_flight: 5,
         state: plan.keeps.then(|| {
             let log = storage.clone();
@@ -414,6 +421,47 @@ fn runner(config: LaneConfig, storage: &ModelStorage, clock: &Arc<ManualClock>) 
     LaneRunner::new(config, sources, Arc::new(storage.clone()), clock.clone(), Arc::new(|| {}))
 }
 
+/// Generations that take over, as a node has them.
+#[derive(Default)]
+struct Reloads {
+    made: u32,
+    /// The one on probation, and whether it is as good as the first.
+    under_way: Option<(Arc<Probation>, bool)>,
+}
+
+impl Reloads {
+    fn act(&mut self, lane: &mut LaneRunner, plan: Plan, storage: &ModelStorage, rng: &mut Rng) {
+        if let Some((probation, is_good)) = &self.under_way {
+            // It ends by itself in the end, for events do.
+            if rng.one_in(200) && probation.dealt() > 0 {
+                probation.end(Verdict::Passed);
+            }
+            match probation.verdict() {
+                Verdict::Open => {}
+                Verdict::Passed if *is_good => self.under_way = None,
+                Verdict::Passed | Verdict::Failed(_) => {
+                    // One that is bad and was not found out is taken out by hand.
+                    lane.go_over(generation(plan, storage, rng));
+                    self.under_way = None;
+                }
+            }
+        }
+        let cursor = storage.0.lock().unwrap().cursor;
+        if self.made < 12 && cursor < 190 && rng.one_in(25) {
+            self.made += 1;
+            let is_good = rng.one_in(3);
+            let poison = cursor + rng.below(200 - cursor);
+            let next = if is_good { plan } else { Plan { poison: Some(poison), ..plan } };
+            let holds = plan.delivery != Delivery::AtMostOnce && rng.one_in(2);
+            let probation = Arc::new(Probation::new(1 + rng.below(8), holds, || {}));
+            let Generation { stages, sinks, .. } = generation(plan, storage, rng);
+            let before = Some((probation.clone(), Before { stages, sinks }));
+            lane.go_over(Generation { probation: before, ..generation(next, storage, rng) });
+            self.under_way = Some((probation, is_good));
+        }
+    }
+}
+
 /// Runs 200 events with about five attempts in flight and one commit in eight failing. What was wrong, if anything.
 fn run(seed: u64, plan: Plan) -> Result<(), String> {
     let storage = ModelStorage::default();
@@ -426,9 +474,12 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
     let mut rng = Rng::from_seed(seed);
     let clock = Arc::new(ManualClock::default());
     let mut lane = runner(config(plan, &storage, &mut rng), &storage, &clock);
-    let (mut troubles, mut owed) = (0, 0);
+    let (mut troubles, mut owed, mut reloads) = (0, 0, Reloads::default());
     for round in 0..20_000 {
         clock.set(round * 10);
+        if plan.reloads {
+            reloads.act(&mut lane, plan, &storage, &mut rng);
+        }
         if rng.one_in(3) {
             storage.answer(rng.one_in(8));
         }
@@ -444,6 +495,7 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
                 model.outcome = model.cursor;
             }
             lane = runner(config(plan, &storage, &mut rng), &storage, &clock);
+            reloads.under_way = None;
         }
         if plan.rewinds && troubles < 5 && rng.one_in(60) {
             troubles += 1;
@@ -459,7 +511,7 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
         match lane.step(false) {
             Step::Backoff(_) => lane.retry(),
             Step::Waiting => storage.answer(rng.one_in(8)),
-            Step::Idle | Step::Halted(_) if owed == 0 => break,
+            Step::Idle | Step::Halted(_) if owed == 0 && reloads.under_way.is_none() => break,
             Step::Idle | Step::Halted(_) | Step::Worked | Step::WaitingUntil(_) => {}
             Step::StopNode(error) => return Err(error.to_string()),
         }
@@ -477,7 +529,11 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
         let lost = (0..expected).find(|number| !kept(number).contains_key(number));
         let may_lose = plan.delivery == Delivery::AtMostOnce && plan.crashes || plan.rewinds;
         if let (Some(lost), false) = (lost, may_lose) {
-            return Err(context(format!("{lost} never came out")));
+            return Err(context(format!(
+                "{lost} never came out, the cursor is at {}, {:?}",
+                model.cursor,
+                lane.state()
+            )));
         }
         let again = model.dead.iter().find(|(_, times)| **times > 1);
         if let (Some(again), false) = (again, plan.rewinds) {
@@ -549,6 +605,20 @@ fn after_a_crash_each_delivery_keeps_its_promise() {
 fn a_rewind_fences_what_is_under_way_and_goes_on_from_there() {
     for plan in plans() {
         (0..500).try_for_each(|seed| run(seed, Plan { rewinds: true, ..plan })).unwrap();
+    }
+}
+
+#[test]
+fn other_generations_take_over_and_those_that_fail_leave_nothing_amiss() {
+    for plan in plans() {
+        for (crashes, rewinds, keeps) in
+            [(false, false, false), (true, false, false), (false, true, false), (true, false, true)]
+        {
+            let plan = Plan { reloads: true, failing: true, crashes, rewinds, keeps, ..plan };
+            (0..200).try_for_each(|seed| run(seed, plan)).unwrap_or_else(|wrong| {
+                panic!("{:?}, {} stages, {crashes} {rewinds} {keeps}: {wrong}", plan.delivery, plan.stages)
+            });
+        }
     }
 }
 

@@ -8,16 +8,27 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sluice_log::{Commit, Error, ReadBatch, TopicPartition};
+use sluice_log::{Commit, ReadBatch, TopicPartition};
 use sluice_state::SharedState;
 
 use super::{Generation, LaneRunner, Step};
 use crate::batch_size::BatchSize;
 use crate::chain::{Called, Chain, StageError};
+use crate::errors::Failed;
 use crate::keyed::Marks;
 use crate::port::{CallErrorKind, Witness};
 use crate::probation::{Before, Probation, Verdict};
 use crate::timers::Due;
+
+/// What comes of asking the generation before.
+pub(super) enum Judgement {
+    /// The new one may go on.
+    Innocent,
+    /// The one before stops before this event: that is to be called alone.
+    Undecided(u32),
+    /// It fails where the one before does not, as this says.
+    Guilty(String),
+}
 
 /// Attempts of one lane that are held, at most.
 const MOST_HELD: usize = 10_000;
@@ -58,8 +69,8 @@ impl Trial {
         None
     }
 
-    /// Why the new generation has failed, if it has: with a result that the generation before would not have come to. `exhausted`: the event at
-    /// which it stopped is given up with that.
+    /// Whether the new generation has failed: with a result that the generation before would not have come to. `exhausted`: the event at which it
+    /// stopped is given up with that.
     pub(super) fn judge(
         &mut self,
         (source, topic): (TopicPartition, &str),
@@ -67,44 +78,60 @@ impl Trial {
         late: Option<(usize, &[u32])>,
         result: &Result<Called, StageError>,
         exhausted: Option<u32>,
-    ) -> Option<String> {
-        let own: Vec<(u32, String)> = match result {
+    ) -> Judgement {
+        // The events that it gives up, and whether trying again might have helped.
+        let own: Vec<(&Failed, bool)> = match result {
             // What a store cannot do is nobody's fault.
-            Err(error) if error.error.kind == CallErrorKind::State => return None,
+            Err(error) if error.error.kind == CallErrorKind::State => return Judgement::Innocent,
             Err(_) => Vec::new(),
-            Ok(called) if called.entangled.is_some() || called.cut.is_some() || called.failed_timer.is_some() => {
-                return None;
+            // None of it is used.
+            Ok(Called { entangled, cut, failed_timer, .. })
+                if entangled.is_some() || cut.is_some() || failed_timer.is_some() =>
+            {
+                return Judgement::Innocent;
             }
             Ok(called) => {
                 let given_up = called.stopped.iter().filter(|stopped| exhausted == Some(stopped.index));
                 called
                     .failed
                     .iter()
-                    .chain(given_up)
-                    .map(|failed| (failed.index, failed.error.message.clone()))
+                    .map(|failed| (failed, false))
+                    .chain(given_up.map(|failed| (failed, true)))
                     .collect()
             }
         };
         if result.is_ok() && own.is_empty() {
-            return None;
+            return Judgement::Innocent;
         }
         self.before.point_at(source, topic);
         let told = self.before.call(batch, marks, due, late);
         // It has seen what never happens.
         self.before.drop_instances();
-        let told = told.ok()?;
-        let fails = |index: u32| {
-            told.failed.iter().chain(&told.stopped).any(|failed| failed.index == index)
-                || told.stopped.as_ref().is_some_and(|stopped| stopped.index < index)
-        };
+        // Both fail as a whole: the lane will find the event that is to blame, and ask again.
+        let Ok(told) = told else { return Judgement::Innocent };
+        let stopped = told.stopped.as_ref().map(|stopped| stopped.index);
+        let fails = |index: u32| told.failed.iter().any(|failed| failed.index == index);
         match result {
-            // One of the events makes both fail: the lane will find which.
-            Err(error) => match error.error.in_hand {
-                Some(culprit) if fails(culprit) => None,
-                None if !told.failed.is_empty() || told.stopped.is_some() => None,
-                _ => Some(error.to_string()),
-            },
-            Ok(_) => own.into_iter().find(|(index, _)| !fails(*index)).map(|(_, reason)| reason),
+            Err(error) => {
+                let is_clean = told.failed.is_empty() && stopped.is_none();
+                match error.error.in_hand {
+                    Some(culprit) if fails(culprit) => Judgement::Innocent,
+                    Some(culprit) if stopped.is_some_and(|stopped| stopped < culprit) => Judgement::Innocent,
+                    None if !is_clean && batch.count > 1 => Judgement::Innocent,
+                    None if fails(0) => Judgement::Innocent,
+                    _ => Judgement::Guilty(error.to_string()),
+                }
+            }
+            Ok(_) => {
+                let guilty = own.iter().find_map(|(failed, may_pass)| match stopped {
+                    _ if fails(failed.index) => None,
+                    Some(stopped) if stopped < failed.index => Some(Judgement::Undecided(failed.index)),
+                    // It would be tried again: only who has tried it as often may give it up.
+                    Some(stopped) if stopped == failed.index && *may_pass => None,
+                    _ => Some(Judgement::Guilty(failed.error.message.clone())),
+                });
+                guilty.unwrap_or(Judgement::Innocent)
+            }
         }
     }
 }
@@ -163,15 +190,15 @@ impl LaneRunner {
         }
     }
 
-    /// What is held never happened: it is answered as if it had been fenced.
+    /// What is held never happened.
     fn drop_held(&mut self) {
         let Some(trial) = &mut self.trial else { return };
         trial.held_bytes = 0;
         let held = std::mem::take(&mut trial.held);
-        let (pipeline, input) = (self.config.pipeline, self.sources.first());
-        for (id, commit) in held {
-            let from = commit.input.map_or(0, |input| input.from);
-            self.refused(id, Error::Fenced { pipeline, input, from, committed: from }, false);
-        }
+        let Some((first, _)) = held.front() else { return };
+        self.lane.take_back(*first);
+        self.keyed.iter_mut().for_each(|keyed| keyed.discard_from(*first));
+        self.follower.failed(*first);
+        self.chain.drop_instances();
     }
 }
