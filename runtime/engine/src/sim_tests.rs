@@ -270,8 +270,9 @@ impl Consumer for Echo {
             }
             if self.plan.failing && (self.plan.stages == 1 || number % 2 == self.stage as u64) {
                 let tries = *self.tries.lock().unwrap().entry(number).and_modify(|tries| *tries += 1).or_insert(1);
-                let transient = number % 51 == 20 || number % 17 == 3 && tries < 3;
-                if is_bad(number) || transient {
+                let may_pass = self.plan.fails_at.is_none();
+                let transient = may_pass && (number % 51 == 20 || number % 17 == 3 && tries < 3);
+                if is_bad(number) || transient || self.plan.fails_at == Some(number) {
                     let kind = if transient { FailureKind::Transient } else { FailureKind::Permanent };
                     writer.fail((From_::Input, input), kind, "bad");
                     if transient {
@@ -339,6 +340,8 @@ struct Plan {
     keeps: bool,
     /// Whether other generations take over now and then, some of which fail where the first does not.
     reloads: bool,
+    /// This number fails for good, and no other for a time.
+    fails_at: Option<u64>,
 }
 
 const EXACTLY_ONCE: Plan = Plan {
@@ -351,6 +354,7 @@ const EXACTLY_ONCE: Plan = Plan {
     failing: false,
     keeps: false,
     reloads: false,
+    fails_at: None,
 };
 
 fn generation(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> Generation {
@@ -451,7 +455,11 @@ impl Reloads {
             self.made += 1;
             let is_good = rng.one_in(3);
             let poison = cursor + rng.below(200 - cursor);
-            let next = if is_good { plan } else { Plan { poison: Some(poison), ..plan } };
+            let next = match (is_good, rng.one_in(2)) {
+                (true, _) => plan,
+                (false, true) => Plan { poison: Some(poison), ..plan },
+                (false, false) => Plan { fails_at: Some(poison), ..plan },
+            };
             let holds = plan.delivery != Delivery::AtMostOnce && rng.one_in(2);
             let probation = Arc::new(Probation::new(1 + rng.below(8), holds, || {}));
             let Generation { stages, sinks, .. } = generation(plan, storage, rng);

@@ -24,7 +24,7 @@ use crate::timers::Due;
 pub(super) enum Judgement {
     /// The new one may go on.
     Innocent,
-    /// The one before stops before this event: that is to be called alone.
+    /// The one before does not come to this event: that is to be called alone.
     Undecided(u32),
     /// It fails where the one before does not, as this says.
     Guilty(String),
@@ -107,8 +107,13 @@ impl Trial {
         let told = self.before.call(batch, marks, due, late);
         // It has seen what never happens.
         self.before.drop_instances();
-        // Both fail as a whole: the lane will find the event that is to blame, and ask again.
-        let Ok(told) = told else { return Judgement::Innocent };
+        let told = match (told, own.first()) {
+            (Ok(told), _) => told,
+            // Which of the events makes the call fail?
+            (Err(_), Some((first, _))) if batch.count > 1 => return Judgement::Undecided(first.index),
+            // Both fail as a whole: the lane will find the event that is to blame, and ask again.
+            (Err(_), _) => return Judgement::Innocent,
+        };
         let stopped = told.stopped.as_ref().map(|stopped| stopped.index);
         let fails = |index: u32| told.failed.iter().any(|failed| failed.index == index);
         match result {
