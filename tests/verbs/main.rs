@@ -5,6 +5,7 @@ mod access;
 mod backup;
 mod dashboard;
 mod delivery;
+mod dev;
 mod errors;
 mod http;
 mod join;

@@ -45,6 +45,8 @@ pub(crate) struct Global {
 pub(crate) enum Verb {
     /// Run pipelines
     Run(Run),
+    /// Run pipelines while their plugins are written: builds a plugin when its source is saved, takes it over, and shows what comes out
+    Dev(Dev),
     /// Check pipeline files and their plugins, and say what they guarantee
     Check(Check),
     /// Make and look at topics
@@ -110,6 +112,13 @@ pub(crate) struct Status {
 fn parse_every(text: &str) -> Result<Duration, String> {
     let every = parse_duration(text)?;
     if every < Duration::from_millis(100) { Err("at least 100ms".to_owned()) } else { Ok(every) }
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Dev {
+    /// Pipeline files, or folders of them
+    #[arg(value_name = "FILE|DIR", default_value = "pipelines")]
+    pub(crate) paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Arguments)]

@@ -22,6 +22,7 @@ fn main() -> std::process::ExitCode {
     let result = match &args.verb {
         verb if args.global.node.is_some() && verb.is_here() => Err(here()),
         Verb::Run(verb) => verbs::run::run(&args.global, verb),
+        Verb::Dev(verb) => verbs::dev::dev(&args.global, verb),
         Verb::Check(verb) => verbs::check::check(&args.global, verb),
         Verb::Topic(verb) => verbs::topic::topic(&args.global, verb),
         Verb::Produce(verb) => verbs::produce::produce(&args.global, verb),
@@ -50,7 +51,11 @@ fn main() -> std::process::ExitCode {
 impl Verb {
     /// Whether it is about this machine, whatever node is named.
     fn is_here(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Fsck(_) | Self::Doctor | Self::Test(_) | Self::Plugin(_))
+        match self {
+            Self::Run(_) | Self::Dev(_) | Self::Fsck(_) | Self::Doctor | Self::Test(_) => true,
+            Self::Plugin(verb) => matches!(verb, args::Plugin::Build { .. } | args::Plugin::Inspect { .. }),
+            _ => false,
+        }
     }
 }
 

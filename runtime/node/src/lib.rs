@@ -24,6 +24,7 @@ pub mod state;
 mod status;
 pub mod text;
 pub mod topics;
+mod watch;
 mod witness;
 
 pub use backup::{Backup, backup_of};
@@ -35,3 +36,4 @@ pub use reload::{ProbationStatus, ReloadStatus, roll_back_in};
 pub use sluice_engine::{CallErrorKind, DeadLetter, Halt, HaltKind, Retrying, Work, brief, legible};
 pub use sluice_host::{Compiler, compile_if_asked};
 pub use status::{ErrorStatus, HoldStatus, LaneStatus, PipelineState, PipelineStatus, Status, of as status_of};
+pub use watch::Watch;

@@ -6,7 +6,6 @@
 
 mod candidate;
 mod rollback;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,9 +21,9 @@ use sluice_log::Error;
 
 pub(crate) use self::candidate::Candidate;
 pub use self::rollback::roll_back_in;
-use self::watch::Watch;
 use crate::definitions;
 use crate::node::{Node, NodeError};
+use crate::watch::Watch;
 
 /// How often files are looked at. What has changed is taken when it is as it was the time before: then nobody is writing it.
 const EVERY: Duration = Duration::from_millis(150);
@@ -165,12 +164,13 @@ impl Node {
     pub fn watch(self: &Arc<Self>, paths: &[PathBuf]) -> Result<(), NodeError> {
         lock(&self.reloads.shared.signal).watches = true;
         let (node, shared) = (Arc::downgrade(self), self.reloads.shared.clone());
-        let mut watch = Watch::of(paths);
+        let (mut watch, paths) = (Watch::default(), paths.to_vec());
         let run = move || {
             while let Some(node) = next(&shared, &node) {
                 node.act_on_probations();
-                if watch.has_changed(&node.watched_plugins()) {
-                    node.look_at_files(&watch);
+                let files = definitions::files(&paths).unwrap_or_default();
+                if watch.has_changed(files.into_iter().chain(node.watched_plugins())) {
+                    node.look_at_files(&paths);
                 }
             }
         };
@@ -188,10 +188,10 @@ impl Node {
     }
 
     /// Goes through all definitions, and takes over what is new.
-    fn look_at_files(&self, watch: &Watch) {
+    fn look_at_files(&self, paths: &[PathBuf]) {
         let _operating = self.operating();
         let in_force: Vec<Pipeline> = self.running().iter().map(|running| running.definition.clone()).collect();
-        let Ok(files) = definitions::files(watch.paths()) else { return };
+        let Ok(files) = definitions::files(paths) else { return };
         let (mut wanted, mut strays, mut kept) = (Vec::new(), BTreeMap::new(), Vec::new());
         for file in &files {
             let own = in_force.iter().find(|pipeline| pipeline.file == *file);

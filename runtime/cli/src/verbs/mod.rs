@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod consume;
 pub(crate) mod dead;
+pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod fsck;
 pub(crate) mod pipeline;

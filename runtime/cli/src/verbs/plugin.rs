@@ -112,7 +112,7 @@ fn to_json(file: &Path, code: &Code) -> serde_json::Value {
 }
 
 /// Builds a Rust plugin; the .wasm file it made.
-fn build(dir: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn build(dir: &Path) -> Result<PathBuf, Failure> {
     let manifest = dir.join("Cargo.toml");
     if !manifest.is_file() {
         let failure = Failure::usage(format!("not a plugin's folder: {} has no Cargo.toml", dir.display()));

@@ -1,21 +1,19 @@
-//! Whether files have changed: by looking, for that works on every file system, and whatever an editor does to save one.
+//! Whether files have changed: by looking at them, for that works on every file system, and whatever an editor does to save one.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::definitions;
-
 /// What tells one state of a file from another: when it was written, its size, which file it is.
 type Stamp = (i64, i64, u64, u64);
 type Stamps = BTreeMap<PathBuf, Option<Stamp>>;
 
-/// Files and folders with definitions, and how these and the plugins were when they were looked at.
-pub(super) struct Watch {
-    paths: Vec<PathBuf>,
-    /// How they were the last time.
+/// How files were when they were looked at.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// The last time.
     last: Stamps,
-    /// How they were when something was made of them.
+    /// When something was made of them.
     taken: Option<Stamps>,
 }
 
@@ -25,22 +23,11 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 impl Watch {
-    pub(super) fn of(paths: &[PathBuf]) -> Self {
-        Self { paths: paths.to_vec(), last: Stamps::new(), taken: None }
-    }
-
-    pub(super) fn paths(&self) -> &[PathBuf] {
-        &self.paths
-    }
-
-    /// Whether anything is another than it was, and nobody is writing it: it is as it was the last time.
-    pub(super) fn has_changed(&mut self, plugins: &[PathBuf]) -> bool {
-        let files = definitions::files(&self.paths).unwrap_or_default();
-        let now: Stamps =
-            files.into_iter().chain(plugins.iter().cloned()).map(|path| (path.clone(), stamp(&path))).collect();
+    /// Whether any of these files is another than it was, and nobody is writing it: it is as it was the last time. So it is at first, once.
+    pub fn has_changed(&mut self, files: impl IntoIterator<Item = PathBuf>) -> bool {
+        let now: Stamps = files.into_iter().map(|path| (path.clone(), stamp(&path))).collect();
         let is_settled = now == self.last;
         self.last = now;
-        // At first, whatever has changed since the definitions were read.
         let has_changed = is_settled && self.taken.as_ref() != Some(&self.last);
         if has_changed {
             self.taken = Some(self.last.clone());
@@ -58,8 +45,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, plugin) = (folder.path().join("p.toml"), folder.path().join("p.wasm"));
         std::fs::write(&file, "1").unwrap();
-        let mut watch = Watch::of(&[folder.path().to_owned()]);
-        let mut look = || watch.has_changed(std::slice::from_ref(&plugin));
+        let mut watch = Watch::default();
+        let mut look = || watch.has_changed([file.clone(), plugin.clone()]);
         assert_eq!([look(), look(), look()], [false, true, false], "at first");
         std::fs::write(&file, "22").unwrap();
         assert!(!look(), "somebody may be writing it");
