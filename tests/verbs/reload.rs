@@ -470,3 +470,40 @@ fn a_thousand_reloads_under_load_lose_nothing_and_repeat_nothing() {
     crate::errors::balances(&workspace);
     node.iter_mut().for_each(kill);
 }
+
+#[test]
+fn before_it_goes_live_a_plugin_is_tested_by_its_fixtures_and_by_history() {
+    let workspace = workspace("", 1);
+    std::fs::create_dir_all(workspace.path("pipelines/mine/build")).unwrap();
+    let saved = |letter: char| save(&workspace, "pipelines/mine/build/mine.wasm", says(letter, ""));
+    saved('A');
+    let fixture = |letter: char| {
+        format!(
+            "plugin = \".\"\n[[case]]\nname = \"it says its letter\"\n[[case.given]]\nvalue = \"x\"\n[[case.expect]]\nvalue = \"{letter}\"\n"
+        )
+    };
+    workspace.write("pipelines/mine/mine.test.toml", fixture('A'));
+    let definition = definition("").replace("p.wasm", "mine");
+    workspace.write("pipelines/p.toml", &definition);
+    let mut node = workspace.start(&[]).unwrap();
+    produce(&workspace, 3);
+    settle(&workspace);
+    saved('B');
+    workspace.until("the fixture fails", || problem(&workspace).contains("case \"it says its letter\""));
+    assert!(problem(&workspace).contains("- ") && problem(&workspace).contains("+ "), "{}", problem(&workspace));
+    assert_eq!(workspace.pipeline("p")["generation"], 1);
+    // The fixture is mended, and history says no.
+    workspace.write("pipelines/mine/mine.test.toml", fixture('B'));
+    let with = |allow: &str| format!("{definition}[reload]\ndiff = {{ last = \"1h\", allow = \"{allow}\" }}\n");
+    save(&workspace, "pipelines/p.toml", with("none"));
+    workspace.until("it differs", || problem(&workspace).contains("0 outputs as before, 0 more, 0 missing, 3 others"));
+    save(&workspace, "pipelines/p.toml", with("added"));
+    workspace.until("it still differs", || problem(&workspace).contains("3 others"));
+    assert_eq!(workspace.pipeline("p")["generation"], 1);
+    save(&workspace, "pipelines/p.toml", with("all"));
+    workspace.until("it takes over", || workspace.pipeline("p")["generation"] == 2);
+    produce(&workspace, 1);
+    settle(&workspace);
+    assert_eq!(workspace.values("out").concat(), "AAAB");
+    kill(&mut node);
+}
