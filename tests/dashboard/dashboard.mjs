@@ -105,6 +105,13 @@ async function pipeline(page) {
   await act(page, "Undo a rewind…", "Undo", "sluice rewind p --undo --yes");
   await page.getByRole("row", { name: /^in\/0 5 5 0/ }).waitFor();
 
+  // The definition was changed since: there is something to go back to.
+  await page.getByRole("row", { name: /^2 .* probation/ }).waitFor();
+  await page.getByText("Generation 2 of p is on probation").waitFor();
+  await act(page, "Roll back…", "Roll back", "sluice plugin rollback p");
+  await page.getByRole("row", { name: /^2 .* rolled back .* by hand$/ }).waitFor();
+  await page.getByText("p goes on as it was: what stands in the files is generation 2").waitFor();
+
   await page.getByRole("button", { name: "Checkpoint…" }).click();
   await page.getByRole("dialog").getByLabel("Name").fill("before-noon");
   await confirm(page, "Make it", "sluice checkpoint create before-noon --pipeline p");

@@ -58,6 +58,8 @@ fn a_person_can_see_and_do_everything_in_a_browser() {
     let sent = http.send("POST /topics/in/events?key=b", &["content-type: application/json"], r#"{"fine":true}"#);
     assert_eq!(sent.status, 200, "{}", sent.body);
     workspace.until("it is through", || workspace.pipeline("p")["read"] == 5);
+    workspace.write("pipelines/p.toml", format!("{PICKY}[batch]\nmax-events = 100\n"));
+    workspace.until("it takes over", || workspace.pipeline("p")["generation"] == 2);
     browse(&http, &[]);
     kill(&mut node);
 }

@@ -13,7 +13,8 @@ fn plugin(workspace: &Workspace, name: &str, source: &str) {
     workspace.write(
         "mine/Cargo.toml",
         format!(
-            "[package]\nname = {name:?}\nversion = \"0.1.0\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n[dependencies]\nsluice-sdk = {{ path = {sdk:?} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n[profile.release]\npanic = \"abort\"\n[workspace]\n"
+            "[package]\nname = {name:?}\nversion = \"0.1.0\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n[dependencies]\nsluice-sdk = {{ path = \"{}\" }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n[profile.release]\npanic = \"abort\"\n[workspace]\n",
+            sdk.display()
         ),
     );
     // The same versions as those of the example plugins: they are there.

@@ -16,7 +16,7 @@ fn letter(letter: char) -> Vec<u8> {
 /// The same, with something else before each call.
 fn says(letter: char, before: &str) -> Vec<u8> {
     of_fields(&format!(
-        r#"
+        r"
 (global $calls (mut i32) (i32.const 0))
 (func $process (param $header i32) (param i32 i32 i32) (result i32) (local $at i32) (local $n i32) (local $count i32)
   (global.set $calls (i32.add (global.get $calls) (i32.const 1)))
@@ -30,7 +30,7 @@ fn says(letter: char, before: &str) -> Vec<u8> {
     (local.set $at (i32.add (local.get $at) (i32.const 56)))
     (local.set $n (i32.add (local.get $n) (i32.const 1)))
     (br_if $each (i32.lt_u (local.get $n) (local.get $count))))
-  (call $outcome (local.get $count) (local.get $count) (local.get $at)))"#,
+  (call $outcome (local.get $count) (local.get $count) (local.get $at)))",
         letter = u32::from(letter),
     ))
 }

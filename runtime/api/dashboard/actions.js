@@ -82,6 +82,18 @@ export function want(pipeline, what) {
   });
 }
 
+/** Takes out what is in force. */
+export function rollBack(pipeline) {
+  ask({
+    title: `Roll ${pipeline} back?`, confirm: "Roll back", line: () => command("plugin", "rollback", pipeline),
+    parts: h("p", "The generation in force is taken out, and the last good one before it goes on. What stands in the files is not taken again before it changes."),
+    run: async () => {
+      const { generation } = await order("POST", `pipelines/${part(pipeline)}/rollback`);
+      return `generation ${generation} of ${pipeline} is in force`;
+    },
+  });
+}
+
 /** Rewind, with a look at what it would do first. */
 export function rewind(pipeline, to = "", hasState = false) {
   const target = h("input", { name: "to", value: to, placeholder: "earliest", size: 34, required: true });

@@ -30,6 +30,13 @@ export function ofPipeline(p) {
     found.push(alert([link, ` is held: ${p.held}`], dead && [dead, " groups what failed by cause."], resume(p.name)));
   }
   if (p.state === "paused") found.push(mild(alert([link.cloneNode(true), " is paused."], null, resume(p.name))));
+  const { problem, probation } = p.reload ?? {};
+  if (problem) found.push(mild(alert([link.cloneNode(true), ` goes on as it was: ${problem}`], "A changed file is tried anew.")));
+  if (probation) {
+    const held = probation["holds-outputs"] ? " Nothing is committed before it has passed." : "";
+    found.push(mild(alert([`Generation ${p.generation} of `, link.cloneNode(true),
+      ` is on probation: ${number(probation.batches)} of ${number(probation.of)} batches.${held}`])));
+  }
   for (const lane of p.partitions) {
     const at = [link.cloneNode(true), ` on ${lane.topic}/${lane.partition}`];
     const halted = lane.halted;
@@ -59,5 +66,6 @@ export function ofNode(status) {
     `Retention of ${hold.topic}/${hold.partition} is held at offset ${number(hold.cursor)} by ${hold.pipeline}: ${size(hold.bytes)} would go.`,
     "Let it read them, rewind it to latest, or delete the pipeline.")));
   const damaged = status.damaged.map((file) => alert(`Damaged, its partition is stopped: ${file}`, "Run `sluice fsck` when the node has stopped."));
-  return [...status.pipelines.flatMap(ofPipeline), ...holds, ...damaged];
+  const refused = (status.refused ?? []).map((problem) => mild(alert(`A definition is not taken: ${problem}`)));
+  return [...status.pipelines.flatMap(ofPipeline), ...holds, ...damaged, ...refused];
 }

@@ -1,6 +1,6 @@
 // One pipeline: what it does, what it did in the last hour, what its plugins say, and what can be done about it.
 
-import { checkpoint, rewind, want } from "./actions.js";
+import { checkpoint, rewind, rollBack, want } from "./actions.js";
 import { ofPipeline } from "./alerts.js";
 import { follow, get, part } from "./api.js";
 import { charts } from "./charts.js";
@@ -17,7 +17,8 @@ export function pipeline({ main, signal, name }) {
     try {
       const all = await get("checkpoints");
       const own = all.filter((one) => one.pipelines.some((stood) => stood.pipeline === name));
-      if (!signal.aborted) patch(kept, shownCheckpoints(name, own));
+      const generations = await get(`pipelines/${part(name)}/generations`);
+      if (!signal.aborted) patch(kept, shownGenerations(name, generations), shownCheckpoints(name, own));
     } catch { /* The status tells it. */ }
   };
   refresh();
@@ -77,6 +78,14 @@ function shownErrors(errors) {
   return [h("h2", "Last errors"), h("div.card", errors.length
     ? table("Last errors", [["When (UTC)"], ["Partition"], ["Offset", true], ["Why"], ["What became of it"]], errors.map(row))
     : h("p.quiet", "None since the node started."))];
+}
+
+function shownGenerations(name, generations) {
+  const row = (one) => [number(one.number), time(one.time), one.standing.replaceAll("-", " "),
+    h("span", one.plugins.map((digest) => h("code", digest.slice(0, 12)))), h("td.wrap", one.reason ?? "")];
+  return [h("h2", "Generations"), h("div.card", table("Generations", [["Number", true], ["Since (UTC)"], ["Standing"], ["Plugins"], ["Why it was taken out"]],
+    generations.slice(-10).reverse().map(row)),
+  generations.length > 1 && h("div.actions", h("button", { onclick: () => rollBack(name) }, "Roll back…")))];
 }
 
 function shownCheckpoints(name, checkpoints) {

@@ -92,9 +92,50 @@ fn what_is_wrong_about_reloads_is_shown_where_it_stands() {
     assert_eq!(parsed, expected);
     let bad =
         "[reload]\nprobation = { batches = 0, time = \"0s\" }\nhold-outputs = true\ndiff = { allow = \"some\" }\n";
-    insta::assert_snapshot!(rendered(&format!("{GOOD}{bad}")), @"");
+    insta::assert_snapshot!(rendered(&format!("{GOOD}{bad}")), @r#"
+    error: time is out of bounds
+     --> pipelines/late.toml:7:35
+      |
+    7 | probation = { batches = 0, time = "0s" }
+      |                                   ^^^^
+      |
+      = help: 1ms to 24h
+
+    error: hold-outputs goes with a probation
+     --> pipelines/late.toml:8:16
+      |
+    8 | hold-outputs = true
+      |                ^^^^
+      |
+      = help: without a probation nothing is held: write `batches = 1` or more
+
+    error: it does not say how much is compared
+     --> pipelines/late.toml:9:8
+      |
+    9 | diff = { allow = "some" }
+      |        ^^^^^^^^^^^^^^^^^^
+      |
+      = help: diff = { last = "1h", allow = "none" }
+    "#);
     let late = GOOD.replace("[source]", "delivery = \"at-most-once\"\n[source]");
-    insta::assert_snapshot!(rendered(&format!("{late}[reload]\nhold-outputs = true\ndiff = {{ last = \"1h\", allow = \"some\" }}\n")), @"");
+    let bad = "[reload]\nhold-outputs = true\ndiff = { last = \"1h\", allow = \"some\" }\n";
+    insta::assert_snapshot!(rendered(&format!("{late}{bad}")), @r#"
+    error: at-most-once moves the cursor before the call: outputs that are held back would be lost with it
+     --> pipelines/late.toml:8:16
+      |
+    8 | hold-outputs = true
+      |                ^^^^
+      |
+      = help: leave it out, or use another delivery
+
+    error: unknown allow: "some"
+     --> pipelines/late.toml:9:31
+      |
+    9 | diff = { last = "1h", allow = "some" }
+      |                               ^^^^^^
+      |
+      = help: write "none", "added" or "all"
+    "#);
 }
 
 #[test]

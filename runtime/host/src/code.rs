@@ -1,5 +1,7 @@
 //! A plugin's compiled code.
 
+use std::sync::Arc;
+
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::Component;
 
@@ -110,6 +112,8 @@ pub struct Code {
     pub core_module: bool,
     /// Whether it came from the cache of compiled code.
     pub cached: bool,
+    /// Held by all who use it.
+    pub(crate) used: Arc<()>,
 }
 
 impl Code {

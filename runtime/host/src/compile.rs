@@ -9,7 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, nice, set_parent_process_death_signal, setrlimit};
 use wasmparser::{ElementItems, Parser, Payload};
 
 use crate::code::{Error, is_core_module};
@@ -28,6 +28,8 @@ pub enum Compiler {
 
 /// The first argument of a process that compiles; memory in bytes and seconds of processor time follow.
 const FLAG: &str = "--compile-a-plugin";
+/// How much it gives way to others: a tenth of the processor's time where these want all of it.
+const NICENESS: i32 = 10;
 /// Compiled code is not larger than this.
 const MAX_COMPILED: u64 = 256 << 20;
 /// What is said of a plugin that does not compile is not longer than this.
@@ -60,6 +62,8 @@ fn compile_within(memory: u64, seconds: u64) -> Result<Vec<u8>, Error> {
     for (resource, most) in [(Resource::As, memory), (Resource::Cpu, seconds), (Resource::Core, 0)] {
         setrlimit(resource, at_most(most)).map_err(|error| failed(&error))?;
     }
+    // Pipelines that run go first.
+    nice(NICENESS).map_err(|error| failed(&error))?;
     // Nobody waits for it once the node is gone.
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| failed(&error))?;
     let mut bytes = Vec::new();

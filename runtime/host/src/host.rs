@@ -71,9 +71,16 @@ impl Host {
         let (component, cached) = self.compiled(bytes, digest, limits)?;
         let surface = Surface::of(&component.component_type(), &self.engine);
         let world = surface.check()?;
-        let code = Code { component, surface, digest, world, size: bytes.len(), core_module, cached };
+        let (size, used) = (bytes.len(), Arc::default());
+        let code = Code { component, surface, digest, world, size, core_module, cached, used };
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, code.clone());
         Ok(code)
+    }
+
+    /// Lets go of compiled code that no stage uses any more.
+    pub fn forget_unused(&self) {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.retain(|_, code| Arc::strong_count(&code.used) > 1);
     }
 
     fn compiled(&self, bytes: &[u8], digest: Digest, limits: &Limits) -> Result<(Component, bool), Error> {

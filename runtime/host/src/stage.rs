@@ -21,6 +21,7 @@ pub struct Stage {
     limits: Limits,
     config: String,
     world: World,
+    _used: Arc<()>,
 }
 
 impl Stage {
@@ -38,9 +39,11 @@ impl Stage {
     ) -> Result<Self, Error> {
         code.surface.check_granted(capabilities)?;
         let world = code.surface.check()?;
+        let used = code.used.clone();
         let linked = host.linker.instantiate_pre(&code.component);
         let code = linked.map_err(|error| Error::Invalid(format!("{error:#}")))?;
-        Ok(Self { host: host.clone(), code, name: name.into(), log_budget: Arc::default(), limits, config, world })
+        let (host, log_budget) = (host.clone(), Arc::default());
+        Ok(Self { host, code, name: name.into(), log_budget, limits, config, world, _used: used })
     }
 }
 

@@ -63,7 +63,9 @@ impl Node {
         if refused {
             return Ok(number);
         }
-        let number = self.try_take_over(pipeline, all).map_err(|error| self.refuse(name, Some(what), error))?;
+        let taken_over = self.try_take_over(pipeline, all);
+        self.host.forget_unused();
+        let number = taken_over.map_err(|error| self.refuse(name, Some(what), error))?;
         self.reloads.note(name, Noted::all_is_well);
         tracing::info!(pipeline = name, generation = number, "is in force");
         Ok(number)
@@ -96,7 +98,7 @@ impl Node {
             self.log.commit(Commit::order(Order::SetTopics(needed.settings)))?;
         }
         let before = if pipeline.reload.batches > 0 { self.before(&old, old_stages) } else { None };
-        self.put_in_force(candidate, before, all)
+        self.put_in_force(&candidate, before, all)
     }
 
     /// The generation that is asked should the next one fail: the one that runs or, where that is on probation itself, the last good one.
@@ -184,7 +186,7 @@ impl Node {
     /// Says in the log that a candidate is in force, and has the pipeline's lanes go over to it. The generation's number.
     pub(super) fn put_in_force(
         &self,
-        candidate: Candidate,
+        candidate: &Candidate,
         before: Option<Before>,
         all: &[Pipeline],
     ) -> Result<u64, NodeError> {
@@ -197,13 +199,13 @@ impl Node {
             // From here on it stands still, until it runs again by the one or the other.
             self.settle(name)?;
         }
-        let (info, sources) = self.commit_generation(&candidate, before.is_some())?;
-        let generation = self.generation(&candidate, &info, before)?;
+        let (info, sources) = self.commit_generation(candidate, before.is_some())?;
+        let generation = self.generation(candidate, &info, before)?;
         let number = generation.number;
         if in_place {
             let mut running = self.running();
             let Some(own) = running.iter_mut().find(|running| running.name == *name) else { return Ok(number) };
-            self.go_over(own, &candidate, generation);
+            self.go_over(own, candidate, generation);
         } else {
             self.unmake(name, info.id)?;
             self.make(&candidate.pipeline, (info, sources), generation, all)?;

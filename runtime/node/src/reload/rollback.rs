@@ -59,6 +59,7 @@ impl Node {
             tracing::warn!(%error, pipeline, "that a generation has passed its probation could not be noted");
         }
         tracing::info!(pipeline, generation = number, "has passed its probation");
+        self.host.forget_unused();
         // What is held goes out.
         self.lanes_of(pipeline).into_iter().for_each(|lane| self.scheduler.wake(lane));
     }
@@ -108,9 +109,10 @@ impl Node {
         let taken_out = taken_out.map(|own| (own.definition.text.clone(), own.digest.clone()));
         let all: Vec<_> = running.iter().map(|own| own.definition.clone()).collect();
         drop(running);
-        let new = self.put_in_force(candidate, None, &all)?;
+        let new = self.put_in_force(&candidate, None, &all)?;
         let problem = taken_out_by(number, standing, reason, new);
         self.reloads.note(pipeline, |noted| (noted.problem, noted.refused) = (Some(problem), taken_out));
+        self.host.forget_unused();
         Ok(new)
     }
 
