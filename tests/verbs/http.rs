@@ -337,8 +337,11 @@ fn what_is_wrong_with_a_request_is_told_in_a_problem_document_and_nothing_is_cha
         assert!(answer.problem().contains(detail), "{head}: {}", answer.body);
     }
     // Files of the node's machine are no business of the network's.
-    for path in ["/checkpoint-imports", "/checkpoints/x/export", "/pipelines/shop/replay"] {
-        assert_eq!(http.send(&format!("POST {path}"), &[json], "{}").status, 403, "{path}");
+    let replay = r#"{"pipeline":"shop","from":"earliest","to":"latest","files":["/etc"]}"#;
+    for (path, body) in
+        [("/checkpoint-imports", "{}"), ("/checkpoints/x/export", "{}"), ("/pipelines/shop/replay", replay)]
+    {
+        assert_eq!(http.send(&format!("POST {path}"), &[json], body).status, 403, "{path}");
     }
     // More than is read, said and unsaid.
     let large = vec![b'x'; (8 << 20) + 1];
@@ -414,7 +417,7 @@ fn a_verb_says_the_same_of_a_directory_by_the_socket_and_by_a_url() {
     workspace.write("lines", "x\ny\n");
     let lines = workspace.path("lines");
     let lines = lines.to_str().unwrap();
-    let verbs: [&[&str]; 33] = [
+    let verbs: [&[&str]; 37] = [
         &["topic", "list"],
         &["topic", "describe", "in"],
         &["topic", "describe", "none"],
@@ -436,6 +439,10 @@ fn a_verb_says_the_same_of_a_directory_by_the_socket_and_by_a_url() {
         &["state", "scan", "p"],
         &["state", "get", "p", "key"],
         &["audit", "p"],
+        &["replay", "p", "--from", "earliest", "--to", "latest", "--diff"],
+        &["verify", "p", "--from", "earliest", "--to", "latest"],
+        &["plugin", "history", "p"],
+        &["plugin", "rollback", "p"],
         &["rewind", "p", "--undo"],
         &["pipeline", "pause", "none"],
         &["pipeline", "resume", "none"],

@@ -237,7 +237,7 @@ fn wrong_definitions_are_refused_with_file_line_and_help() {
         (PIPELINE.replace("threshold-minutes", "treshold"), vec![":6:10", "treshold"]),
         (PIPELINE.replace("topic = \"late\"", "topic = \"flights\""), vec![":8:9", "the sink is the source"]),
         (format!("{PIPELINE}[time]\nlateness = \"1s\"\n"), vec![":9:1", "capabilities = [\"state\", \"timers\"]"]),
-        (format!("{PIPELINE}[reload]\nwatch = true\n"), vec![":9:1", "not available yet"]),
+        (format!("{PIPELINE}[reload]\nwatch = 1\n"), vec![":10:9", "invalid type"]),
         (PIPELINE.replace("name = \"late\"", "name = \"late"), vec![":1:"]),
     ];
     let workspace = with_flight();

@@ -26,6 +26,7 @@ use crate::events::FLAT;
 use crate::intake::{self, ProduceQuery};
 use crate::metrics;
 use crate::problem::Problem;
+use crate::routes::{Here, not_here};
 use crate::server::Api;
 use crate::wire::{
     BackupRequest, CheckpointRequest, DeadRequest, FileRequest, InForce, LocateQuery, Located, NewTopic, NextSequence,
@@ -252,9 +253,13 @@ pub(crate) async fn rewind(
 
 pub(crate) async fn replay(
     State(api): State<Api>,
+    Extension(Here(here)): Extension<Here>,
     request: Result<Json<replay::Request>, JsonRejection>,
 ) -> Answer<Replay> {
     let Json(request) = request?;
+    if !here && (!request.files.is_empty() || request.plugin.is_some()) {
+        return Err(not_here());
+    }
     blocking(move || Ok(api.node.replay(&request)?)).await.map(Json)
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Extension;
 use axum::handler::Handler;
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
@@ -14,6 +15,7 @@ use sluice_node::checkpoint::Checkpoint;
 use sluice_node::dead::{DeadLetters, Found, Treated};
 use sluice_node::generations::GenerationInfo;
 use sluice_node::operate::Rewind;
+use sluice_node::replay::{self, Replay};
 use sluice_node::topics::TopicDescription;
 use sluice_node::{History, Line, PipelineState, PipelineStatus, Status, state};
 
@@ -130,7 +132,8 @@ pub(crate) fn all() -> Vec<Route> {
         route(put(), "/pipelines/{pipeline}/desired", Operate, "Has a pipeline pause, resume or drain", do_::want).body::<Want>().gives::<()>(),
         route(post(), "/pipelines/{pipeline}/rewind", Operate, "Sets cursors anew, or says what that would do", do_::rewind)
             .body::<RewindRequest>().gives::<Rewind>(),
-        route(post(), "/pipelines/{pipeline}/replay", Operate, "Runs a range of history once more, aside", do_::replay).here(),
+        route(post(), "/pipelines/{pipeline}/replay", Operate, "Runs a range of history once more, aside", do_::replay)
+            .body::<replay::Request>().gives::<Replay>(),
         route(post(), "/pipelines/{pipeline}/state", Operate, "Looks into what a pipeline keeps", do_::look)
             .body::<state::Query>().gives::<state::Found>(),
         route(get(), "/pipelines/{pipeline}/dead", Operate, "Dead letters, by cause", do_::dead_list).gives::<DeadLetters>(),
@@ -159,16 +162,24 @@ pub(crate) fn all() -> Vec<Route> {
     ]
 }
 
+/// Whether a request came by the socket: it may name files of the node's machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Here(pub(crate) bool);
+
+/// Refuses what names files.
+pub(crate) fn not_here() -> Problem {
+    Problem::new(403, "this names files on the node's machine").help("run the verb there, without --node")
+}
+
 /// Puts routes together, each behind its gate; for those `here`, or on the network.
 pub(crate) fn router(operations: &Arc<Operations>, here: bool) -> Router<Api> {
-    let refused = || async {
-        Problem::new(403, "this names files on the node's machine").help("run the verb there, without --node")
-    };
-    all().into_iter().fold(Router::new(), |router, route| {
+    let refused = || async { not_here() };
+    let routes = all().into_iter().fold(Router::new(), |router, route| {
         if route.is_local && !here {
             return router.route(route.path, any(refused));
         }
         let gate = Gate { need: route.need, operations: operations.clone() };
         router.route(route.path, route.handler.layer(from_fn_with_state(gate, gate::check)))
-    })
+    });
+    routes.layer(Extension(Here(here)))
 }

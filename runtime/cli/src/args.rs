@@ -426,8 +426,8 @@ pub(crate) struct Replay {
     /// Compare what comes out with what was committed; exits with 1 where it differs
     #[arg(long)]
     pub(crate) diff: bool,
-    /// Pipeline files, or folders of them, that hold the definition
-    #[arg(long, value_name = "FILE|DIR", default_value = "pipelines")]
+    /// Pipeline files, or folders of them, that hold the definition [default: what is in force, with its plugins]
+    #[arg(long, value_name = "FILE|DIR")]
     pub(crate) definitions: Vec<PathBuf>,
 }
 
@@ -441,8 +441,8 @@ pub(crate) struct Verify {
     /// Where it ends; latest is where the pipeline has come to
     #[arg(long, value_name = "WHERE", default_value = "latest")]
     pub(crate) to: Target,
-    /// Pipeline files, or folders of them, that hold the definition
-    #[arg(long, value_name = "FILE|DIR", default_value = "pipelines")]
+    /// Pipeline files, or folders of them, that hold the definition [default: what is in force, with its plugins]
+    #[arg(long, value_name = "FILE|DIR")]
     pub(crate) definitions: Vec<PathBuf>,
 }
 

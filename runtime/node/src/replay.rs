@@ -6,14 +6,14 @@
 
 mod compare;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sluice_config::{OnError, Pipeline};
+use sluice_config::{At, OnError, Pipeline};
 use sluice_engine::{
     Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, PartitionBy, Reopen, Retry, Sink, Source,
     SourceConfig, StageConfig, StateConfig, Step, Storage, Writer,
@@ -28,6 +28,7 @@ use sluice_state::{Cursors, PartitionState, Quiet, SharedState};
 use self::compare::{Comparison, Range};
 pub use self::compare::{Difference, Kind, Shown};
 use crate::definitions::{self, Trial};
+use crate::generations;
 use crate::lanes;
 use crate::node::NodeError;
 use crate::operate::Target;
@@ -44,17 +45,21 @@ const DEAD: u32 = u32::MAX - 1;
 pub struct Request {
     /// The pipeline.
     pub pipeline: String,
-    /// Files and folders that hold its definition; absolute.
+    /// Files and folders that hold its definition; absolute. None: the definition and the plugins in force.
+    #[serde(default)]
     pub files: Vec<PathBuf>,
     /// Another plugin than the definition's; absolute.
+    #[serde(default)]
     pub plugin: Option<PathBuf>,
     /// The stage that it is for; may be left out where there is only one.
+    #[serde(default)]
     pub stage: Option<String>,
     /// Where the range begins.
     pub from: String,
     /// Where it ends; nothing is replayed that the pipeline has not read.
     pub to: String,
     /// The topic that outputs go to; without it they are compared.
+    #[serde(default)]
     pub into: Option<String>,
 }
 
@@ -143,8 +148,14 @@ pub(crate) fn run(
     past: Option<&Past<'_>>,
     request: &Request,
 ) -> Result<Replay, NodeError> {
-    let all = definitions::read(&request.files).map_err(NodeError::Refused)?;
-    let (pipeline, stages) = stages(host, &all, request)?;
+    let in_force = request.files.is_empty().then_some(info);
+    let all = match in_force {
+        Some(_) => {
+            log.pipelines().iter().filter_map(|info| Pipeline::parse(Path::new(""), &info.definition).ok()).collect()
+        }
+        None => definitions::read(&request.files).map_err(NodeError::Refused)?,
+    };
+    let (pipeline, stages) = stages((log, host), in_force, &all, request)?;
     let target = |text: &str| text.parse::<Target>().map_err(invalid);
     let (from, to) = (target(&request.from)?, target(&request.to)?);
     let into = request.into.as_ref().map(|name| topics::aside(log, &pipeline, name, true)).transpose()?.flatten();
@@ -190,13 +201,19 @@ fn invalid(what: String) -> NodeError {
     NodeError::Log(Error::Invalid(what))
 }
 
-/// The definition, and its stages, with the other plugin in place.
-fn stages(host: &Arc<Host>, all: &[Pipeline], request: &Request) -> Result<(Pipeline, Vec<StageConfig>), NodeError> {
+/// The definition, and its stages, with the other plugin in place; `info` is the pipeline where what is in force counts, not what stands in files.
+fn stages(
+    (log, host): (&Log, &Arc<Host>),
+    info: Option<&PipelineInfo>,
+    all: &[Pipeline],
+    request: &Request,
+) -> Result<(Pipeline, Vec<StageConfig>), NodeError> {
     let found = all.iter().find(|pipeline| pipeline.name == request.pipeline);
     let mut pipeline = found.cloned().ok_or_else(|| {
         let files: Vec<_> = request.files.iter().map(|file| file.display().to_string()).collect();
         invalid(format!("no definition of pipeline {} in {}", request.pipeline, files.join(", ")))
     })?;
+    let mut replaced = None;
     if let Some(plugin) = &request.plugin {
         let names: Vec<_> = pipeline.stages.iter().map(|stage| stage.name.clone()).collect();
         let at = match &request.stage {
@@ -205,8 +222,20 @@ fn stages(host: &Arc<Host>, all: &[Pipeline], request: &Request) -> Result<(Pipe
         };
         let at = at.ok_or_else(|| invalid(format!("say which stage the plugin is for, with --stage: {names:?}")))?;
         pipeline.stages[at].plugin.clone_from(plugin);
+        replaced = Some(at);
     }
-    let loaded = definitions::load_stages(host, &pipeline, &Trial::By(&(), crate::witness::starting(0)));
+    let digests = info.map(|info| generations::hex(&info.digest));
+    let read = |at: usize| match digests.as_ref().filter(|_| replaced != Some(at)) {
+        None => definitions::read_plugin(&pipeline, at),
+        Some(digests) => {
+            let digest = digests.get(at).map(String::as_str).unwrap_or_default();
+            generations::plugin(log.root(), digest).map_err(|error| {
+                let help = "name the files with the definition: --definitions FILE|DIR".to_owned();
+                pipeline.diagnose(At::Plugin(at), error.to_string(), Some(help))
+            })
+        }
+    };
+    let loaded = definitions::load_stages_of(host, &pipeline, &Trial::By(&(), crate::witness::starting(0)), read);
     let stages = loaded.map_err(NodeError::Refused)?.into_iter().map(|stage| stage.config).collect();
     Ok((pipeline, stages))
 }
