@@ -298,6 +298,9 @@ fn held_outputs_go_out_once_the_probation_is_passed() {
     workspace
         .until("all is dealt with", || workspace.pipeline("p")["reload"]["probation"]["batches"].as_u64() >= Some(10));
     assert_eq!(workspace.values("out").len(), 0, "nothing is committed yet");
+    // Whoever goes back does not wait for it.
+    workspace.sluice(&["rewind", "p", "--to", "earliest", "--yes"]).ok();
+    workspace.until("it has noticed", || workspace.pipeline("p")["epoch"] == 2);
     // What is held is dealt with again after a restart, and after a pause.
     kill(&mut node);
     let mut node = workspace.start(&[]).unwrap();
@@ -368,6 +371,10 @@ fn definitions_are_taken_over_too_and_what_cannot_be_is_refused() {
     save(&workspace, "pipelines/second.toml", &second);
     workspace.until("it runs again", || runs("second"));
     assert_eq!(workspace.pipeline("second")["read"], 4);
+    for file in ["second.toml", "p.toml"] {
+        std::fs::remove_file(workspace.path("pipelines").join(file)).unwrap();
+    }
+    workspace.until("none is left", || !runs("second") && !runs("p"));
     kill(&mut node);
 }
 

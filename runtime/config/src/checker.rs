@@ -90,7 +90,9 @@ impl Checker<'_> {
         let errors = self.errors(definition.errors, &name);
         let checkpoints = self.checkpoints(definition.checkpoint);
         let time = self.time(definition.time, &stages, &sinks);
-        let reload = self.reload(definition.reload, delivery);
+        let keeps = stages.iter().any(Stage::keeps);
+        let waits = stages.iter().any(|stage| stage.timers) || (keeps && sources.len() > 1);
+        let reload = self.reload(definition.reload, delivery, waits);
         Some(Pipeline {
             file: self.file.to_owned(),
             text: self.text.to_owned(),

@@ -293,6 +293,7 @@ impl LaneRunner {
     /// Has it look where the cursor is, for somebody else has moved it. What is under way falls. It may have noticed by itself.
     pub fn resync(&mut self) {
         if self.position().is_none_or(|(epoch, _)| epoch != self.config.epoch) {
+            self.drop_held();
             self.lane.resync();
         }
     }
@@ -487,6 +488,8 @@ impl LaneRunner {
                 }
             }
         } else {
+            // What is held was planned on it.
+            self.drop_held();
             self.follower.failed(id);
             self.keyed.iter_mut().for_each(|keyed| keyed.discard_from(id));
             if self.lane.commit_failed(id, &error) {

@@ -123,12 +123,21 @@ pub(crate) fn note(log: &Log, pipeline: &str, change: impl FnOnce(&mut Vec<Gener
     let Some(info) = log.pipeline(pipeline) else { return Ok(()) };
     let mut generations = of(log, pipeline)?;
     change(&mut generations);
-    let too_many = generations.len().saturating_sub(KEPT);
-    generations.drain(..too_many);
+    let too_many = trim(&mut generations);
     let kept = Kept { pipeline: info.id, generations };
     let bytes = serde_json::to_vec_pretty(&kept).map_err(|error| Error::Invalid(error.to_string()))?;
     write_whole(&file(log.root(), pipeline), &bytes)?;
-    if too_many > 0 { sweep(log.root()) } else { Ok(()) }
+    if too_many { sweep(log.root()) } else { Ok(()) }
+}
+
+/// Forgets the oldest that are too many; whether there were any. What one would go back to stays, however many came since.
+fn trim(generations: &mut Vec<GenerationInfo>) -> bool {
+    let too_many = generations.len().saturating_sub(KEPT);
+    for _ in 0..too_many {
+        let good = generations.iter().rposition(|generation| generation.standing == Standing::Good);
+        generations.remove(usize::from(good == Some(0)));
+    }
+    too_many > 0
 }
 
 /// Keeps a plugin.
@@ -170,4 +179,28 @@ fn sweep(data: &Path) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_would_go_back_to_is_kept_however_many_came_since() {
+        let of = |number, standing| GenerationInfo {
+            number,
+            time: 0,
+            standing,
+            reason: None,
+            plugins: Vec::new(),
+            file: PathBuf::new(),
+            definition: String::new(),
+        };
+        let mut known = vec![of(1, Standing::Good), of(2, Standing::Good)];
+        for number in 3..100 {
+            known.push(of(number, Standing::Failed));
+            trim(&mut known);
+        }
+        assert_eq!((known.len(), known[0].number, known[1].number), (KEPT, 2, 81));
+    }
 }

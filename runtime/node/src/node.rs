@@ -22,7 +22,7 @@ use crate::lanes::{self, Existing, Ground, Needed, Running};
 use crate::lines::{Line, Lines};
 use crate::operate::{self, Rewind};
 use crate::redrive::Redrives;
-use crate::reload::{Candidate, Reloads};
+use crate::reload::{Candidate, Reloads, check_state};
 use crate::replay::{self, Replay};
 use crate::scheduler::{Scheduler, Seen};
 use crate::state::{self, States};
@@ -258,6 +258,15 @@ impl Node {
     pub(crate) fn start_among(&self, pipelines: &[Pipeline], all: &[Pipeline]) -> Result<(), NodeError> {
         let existing = Existing::of(&self.log);
         let (stages, needed) = prepare(&self.host, &existing, (pipelines, all), |pipeline| self.trial_of(pipeline))?;
+        let in_force = |pipeline: &Pipeline| {
+            let info = self.log.pipeline(&pipeline.name)?;
+            Pipeline::parse(Path::new(""), &info.definition).ok()
+        };
+        let lost = pipelines.iter().filter_map(|pipeline| check_state(&in_force(pipeline)?, pipeline).err());
+        let lost: Vec<_> = lost.collect();
+        if !lost.is_empty() {
+            return Err(NodeError::Refused(lost));
+        }
         if !needed.missing.is_empty() {
             self.log.commit(Commit { topics: needed.missing, ..Commit::default() })?;
         }

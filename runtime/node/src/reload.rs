@@ -19,7 +19,7 @@ use sluice_config::{Diagnostic, Pipeline, check_together};
 use sluice_engine::{Probation, Verdict};
 use sluice_log::Error;
 
-pub(crate) use self::candidate::Candidate;
+pub(crate) use self::candidate::{Candidate, check_state};
 pub use self::rollback::roll_back_in;
 use crate::definitions;
 use crate::node::{Node, NodeError};
@@ -191,7 +191,12 @@ impl Node {
     fn look_at_files(&self, paths: &[PathBuf]) {
         let _operating = self.operating();
         let in_force: Vec<Pipeline> = self.running().iter().map(|running| running.definition.clone()).collect();
-        let Ok(files) = definitions::files(paths) else { return };
+        let files = match definitions::files(paths) {
+            Ok(files) => files,
+            // There is none left, and that is not because they cannot be looked for.
+            Err(_) if paths.iter().all(|path| std::fs::read_dir(path).is_ok()) => Vec::new(),
+            Err(_) => return,
+        };
         let (mut wanted, mut strays, mut kept) = (Vec::new(), BTreeMap::new(), Vec::new());
         for file in &files {
             let own = in_force.iter().find(|pipeline| pipeline.file == *file);
@@ -294,6 +299,11 @@ impl Node {
 
     /// Acts on probations that have ended, or are to end by now.
     fn act_on_probations(&self) {
+        if !lock(&self.reloads.shared.noted).values().any(|noted| noted.probation.is_some()) {
+            return;
+        }
+        // What is looked at stays as it is while it is acted on.
+        let _operating = self.operating();
         let now = self.clock.elapsed();
         let on_probation: Vec<_> = lock(&self.reloads.shared.noted)
             .iter()
@@ -306,7 +316,6 @@ impl Node {
             if now >= until && probation.dealt() > 0 {
                 probation.end(Verdict::Passed);
             }
-            let _operating = self.operating();
             match probation.verdict() {
                 Verdict::Open => {}
                 Verdict::Passed => self.pass(&pipeline, generation),

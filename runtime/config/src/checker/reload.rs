@@ -9,7 +9,8 @@ use crate::definition::ReloadKeys;
 use crate::pipeline::{Allow, Delivery, Diff, Reload};
 
 impl Checker<'_> {
-    pub(super) fn reload(&mut self, keys: Option<ReloadKeys>, delivery: Delivery) -> Reload {
+    /// `waits`: the pipeline sets timers, or keeps state of several topics.
+    pub(super) fn reload(&mut self, keys: Option<ReloadKeys>, delivery: Delivery, waits: bool) -> Reload {
         let mut reload = Reload::default();
         let Some(keys) = keys else { return reload };
         reload.watch = keys.watch.unwrap_or(reload.watch);
@@ -25,6 +26,11 @@ impl Checker<'_> {
                 let help = "leave it out, or use another delivery".to_owned();
                 let what =
                     "at-most-once moves the cursor before the call: outputs that are held back would be lost with it";
+                self.report(hold.span(), what, Some(help));
+            }
+            if reload.hold_outputs && delivery == Delivery::AtLeastOnce && waits {
+                let help = "use exactly-once, or leave it out".to_owned();
+                let what = "at-least-once waits for a commit where timers fire, and between topics: what is held would be waited for";
                 self.report(hold.span(), what, Some(help));
             }
             if reload.hold_outputs && reload.batches == 0 {

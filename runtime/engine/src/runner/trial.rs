@@ -196,7 +196,7 @@ impl LaneRunner {
     }
 
     /// What is held never happened.
-    fn drop_held(&mut self) {
+    pub(super) fn drop_held(&mut self) {
         let Some(trial) = &mut self.trial else { return };
         trial.held_bytes = 0;
         let held = std::mem::take(&mut trial.held);

@@ -1,6 +1,6 @@
 //! What may come in force: a definition with its plugins, and the steps until it does.
 
-use sluice_config::{Allow, At, Diagnostic, Pipeline};
+use sluice_config::{Allow, At, Delivery, Diagnostic, Pipeline};
 use sluice_engine::{Before, Generation, StageConfig};
 use sluice_host::Digest;
 use sluice_log::{Commit, Order, PipelineInfo, TopicInfo};
@@ -36,7 +36,11 @@ fn goes_on(old: &Pipeline, new: &Pipeline) -> bool {
     let grants = |pipeline: &Pipeline| -> Vec<_> {
         pipeline.stages.iter().map(|stage| (stage.keeps(), stage.name.clone())).filter(|(keeps, _)| *keeps).collect()
     };
-    old.sources == new.sources
+    // What was given up and is not committed yet went the old way.
+    let settles =
+        (old.errors.on_error, &old.errors.dead_letter_topic) == (new.errors.on_error, &new.errors.dead_letter_topic);
+    (settles || old.delivery != Delivery::AtLeastOnce)
+        && old.sources == new.sources
         && old.delivery == new.delivery
         && old.batch.commit_every == new.batch.commit_every
         && old.time == new.time
@@ -97,7 +101,9 @@ impl Node {
         if !needed.settings.is_empty() {
             self.log.commit(Commit::order(Order::SetTopics(needed.settings)))?;
         }
-        let before = if pipeline.reload.batches > 0 { self.before(&old, old_stages) } else { None };
+        // Without anybody who acts on it, there is no probation.
+        let tried = pipeline.reload.batches > 0 && self.reloads.watches();
+        let before = if tried { self.before(&old, old_stages) } else { None };
         self.put_in_force(&candidate, before, all)
     }
 
@@ -282,7 +288,7 @@ impl Node {
 }
 
 /// Refuses a definition that has no stage for what is kept.
-fn check_state(old: &Pipeline, new: &Pipeline) -> Result<(), Diagnostic> {
+pub(crate) fn check_state(old: &Pipeline, new: &Pipeline) -> Result<(), Diagnostic> {
     let is_there = |name: &str| new.stages.iter().any(|stage| stage.name == name && stage.keeps());
     let Some(gone) = old.stages.iter().find(|stage| stage.keeps() && !is_there(&stage.name)) else { return Ok(()) };
     let message = format!("stage {:?} keeps state, and this definition has no such stage", gone.name);
