@@ -58,7 +58,8 @@ struct NativeConsumer;
 impl Consumer for NativeConsumer {
     fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError> {
         // The consumer remembers nothing: one for each call will do.
-        let outcome = runner(orders::orders).run(header, events, &|_| {}).unwrap_or_default();
+        let outcome =
+            runner(orders::orders).run(&header.to_vec().into(), &events.to_vec().into(), &|_| {}).unwrap_or_default();
         receive(&outcome);
         Ok(())
     }

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
+use std::rc::Rc;
 
 use anyhow::{Result, anyhow, ensure};
 use sluice_event::{Batch, Items, Outcome};
-use sluice_sdk::{Config, Consumer, Runner, consumer_runner, runner};
+use sluice_sdk::{Config, Consumer, Runner, Shared, consumer_runner, runner};
 
 use crate::events::{Job, view};
 
@@ -29,10 +30,12 @@ pub(crate) fn run(job: Job, mut source: &File) -> Result<()> {
         Job::J3 => runner(pass_through::pass_through),
     };
     let (mut source, mut sink) = (BufReader::with_capacity(1 << 20, source), tempfile::tempfile()?);
-    let (mut events, mut header, mut out, mut base_offset) = (Vec::new(), Vec::new(), Batch::default(), 0);
-    while let Some(count) = read_frame(&mut source, &mut events)? {
-        header.clear();
-        view(count, base_offset).write(&mut header);
+    let (mut events, mut header, mut out, mut base_offset) =
+        (Shared::default(), Shared::default(), Batch::default(), 0);
+    while let Some(count) = read_frame(&mut source, Rc::make_mut(&mut events))? {
+        let written = Rc::make_mut(&mut header);
+        written.clear();
+        view(count, base_offset).write(written);
         let outcome = consumer.run(&header, &events, &|_| {})?;
         let outcome = Outcome::parse(&outcome, Items { inputs: count, timers: &[] })?;
         out.clear();

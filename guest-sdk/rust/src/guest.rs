@@ -61,6 +61,7 @@ impl<P: Plugin> batch::Guest for Exports<P> {
     fn process(header: Vec<u8>, events: Vec<u8>) -> Vec<u8> {
         RUNNER.with_borrow_mut(|runner| {
             let runner = runner.as_mut().expect("the host calls `init` first");
+            let (header, events) = (header.into(), events.into());
             let outcome = runner.run(&header, &events, &|input| IN_HAND.store(input, Ordering::Relaxed));
             outcome.expect("the host gives well-formed batches")
         })

@@ -37,7 +37,7 @@ pub use failure::{Failure, Result};
 pub use log::{Level, log};
 pub use outputs::{Json, Key, Output, Outputs, Value, json};
 #[doc(hidden)]
-pub use runner::{Runner, consumer_runner, runner};
+pub use runner::{Runner, Shared, consumer_runner, runner};
 pub use state::{State, Wanted};
 pub use timer::{Timer, Timers};
 

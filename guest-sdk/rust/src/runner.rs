@@ -7,14 +7,22 @@ use sluice_event::{DueTimer, Events, Malformed, OutcomeWriter, Region, Source, T
 use crate::state::{AnyShelf, Batch, Now, Wants, set_batch, set_now, take_shelves};
 use crate::{Consumer, Event, Failure, Outputs, Result, Timer, timer};
 
+/// Bytes that several look at, and nobody copies: a batch is most of what a guest touches.
+pub type Shared = Rc<Vec<u8>>;
+
 /// A consumer that is ready to run.
 pub trait Runner {
-    /// Deals with a batch and returns the outcome in its flat format. `progress` is told the index of each event first, and of each timer with the
+    /// Deals with a batch, which it shares for as long as that takes, and returns the outcome in its flat format. `progress` is told the index of each event first, and of each timer with the
     /// highest bit set.
     ///
     /// # Errors
     /// When the batch is not what it should be.
-    fn run(&mut self, header: &[u8], events: &[u8], progress: &dyn Fn(u32)) -> std::result::Result<Vec<u8>, Malformed>;
+    fn run(
+        &mut self,
+        header: &Shared,
+        events: &Shared,
+        progress: &dyn Fn(u32),
+    ) -> std::result::Result<Vec<u8>, Malformed>;
 }
 
 /// What deals with an event, or a timer.
@@ -132,11 +140,16 @@ impl<H: Handle> Handler<H> {
 }
 
 impl<H: Handle> Runner for Handler<H> {
-    fn run(&mut self, header: &[u8], events: &[u8], progress: &dyn Fn(u32)) -> std::result::Result<Vec<u8>, Malformed> {
+    fn run(
+        &mut self,
+        header: &Shared,
+        events: &Shared,
+        progress: &dyn Fn(u32),
+    ) -> std::result::Result<Vec<u8>, Malformed> {
         let view = View::parse(header)?;
         let keeps = !self.shelves.is_empty() || self.has_timers;
         if !self.shelves.is_empty() {
-            let (header, events) = (header.into(), events.into());
+            let (header, events) = (header.clone(), events.clone());
             set_batch(Some(Batch { header, events, shelves: self.shelves.clone(), wants: self.wants }));
         }
         // Outputs are rarely larger than inputs; a larger outcome grows as vectors do.

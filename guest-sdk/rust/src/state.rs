@@ -11,6 +11,7 @@ use sluice_event::{OutcomeWriter, Region, Source, View, append, has_expired};
 
 use crate::numbers::Numbered;
 use crate::outputs::write_json;
+use crate::runner::Shared;
 use crate::{Event, Failure, Key, Result};
 
 /// Values under keys, which outlive instances, crashes and restarts: what an event changes is committed together with its outputs, and
@@ -161,8 +162,8 @@ pub(crate) type Wants = fn(&Event, &mut Wanted);
 
 /// The batch in hand: when a value is not here, those of all the keys that its events want are fetched with it.
 pub(crate) struct Batch {
-    pub(crate) header: Rc<[u8]>,
-    pub(crate) events: Rc<[u8]>,
+    pub(crate) header: Shared,
+    pub(crate) events: Shared,
     pub(crate) shelves: Rc<[Rc<dyn AnyShelf>]>,
     pub(crate) wants: Wants,
 }

@@ -284,7 +284,8 @@ impl Tester {
         };
         view.write(&mut header);
         STATE.set(std::mem::take(&mut self.state));
-        let bytes = self.runner.run(&header, batch.bytes(), &|_| {}).expect("the batch is well formed");
+        let bytes =
+            self.runner.run(&header.into(), &batch.bytes().to_vec().into(), &|_| {}).expect("the batch is well formed");
         self.state = STATE.take();
         let items = Items { inputs: batch.count(), timers: &before };
         let outcome = Outcome::parse(&bytes, items).expect("the outcome is well formed");

@@ -248,7 +248,8 @@ impl Keyed {
             self.late.extend(is_late.then_some(index));
             self.marks.push(watermark);
         });
-        self.bytes.extend(self.marks.iter().flat_map(|mark| mark.unwrap_or(i64::MIN).to_le_bytes()));
+        self.bytes.reserve(8 * self.marks.len());
+        self.marks.iter().for_each(|mark| self.bytes.extend_from_slice(&mark.unwrap_or(i64::MIN).to_le_bytes()));
     }
 
     /// The watermarks before each of the first events of the batch in hand: as the guest gets them, and with the one behind the last.

@@ -214,7 +214,9 @@ impl Consumer for Moody {
         let traps = view.count + view.due.1 > 1 && self.rng.lock().unwrap().one_in(30);
         let last = std::cell::Cell::new(0);
         let run = |runners: &mut Vec<Box<dyn sluice_sdk::Runner>>| {
-            runners[self.runner].run(header, events, &|in_hand| last.set(in_hand)).unwrap()
+            runners[self.runner]
+                .run(&header.to_vec().into(), &events.to_vec().into(), &|in_hand| last.set(in_hand))
+                .unwrap()
         };
         let outcome = RUNNERS.with_borrow_mut(run);
         if traps {

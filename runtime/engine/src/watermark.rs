@@ -194,7 +194,25 @@ impl Watermarks {
         }
     }
 
+    #[inline]
     fn event(&mut self, writer: Writer, timestamp: i64, appended: i64) {
+        // Mostly one writes, and no time passes from one event to the next.
+        if let [only] = &mut self.writers[..]
+            && only.writer == writer
+            && appended <= self.now
+            && self.now <= self.idle_at
+        {
+            (only.at, only.changed) = (self.now, true);
+            if timestamp > only.newest && timestamp.saturating_sub(appended) <= self.policy.max_ahead {
+                only.newest = timestamp;
+                self.current = self.current.max(Some(timestamp.saturating_sub(self.policy.lateness)));
+            }
+            return;
+        }
+        self.event_of_several(writer, timestamp, appended);
+    }
+
+    fn event_of_several(&mut self, writer: Writer, timestamp: i64, appended: i64) {
         if self.writers.is_empty() {
             self.begin(appended);
         }
