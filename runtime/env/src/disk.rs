@@ -51,6 +51,14 @@ pub trait Disk: Send + Sync + 'static {
     /// As the operating system says.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
+    /// The same of a large file, whose space is given back in a while: that takes long, and nobody waits for it.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn remove_aside(&self, path: &Path) -> io::Result<()> {
+        self.remove(path)
+    }
+
     /// Removes an empty directory; no error when it is gone already.
     ///
     /// # Errors
@@ -109,6 +117,10 @@ pub trait File: Send + Sync {
     /// # Errors
     /// As the operating system says; never retry, the data may be lost.
     fn sync(&self) -> io::Result<()>;
+
+    /// Has the device begin to write what was written, and does not wait. Nothing is durable by that, and a failure is told by the next
+    /// [`sync`](Self::sync), which has less to do.
+    fn begin_sync(&self) {}
 
     /// Cuts or extends the file.
     ///

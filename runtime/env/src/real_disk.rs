@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,6 +57,17 @@ impl Disk for RealDisk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         }
+    }
+
+    fn remove_aside(&self, path: &Path) -> io::Result<()> {
+        // Its space is given back by whoever closes it last.
+        let open = fs::File::open(path);
+        self.remove(path)?;
+        if let Ok(file) = open {
+            // Without a thread it is closed here.
+            drop(crate::spawn("sluice-remove", move || drop(file)));
+        }
+        Ok(())
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
@@ -141,6 +152,12 @@ impl File for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
+    }
+
+    #[expect(unsafe_code, reason = "a system call that no safe crate has")]
+    fn begin_sync(&self) {
+        // SAFETY: it takes an open file and numbers, and no memory. What it answers says nothing that the next sync does not say.
+        unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
     }
 
     fn forget_cache(&self) -> io::Result<()> {

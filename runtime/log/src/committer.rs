@@ -23,6 +23,9 @@ use crate::segment::{Segment, create_file};
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
 use crate::upkeep::{Removal, Upkeep};
 
+/// After so many bytes in segments the device begins to write them.
+const BEGIN_SYNC_BYTES: u64 = 2 << 20;
+
 /// The one writer of a data directory.
 ///
 /// **Groups never overlap**: the next group is written after this one's syncs have returned. **Nothing is published or
@@ -55,6 +58,8 @@ pub(crate) struct Committer {
     pub(crate) told_durably: u64,
     /// Bytes in segments that are not synced.
     pub(crate) unsynced_bytes: u64,
+    /// Of these, those that the device was not told of.
+    pub(crate) untold_bytes: u64,
     /// When the last group was committed: append times never go back.
     pub(crate) last_time: i64,
     pub(crate) upkeep: Upkeep,
@@ -431,6 +436,12 @@ impl Committer {
             files.extend(written.writers().map(|writer| writer.file.clone()));
         }
         self.sync(&files)?;
+        self.untold_bytes += bytes;
+        if self.untold_bytes >= BEGIN_SYNC_BYTES {
+            // So that a snapshot, which syncs all of them, does not hold up everybody for long.
+            self.untold_bytes = 0;
+            self.unsynced.values().for_each(|file| file.begin_sync());
+        }
         if !whole {
             written.writers().for_each(|writer| drop(self.unsynced.remove(&writer.segment.id())));
             self.unsynced_bytes -= bytes;

@@ -208,6 +208,7 @@ impl Recovery {
             told: self.snapshot_group,
             told_durably: self.snapshot_group,
             unsynced_bytes: 0,
+            untold_bytes: 0,
             last_time: self.last_time,
             upkeep: Upkeep::new(self.snapshot_time, self.snapshot_group, removals),
             shared,

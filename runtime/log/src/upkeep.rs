@@ -181,7 +181,7 @@ impl Committer {
                 Removal::Segment(tp, base_offset) => {
                     self.unsynced.remove(&(*tp, *base_offset));
                     let path = self.dir.segment(*tp, *base_offset);
-                    self.disk.remove(&path).and_then(|()| self.disk.remove(&path.with_extension("index")))
+                    self.disk.remove_aside(&path).and_then(|()| self.disk.remove(&path.with_extension("index")))
                 }
                 Removal::Topic(id) => {
                     self.unsynced.retain(|(tp, _), _| tp.topic != *id);
@@ -261,7 +261,7 @@ impl Committer {
         }
         let snapshots = Snapshot::list(&*self.disk, &self.dir)?;
         let Some(oldest) = snapshots.len().checked_sub(KEPT).and_then(|at| snapshots.get(at)) else { return Ok(()) };
-        let remove = |path: PathBuf| self.disk.remove(&path).map_err(|error| Error::io("remove", &path, error));
+        let remove = |path: PathBuf| self.disk.remove_aside(&path).map_err(|error| Error::io("remove", &path, error));
         let firsts = CommitLog::list(&*self.disk, &self.dir)?;
         // A part ends where the next begins.
         for pair in firsts.windows(2).filter(|pair| pair[1] <= oldest + 1) {
