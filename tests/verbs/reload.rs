@@ -371,10 +371,21 @@ fn definitions_are_taken_over_too_and_what_cannot_be_is_refused() {
     save(&workspace, "pipelines/second.toml", &second);
     workspace.until("it runs again", || runs("second"));
     assert_eq!(workspace.pipeline("second")["read"], 4);
-    for file in ["second.toml", "p.toml"] {
+    // One that is not watched stays as it is, whatever else changes.
+    save(&workspace, "pipelines/p.toml", format!("{more}[reload]\nwatch = false\n"));
+    workspace.until("it takes over", || workspace.pipeline("p")["generation"] == 4);
+    save(&workspace, "pipelines/p.wasm", letter('Z'));
+    #[expect(clippy::disallowed_methods, reason = "what an operator does")]
+    std::fs::rename(workspace.path("pipelines/second.toml"), workspace.path("pipelines/third.toml")).unwrap();
+    save(&workspace, "pipelines/third.toml", second.replace("name = \"second\"", "name = \"third\""));
+    workspace.until("it has another name", || runs("third") && !runs("second"));
+    assert_eq!(workspace.pipeline("p")["generation"], 4);
+    workspace.sluice(&["plugin", "reload", "p"]).ok();
+    assert_eq!(workspace.pipeline("p")["generation"], 5);
+    for file in ["third.toml", "p.toml"] {
         std::fs::remove_file(workspace.path("pipelines").join(file)).unwrap();
     }
-    workspace.until("none is left", || !runs("second") && !runs("p"));
+    workspace.until("none is left", || !runs("third") && !runs("p"));
     kill(&mut node);
 }
 

@@ -167,6 +167,11 @@ impl Chain {
         self.stages[stage + 1..].iter().any(|stage| stage.config.sets_timers())
     }
 
+    /// How many stages it has.
+    pub(crate) fn stages(&self) -> usize {
+        self.stages.len()
+    }
+
     /// The position of a stage.
     pub(crate) fn position(&self, stage: &str) -> Option<usize> {
         self.stages.iter().position(|found| found.config.name == stage)

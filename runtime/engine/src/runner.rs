@@ -277,6 +277,7 @@ impl LaneRunner {
     /// Tries again what it stands still at or waits for, its pipeline's breaker being closed; with `skip`, passes over the event
     /// that blocks, which is counted as skipped.
     pub fn resume(&mut self, skip: bool) {
+        self.leave_probation_that_failed();
         (self.retrying, self.counted) = (None, 0);
         self.follower.retry();
         let Some(halt) = self.lane.resume() else { return };

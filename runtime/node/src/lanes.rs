@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_config::{At, Diagnostic, OnError, PartitionBy, Pipeline, Start, Topic, changelog_topic};
 use sluice_engine::{
-    Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, Source,
+    Before, Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, Source,
     SourceConfig, StageConfig, TimePolicy, Witness, Writer,
 };
 use sluice_env::Clock;
@@ -25,8 +25,6 @@ pub(crate) struct Running {
     pub(crate) name: String,
     /// The pipeline's id.
     pub(crate) id: u32,
-    /// Topics it writes to.
-    pub(crate) sinks: Vec<String>,
     /// Each partition it reads, with the scheduler's number of its lane, which several may share.
     pub(crate) lanes: Vec<(TopicPartition, usize)>,
     /// Is told of each call.
@@ -36,9 +34,17 @@ pub(crate) struct Running {
     pub(crate) digest: Vec<u8>,
     /// What deals with its events.
     pub(crate) generation: Generation,
+    /// While that is on probation, what dealt with them before.
+    pub(crate) before: Option<Before>,
 }
 
 impl Running {
+    /// Topics it writes to.
+    pub(crate) fn writes(&self, topic: &str) -> bool {
+        let own = self.definition.has_state() && changelog_topic(&self.name) == topic;
+        own || self.definition.written().any(|(_, written)| written == topic)
+    }
+
     /// Opens when too many of its events fail.
     pub(crate) fn breaker(&self) -> &Breaker {
         &self.generation.errors.breaker
@@ -47,6 +53,8 @@ impl Running {
     /// What sends its dead letters through again; `None` when it writes none.
     pub(crate) fn redrive(&self) -> Option<RedriveConfig> {
         let Generation { stages, sinks, errors, .. } = &self.generation;
+        // What is on probation is not for dead letters.
+        let (stages, sinks) = self.before.as_ref().map_or((stages, sinks), |before| (&before.stages, &before.sinks));
         (self.definition.errors.on_error == OnError::DeadLetter).then(|| RedriveConfig {
             pipeline_name: self.name.clone(),
             pipeline: self.id,
@@ -331,16 +339,14 @@ pub(crate) fn run(
     }
     // As the log lists cursors.
     lanes.sort_unstable();
-    let own = pipeline.has_state().then(|| changelog_topic(&pipeline.name));
-    let sinks = pipeline.written().map(|(_, topic)| topic.to_owned()).chain(own).collect();
     Ok(Running {
         name: pipeline.name.clone(),
         id: info.id,
-        sinks,
         lanes,
         witness: witness.clone(),
         definition: pipeline.clone(),
         digest: info.digest,
+        before: generation.probation.as_ref().map(|(_, before)| before.clone()),
         generation,
     })
 }

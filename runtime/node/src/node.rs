@@ -444,7 +444,8 @@ impl Node {
         if !self.running().iter().any(|running| running.breaker().is_open()) {
             return;
         }
-        let _operating = self.operating();
+        // Whoever waits here must notice other things too: the next look will do.
+        let Ok(_operating) = self.operating.try_lock() else { return };
         let mut tripped = Vec::new();
         for running in self.running().iter().filter(|running| running.breaker().is_open()) {
             let seen = running.each_lane().into_iter().filter_map(|lane| self.scheduler.seen(lane));
@@ -563,6 +564,7 @@ impl Node {
     /// # Errors
     /// When there is no such pipeline, or storage refuses.
     pub fn delete_pipeline(&self, pipeline: &str) -> Result<(), Error> {
+        let _operating = self.operating();
         // From here on what it has in hand is fenced.
         let id = self.log.pipeline(pipeline).map(|pipeline| pipeline.id);
         operate::delete_pipeline(&self.log, pipeline)?;
@@ -584,7 +586,7 @@ impl Node {
     /// # Errors
     /// When a pipeline reads or writes it, or storage refuses.
     pub fn delete_topic(&self, topic: &str) -> Result<(), Error> {
-        let writer = self.running().iter().find(|r| r.sinks.iter().any(|sink| sink == topic)).map(|r| r.name.clone());
+        let writer = self.running().iter().find(|running| running.writes(topic)).map(|r| r.name.clone());
         if let Some(writer) = writer {
             let what = format!("topic {topic} is written to by pipeline {writer}, which runs: delete that first");
             return Err(Error::Invalid(what));
@@ -613,9 +615,8 @@ impl Node {
                 return outcome;
             }
             let running = self.running();
-            let writes = |name: &String, topic: &String| {
-                running.iter().any(|other| other.name == *name && other.sinks.contains(topic))
-            };
+            let writes =
+                |name: &String, topic: &String| running.iter().any(|other| other.name == *name && other.writes(topic));
             let waits = |name: &String| {
                 let own = running.iter().find(|running| running.name == *name);
                 let sources = own.map(|own| &own.definition.sources[..]).unwrap_or_default();

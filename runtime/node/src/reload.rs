@@ -168,9 +168,10 @@ impl Node {
         let run = move || {
             while let Some(node) = next(&shared, &node) {
                 node.act_on_probations();
-                let files = definitions::files(&paths).unwrap_or_default();
-                if watch.has_changed(files.into_iter().chain(node.watched_plugins())) {
-                    node.look_at_files(&paths);
+                // A folder that is not there is about to come back, or nobody can tell.
+                let Some(files) = listed(&paths) else { continue };
+                if watch.has_changed(files.iter().cloned().chain(node.watched_plugins())) {
+                    node.look_at_files(&files);
                 }
             }
         };
@@ -188,21 +189,18 @@ impl Node {
     }
 
     /// Goes through all definitions, and takes over what is new.
-    fn look_at_files(&self, paths: &[PathBuf]) {
+    fn look_at_files(&self, files: &[PathBuf]) {
         let _operating = self.operating();
         let in_force: Vec<Pipeline> = self.running().iter().map(|running| running.definition.clone()).collect();
-        let files = match definitions::files(paths) {
-            Ok(files) => files,
-            // There is none left, and that is not because they cannot be looked for.
-            Err(_) if paths.iter().all(|path| std::fs::read_dir(path).is_ok()) => Vec::new(),
-            Err(_) => return,
-        };
         let (mut wanted, mut strays, mut kept) = (Vec::new(), BTreeMap::new(), Vec::new());
-        for file in &files {
+        for file in files {
             let own = in_force.iter().find(|pipeline| pipeline.file == *file);
             match definitions::read_file(file) {
                 Ok(pipeline) if own.is_none_or(|own| own.reload.watch) => wanted.push(pipeline),
-                Ok(_) => wanted.extend(own.cloned()),
+                Ok(_) => {
+                    kept.extend(own.map(|own| own.name.clone()));
+                    wanted.extend(own.cloned());
+                }
                 Err(found) => match own {
                     Some(own) => {
                         self.refuse(&own.name, None, NodeError::Refused(found));
@@ -226,8 +224,8 @@ impl Node {
             return;
         }
         for pipeline in &in_force {
-            if !files.contains(&pipeline.file) && !wanted.iter().any(|other| other.name == pipeline.name) {
-                tracing::info!(pipeline = pipeline.name, file = %pipeline.file.display(), "its file is gone: it is stopped; its cursors stay");
+            if !wanted.iter().any(|other| other.name == pipeline.name) {
+                tracing::info!(pipeline = pipeline.name, file = %pipeline.file.display(), "no file holds it any more: it is stopped; its cursors stay");
                 if let Err(error) = self.stop(&pipeline.name) {
                     tracing::warn!(%error, pipeline = pipeline.name, "cannot be stopped");
                 }
@@ -333,6 +331,21 @@ fn next(shared: &Shared, node: &Weak<Node>) -> Option<Arc<Node>> {
     }
     signal.poked = false;
     if signal.ends { None } else { node.upgrade() }
+}
+
+/// The files with definitions that these paths mean; `None` while one of these is not there.
+fn listed(paths: &[PathBuf]) -> Option<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in paths {
+        match definitions::files(std::slice::from_ref(path)) {
+            // A folder may have none left; but it has to be there to say so.
+            Err(_) if std::fs::read_dir(path).is_ok() => {}
+            Err(_) => return None,
+            Ok(_) if !path.exists() => return None,
+            Ok(found) => files.extend(found),
+        }
+    }
+    Some(files)
 }
 
 /// What is wrong, as the status tells it.

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use sluice_event::TIMER_IN_HAND;
 use sluice_log::{Commit, ReadBatch, TopicPartition};
 use sluice_state::SharedState;
 
@@ -84,12 +85,7 @@ impl Trial {
             // What a store cannot do is nobody's fault.
             Err(error) if error.error.kind == CallErrorKind::State => return Judgement::Innocent,
             Err(_) => Vec::new(),
-            // None of it is used.
-            Ok(Called { entangled, cut, failed_timer, .. })
-                if entangled.is_some() || cut.is_some() || failed_timer.is_some() =>
-            {
-                return Judgement::Innocent;
-            }
+            Ok(called) if !is_of_use(called) => return Judgement::Innocent,
             Ok(called) => {
                 let given_up = called.stopped.iter().filter(|stopped| exhausted == Some(stopped.index));
                 called
@@ -103,23 +99,30 @@ impl Trial {
         if result.is_ok() && own.is_empty() {
             return Judgement::Innocent;
         }
+        // Timers that are called together and go wrong are called one by one: then it is time to ask. One of a stage that was not there before is
+        // nothing to ask about.
+        if (batch.count == 0 && due.len() > 1) || due.stage >= self.before.stages() {
+            return Judgement::Innocent;
+        }
         self.before.point_at(source, topic);
         let told = self.before.call(batch, marks, due, late);
         // It has seen what never happens.
         self.before.drop_instances();
         let told = match (told, own.first()) {
-            (Ok(told), _) => told,
+            (Ok(told), _) if is_of_use(&told) => told,
             // Which of the events makes the call fail?
-            (Err(_), Some((first, _))) if batch.count > 1 => return Judgement::Undecided(first.index),
+            (_, Some((first, _))) if batch.count > 1 => return Judgement::Undecided(first.index),
             // Both fail as a whole: the lane will find the event that is to blame, and ask again.
-            (Err(_), _) => return Judgement::Innocent,
+            _ => return Judgement::Innocent,
         };
         let stopped = told.stopped.as_ref().map(|stopped| stopped.index);
+        // It may stop where a timer fires that it has set.
+        let stopped = stopped.or((told.processed < batch.count).then_some(told.processed));
         let fails = |index: u32| told.failed.iter().any(|failed| failed.index == index);
         match result {
             Err(error) => {
                 let is_clean = told.failed.is_empty() && stopped.is_none();
-                match error.error.in_hand {
+                match error.error.in_hand.filter(|in_hand| in_hand & TIMER_IN_HAND == 0) {
                     Some(culprit) if fails(culprit) => Judgement::Innocent,
                     Some(culprit) if stopped.is_some_and(|stopped| stopped < culprit) => Judgement::Innocent,
                     None if !is_clean && batch.count > 1 => Judgement::Innocent,
@@ -139,6 +142,11 @@ impl Trial {
             }
         }
     }
+}
+
+/// Whether anything of a call is used, or it is made again with less.
+fn is_of_use(called: &Called) -> bool {
+    called.entangled.is_none() && called.cut.is_none() && called.failed_timer.is_none()
 }
 
 impl LaneRunner {
@@ -186,9 +194,20 @@ impl LaneRunner {
         }
     }
 
+    /// Somebody wants it to go on, though its generation has failed and none was put in its place.
+    pub(super) fn leave_probation_that_failed(&mut self) {
+        if self.trial.as_ref().is_some_and(|trial| matches!(trial.probation.verdict(), Verdict::Failed(_))) {
+            self.drop_held();
+            self.trial = None;
+            self.config.generation.probation = None;
+            self.lane.set_max_in_flight(self.config.max_in_flight);
+        }
+    }
+
     /// The generation has passed its probation: what is held is committed.
     fn release_held(&mut self) {
         let Some(trial) = self.trial.take() else { return };
+        self.config.generation.probation = None;
         self.lane.set_max_in_flight(self.config.max_in_flight);
         for (id, commit) in trial.held {
             self.hand_over(id, commit);

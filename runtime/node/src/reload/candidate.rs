@@ -32,7 +32,7 @@ impl Candidate {
 }
 
 /// Whether lanes that run by one definition can go on by another. What they read, how they commit, and what time is to them they began with.
-fn goes_on(old: &Pipeline, new: &Pipeline) -> bool {
+pub(super) fn goes_on(old: &Pipeline, new: &Pipeline) -> bool {
     let grants = |pipeline: &Pipeline| -> Vec<_> {
         pipeline.stages.iter().map(|stage| (stage.keeps(), stage.name.clone())).filter(|(keeps, _)| *keeps).collect()
     };
@@ -59,8 +59,11 @@ impl Node {
         let what = (pipeline.text.clone(), digest);
         let (number, in_force) = self.in_force(name)?;
         if what == in_force {
-            // Back to what runs.
+            // Back to what runs, maybe in a file of another name.
             self.reloads.note(name, Noted::all_is_well);
+            let mut running = self.running();
+            let own = running.iter_mut().find(|running| running.name == *name);
+            own.into_iter().for_each(|own| own.definition.file.clone_from(&pipeline.file));
             return Ok(number);
         }
         let refused = self.reloads.note(name, |noted| noted.refused.as_ref() == Some(&what) && !again);
@@ -103,6 +106,10 @@ impl Node {
         }
         // Without anybody who acts on it, there is no probation.
         let tried = pipeline.reload.batches > 0 && self.reloads.watches();
+        // What was good needs none; and one that begins to keep state cannot be taken out again for one that keeps none.
+        let good = self.last_good(&pipeline.name, None);
+        let is_good = good.is_some_and(|good| good.is_of(pipeline, &candidate.digest()));
+        let tried = tried && !is_good && pipeline.has_state() == old.has_state();
         let before = if tried { self.before(&old, old_stages) } else { None };
         self.put_in_force(&candidate, before, all)
     }
@@ -205,13 +212,17 @@ impl Node {
             // From here on it stands still, until it runs again by the one or the other.
             self.settle(name)?;
         }
-        let (info, sources) = self.commit_generation(candidate, before.is_some())?;
-        let generation = self.generation(candidate, &info, before)?;
+        let made = self.commit_generation(candidate, before.is_some());
+        let made = made.and_then(|(info, sources)| {
+            let generation = self.generation(candidate, &info, before.clone())?;
+            Ok((info, sources, generation))
+        });
+        let (info, sources, generation) = made.inspect_err(|_| self.go_on(name))?;
         let number = generation.number;
         if in_place {
             let mut running = self.running();
             let Some(own) = running.iter_mut().find(|running| running.name == *name) else { return Ok(number) };
-            self.go_over(own, candidate, generation);
+            self.go_over(own, candidate, generation, before);
         } else {
             self.unmake(name, info.id)?;
             self.make(&candidate.pipeline, (info, sources), generation, all)?;
@@ -222,10 +233,26 @@ impl Node {
         Ok(number)
     }
 
-    fn go_over(&self, own: &mut Running, candidate: &Candidate, generation: Generation) {
+    fn go_over(&self, own: &mut Running, candidate: &Candidate, generation: Generation, before: Option<Before>) {
         own.each_lane().into_iter().for_each(|lane| self.scheduler.go_over(lane, generation.clone()));
         own.generation = Generation { probation: None, ..generation };
-        (own.definition, own.digest) = (candidate.pipeline.clone(), candidate.digest());
+        (own.definition, own.digest, own.before) = (candidate.pipeline.clone(), candidate.digest(), before);
+    }
+
+    /// Has lanes that stand still for a change go on, for it comes to nothing.
+    fn go_on(&self, pipeline: &str) {
+        let Some(info) = self.log.pipeline(pipeline).filter(|info| info.held.is_empty()) else { return };
+        self.lanes_of(pipeline).into_iter().for_each(|lane| self.scheduler.want(lane, info.desired));
+    }
+
+    /// Has lanes deal with what they have in hand by a candidate, without saying so.
+    pub(super) fn give_way(&self, pipeline: &str, candidate: &Candidate) -> Result<(), NodeError> {
+        let generation = lanes::generation(&self.log, &candidate.pipeline, 0, candidate.configs())?;
+        let running = self.running();
+        let Some(own) = running.iter().find(|own| own.name == pipeline) else { return Ok(()) };
+        let generation = Generation { number: own.generation.number, ..generation };
+        own.each_lane().into_iter().for_each(|lane| self.scheduler.go_over(lane, generation.clone()));
+        Ok(())
     }
 
     /// What deals with events by a candidate that is in force; where it is on probation, that is noted.
@@ -265,7 +292,10 @@ impl Node {
         let (info, sources) = lanes::start(&self.log, pipeline, digest.clone())?;
         let standing = if on_probation { Standing::Probation } else { Standing::Good };
         let known = generations::of(&self.log, &pipeline.name)?;
-        if known.last().is_none_or(|last| last.number != info.generation || last.standing != standing) {
+        let is_known = |last: &GenerationInfo| {
+            last.number == info.generation && last.standing == standing && last.is_of(pipeline, &digest)
+        };
+        if !known.last().is_some_and(is_known) {
             let new = GenerationInfo {
                 number: info.generation,
                 time: self.clock.now(),
@@ -275,13 +305,17 @@ impl Node {
                 file: pipeline.file.clone(),
                 definition: pipeline.text.clone(),
             };
-            generations::note(&self.log, &pipeline.name, |known| {
+            let noted = generations::note(&self.log, &pipeline.name, |known| {
                 if let Some(last) = known.last_mut().filter(|last| last.standing == Standing::Probation) {
                     last.standing = Standing::Replaced;
                 }
                 known.retain(|generation| generation.number != new.number);
                 known.push(new);
-            })?;
+            });
+            if let Err(error) = noted {
+                // It is in force all the same.
+                tracing::warn!(%error, pipeline = pipeline.name, "a generation could not be noted");
+            }
         }
         Ok((info, sources))
     }

@@ -3,7 +3,7 @@
 use sluice_engine::Before;
 use sluice_log::Error;
 
-use super::Candidate;
+use super::candidate::{Candidate, check_state, goes_on};
 use crate::generations::{self, GenerationInfo, Standing};
 use crate::lanes;
 use crate::node::{Node, NodeError};
@@ -51,6 +51,9 @@ impl Node {
     /// A generation has passed its probation.
     pub(super) fn pass(&self, pipeline: &str, number: u64) {
         self.reloads.note(pipeline, |noted| noted.probation = None);
+        if let Some(own) = self.running().iter_mut().find(|own| own.name == pipeline) {
+            own.before = None;
+        }
         let noted = generations::note(&self.log, pipeline, |known| {
             let own = known.iter_mut().find(|generation| generation.number == number);
             own.into_iter().for_each(|own| own.standing = Standing::Good);
@@ -98,6 +101,16 @@ impl Node {
     fn take_out(&self, pipeline: &str, number: u64, (standing, reason): (Standing, &str)) -> Result<u64, NodeError> {
         let good = self.last_good(pipeline, Some(number)).ok_or_else(|| nothing_good(pipeline))?;
         let candidate = self.raise(&good)?;
+        let running = self.running();
+        let own = running.iter().find(|own| own.name == pipeline).map(|own| own.definition.clone());
+        drop(running);
+        if let Some(own) = &own {
+            check_state(own, &candidate.pipeline).map_err(|found| NodeError::Refused(vec![found]))?;
+            if !goes_on(own, &candidate.pipeline) {
+                // Lanes come to rest by what can deal with what they have claimed.
+                self.give_way(pipeline, &candidate)?;
+            }
+        }
         // First, so that a start after a crash does not begin with it again.
         generations::note(&self.log, pipeline, |known| {
             if let Some(own) = known.iter_mut().find(|generation| generation.number == number) {
