@@ -44,6 +44,7 @@ thread_local! {
 }
 
 /// Plays the host to [`State`](crate::State).
+#[cfg(not(target_family = "wasm"))]
 pub(crate) mod host {
     use super::STATE;
 

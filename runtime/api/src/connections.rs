@@ -11,12 +11,13 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::problem::Problem;
 use crate::tls::Tls;
-use crate::unread::Worded;
+use crate::unread::{Worded, refusal};
 
 /// Connections from the network at once, at most. More wait to be accepted.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -78,7 +79,7 @@ where
     }
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, bounds: Bounds, router: Router) {
+async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, bounds: Bounds, router: Router) {
     let mut server = hyper::server::conn::http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(bounds.header_time).max_buf_size(MAX_HEADERS);
     let router = TowerToHyperService::new(router);
@@ -86,8 +87,13 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, bound
         request.extensions_mut().insert(peer.clone());
         router.call(request)
     });
-    if let Err(error) = server.serve_connection(TokioIo::new(Worded::new(stream, MAX_HEADERS)), service).await {
-        tracing::debug!("a connection ended early: {error}");
+    let worded = Worded::new(&mut stream, MAX_HEADERS);
+    let Err(error) = server.serve_connection(TokioIo::new(worded), service).await else { return };
+    tracing::debug!("a connection ended early: {error}");
+    if let Some(time) = bounds.header_time.filter(|_| error.is_timeout()) {
+        let problem = Problem::new(408, format!("no request came within {time:?}"));
+        // Whoever is that slow may not read it either.
+        let _ = timeout(time, stream.write_all(&refusal(&problem))).await;
     }
 }
 
@@ -95,7 +101,7 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, bound
 mod tests {
     use axum::middleware::from_fn_with_state;
     use axum::routing::any;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::io::{AsyncReadExt, DuplexStream};
     use tokio::sync::mpsc;
 
     use super::*;
@@ -154,7 +160,7 @@ mod tests {
         let other = connect("GET / HTTP/1.1\r\nconnection: close\r\n\r\n").await;
         assert!(rest(other).await.starts_with("HTTP/1.1 200"));
         for answer in [rest(silent).await, rest(half).await, rest(reader).await] {
-            assert!(!answer.contains(" 200 "), "{answer}");
+            assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("no request came within 50ms"), "{answer}");
         }
         trickle.await.unwrap();
         let answer = rest(body).await;

@@ -8,6 +8,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::problem::{MEDIA_TYPE, Problem};
 
+/// The last answer on a connection.
+pub(crate) fn refusal(problem: &Problem) -> Vec<u8> {
+    let (status, title) = (problem.status, &problem.title);
+    let body = serde_json::to_vec(problem).unwrap_or_default();
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status} {title}\r\ncontent-type: {MEDIA_TYPE}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    );
+    [head.into_bytes(), body].concat()
+}
+
 /// A stream on which every refusal is a problem document.
 pub(crate) struct Worded<S> {
     stream: S,
@@ -39,14 +50,7 @@ impl<S> Worded<S> {
             b"400" => Problem::bad_request("what was sent is no HTTP/1.1 request"),
             _ => return None,
         };
-        let status = problem.title.clone();
-        let body = serde_json::to_vec(&problem).unwrap_or_default();
-        let head = format!(
-            "HTTP/1.1 {} {status}\r\ncontent-type: {MEDIA_TYPE}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-            problem.status,
-            body.len()
-        );
-        Some([head.into_bytes(), body].concat())
+        Some(refusal(&problem))
     }
 }
 

@@ -219,7 +219,7 @@ pub(crate) fn load_stages_of(
 }
 
 /// A path without `a/../`, for messages.
-fn tidy(path: &Path) -> PathBuf {
+pub fn tidy(path: &Path) -> PathBuf {
     let mut tidy = PathBuf::new();
     for part in path.components() {
         let goes_back = part == std::path::Component::ParentDir;

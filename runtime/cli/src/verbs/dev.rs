@@ -11,7 +11,8 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use sluice_config::Pipeline;
-use sluice_node::{Watch, definitions};
+use sluice_node::Watch;
+use sluice_node::definitions::{self, tidy};
 
 use crate::access::Access;
 use crate::args::{Dev, Global};
@@ -63,7 +64,7 @@ pub(crate) fn dev(global: &Global, verb: &Dev) -> Result<ExitCode, Failure> {
 /// Builds a plugin whose source has changed, and has its pipelines go over to it.
 fn take_over(global: &Global, sources: &mut Sources, folder: &Path, outputs: &mut Outputs) -> Result<(), Failure> {
     let before = Instant::now();
-    say(&format!("{} has changed", folder.display()))?;
+    say(&format!("{} has changed", tidy(folder).display()))?;
     sources.build(folder)?;
     let built = before.elapsed();
     // What comes out from here on is new, but for what is in hand.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sluice_env::SystemClock;
 use sluice_host::{Code, Compiler, Host, Limits};
-use sluice_node::definitions::{read_wasm, wasm_file};
+use sluice_node::definitions::{read_wasm, tidy, wasm_file};
 
 use crate::access::Access;
 use crate::args::{Global, Plugin};
@@ -125,7 +125,10 @@ pub(crate) fn build(dir: &Path) -> Result<PathBuf, Failure> {
         Failure::failed(format!("cannot start cargo: {error}")).help("install Rust from https://rustup.rs")
     })?;
     if !output.status.success() {
-        return Err(Failure::failed(format!("{} does not build; the compiler's errors are above", dir.display())));
+        return Err(Failure::failed(format!(
+            "{} does not build; the compiler's errors are above",
+            tidy(dir).display()
+        )));
     }
     let made = wasm_of(&output.stdout, &manifest)?;
     let built = wasm_file(dir);
