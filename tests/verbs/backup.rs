@@ -99,6 +99,7 @@ fn a_backup_is_there_whole_or_not_at_all() {
     assert!(nothing.contains("no data directory"), "{nothing}");
     // Somebody else's folder is left alone, one that a killed backup left is not.
     std::fs::create_dir(workspace.path("two.partial")).unwrap();
+    workspace.write("two.partial/theirs", "");
     assert!(workspace.sluice(&["backup", "two"]).fails(2).contains("is in the way"));
     assert!(!workspace.path("two").exists());
 

@@ -78,7 +78,8 @@ fn begin(data: &Path, to: &Path) -> Result<(PathBuf, fs::File), Error> {
         return refused("it is in the data directory: name a folder elsewhere, best on another disk");
     }
     let partial = to.with_added_extension("partial");
-    if partial.exists() {
+    // Whoever was killed here had not begun; an empty folder is nobody's.
+    if partial.exists() && fs::remove_dir(&partial).is_err() {
         #[expect(clippy::disallowed_methods, reason = "a file that is no part of the log")]
         let Ok(left) = fs::File::open(partial.join(MARK)) else {
             return refused(&format!("{} is in the way", partial.display()));

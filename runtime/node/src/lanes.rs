@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_config::{At, Diagnostic, OnError, PartitionBy, Pipeline, Start, Topic, changelog_topic};
 use sluice_engine::{
-    Before, Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, Source,
+    Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, Source,
     SourceConfig, StageConfig, TimePolicy, Witness, Writer,
 };
 use sluice_env::Clock;
@@ -34,8 +34,6 @@ pub(crate) struct Running {
     pub(crate) digest: Vec<u8>,
     /// What deals with its events.
     pub(crate) generation: Generation,
-    /// While that is on probation, what dealt with them before.
-    pub(crate) before: Option<Before>,
 }
 
 impl Running {
@@ -53,8 +51,6 @@ impl Running {
     /// What sends its dead letters through again; `None` when it writes none.
     pub(crate) fn redrive(&self) -> Option<RedriveConfig> {
         let Generation { stages, sinks, errors, .. } = &self.generation;
-        // What is on probation is not for dead letters.
-        let (stages, sinks) = self.before.as_ref().map_or((stages, sinks), |before| (&before.stages, &before.sinks));
         (self.definition.errors.on_error == OnError::DeadLetter).then(|| RedriveConfig {
             pipeline_name: self.name.clone(),
             pipeline: self.id,
@@ -346,7 +342,6 @@ pub(crate) fn run(
         witness: witness.clone(),
         definition: pipeline.clone(),
         digest: info.digest,
-        before: generation.probation.as_ref().map(|(_, before)| before.clone()),
         generation,
     })
 }

@@ -214,7 +214,7 @@ impl Node {
         }
         let made = self.commit_generation(candidate, before.is_some());
         let made = made.and_then(|(info, sources)| {
-            let generation = self.generation(candidate, &info, before.clone())?;
+            let generation = self.generation(candidate, &info, before)?;
             Ok((info, sources, generation))
         });
         let (info, sources, generation) = made.inspect_err(|_| self.go_on(name))?;
@@ -222,7 +222,7 @@ impl Node {
         if in_place {
             let mut running = self.running();
             let Some(own) = running.iter_mut().find(|running| running.name == *name) else { return Ok(number) };
-            self.go_over(own, candidate, generation, before);
+            self.go_over(own, candidate, generation);
         } else {
             self.unmake(name, info.id)?;
             self.make(&candidate.pipeline, (info, sources), generation, all)?;
@@ -233,10 +233,10 @@ impl Node {
         Ok(number)
     }
 
-    fn go_over(&self, own: &mut Running, candidate: &Candidate, generation: Generation, before: Option<Before>) {
+    fn go_over(&self, own: &mut Running, candidate: &Candidate, generation: Generation) {
         own.each_lane().into_iter().for_each(|lane| self.scheduler.go_over(lane, generation.clone()));
         own.generation = Generation { probation: None, ..generation };
-        (own.definition, own.digest, own.before) = (candidate.pipeline.clone(), candidate.digest(), before);
+        (own.definition, own.digest) = (candidate.pipeline.clone(), candidate.digest());
     }
 
     /// Has lanes that stand still for a change go on, for it comes to nothing.

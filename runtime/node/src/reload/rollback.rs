@@ -51,9 +51,6 @@ impl Node {
     /// A generation has passed its probation.
     pub(super) fn pass(&self, pipeline: &str, number: u64) {
         self.reloads.note(pipeline, |noted| noted.probation = None);
-        if let Some(own) = self.running().iter_mut().find(|own| own.name == pipeline) {
-            own.before = None;
-        }
         let noted = generations::note(&self.log, pipeline, |known| {
             let own = known.iter_mut().find(|generation| generation.number == number);
             own.into_iter().for_each(|own| own.standing = Standing::Good);
