@@ -206,18 +206,8 @@ impl LaneRunner {
         let tried = tried.filter(|_| !is_planned);
         sources.write_again(|source| storage.again(config.pipeline, source));
         let cursor = sources.begins();
-        let mut chain = Chain::new(
-            (config.pipeline, config.witness.clone()),
-            &config.generation.stages,
-            config.generation.sinks.clone(),
-            config.state.as_ref().map(|state| state.shared.clone()),
-        );
+        let (mut chain, trial) = trial::assemble(&config);
         chain.point_at(sources.first(), sources.name(sources.first()));
-        let probation = config.generation.probation.as_ref();
-        let trial = probation.map(|(probation, before)| {
-            let state = config.state.as_ref().map(|state| state.shared.clone());
-            Trial::new((probation.clone(), before), (config.pipeline, config.witness.clone()), state)
-        });
         let max_in_flight =
             trial.as_ref().map_or(config.max_in_flight, |trial| trial.max_in_flight(config.max_in_flight));
         Self {

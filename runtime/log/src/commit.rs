@@ -401,7 +401,8 @@ impl Sequence {
         if is_repeat && events > 0 {
             return Ok(Vec::new());
         }
-        if if is_once { known.is_some() } else { self.first != expected } {
+        let is_other = if is_once { known.is_some() } else { self.first != expected };
+        if is_other {
             return Err(Error::SequenceGap { producer: self.producer.clone(), expected, found: self.first });
         }
         let mut changes = Vec::new();

@@ -14,7 +14,6 @@ use sluice_log::{Error, Log, PipelineInfo};
 use sluice_state::SharedState;
 
 use crate::checkpoint::{self, cannot};
-use crate::files::sync;
 use crate::state;
 
 /// Says of a folder that it is no whole backup, and may be removed.
@@ -189,4 +188,10 @@ fn copy_file(from: &Path, to: &Path) -> Result<u64, Error> {
     let bytes = fs::copy(from, to).map_err(cannot("copy", from))?;
     sync(to)?;
     Ok(bytes)
+}
+
+fn sync(path: &Path) -> Result<(), Error> {
+    #[expect(clippy::disallowed_methods, reason = "a file that is no part of the log")]
+    let file = fs::File::open(path).map_err(cannot("open", path))?;
+    file.sync_all().map_err(cannot("sync", path))
 }

@@ -4,15 +4,16 @@
 //! what it tells of. A letter without a mark is open.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sluice_config::OnError;
 use sluice_config::changelog_topic;
-use sluice_config::{OnError, Pipeline};
 use sluice_engine::{DeadLetter, murmur2};
 use sluice_event::{Batch, Event, NewEvent};
 use sluice_log::{Append, Commit, Error, Log, NewTopic, ReadBatch, TopicInfo, TopicPartition};
+
+use crate::definitions;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
@@ -255,7 +256,7 @@ impl Graveyard {
         let info = log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;
         let none =
             || Error::Invalid(format!("pipeline {pipeline} writes no dead letters: see on-error in its definition"));
-        let errors = Pipeline::parse(Path::new(""), &info.definition).map_err(|_| none())?.errors;
+        let errors = definitions::in_force(&info).map_err(|_| none())?.errors;
         let writes = errors.on_error == OnError::DeadLetter;
         // Those that it wrote under an earlier definition are still there.
         let topic = log.topic(&errors.dead_letter_topic).map_err(|error| if writes { error } else { none() })?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sluice_config::{At, Diagnostic, Pipeline, check_together};
 use sluice_engine::{Plugin, StageConfig, StateGrant, UnderWay, Witness};
 use sluice_host::{Code, Error, Host, Limits, Stage};
+use sluice_log::PipelineInfo;
 
 /// Outputs of one event, where a definition says nothing else.
 const MAX_OUTPUTS_PER_EVENT: u32 = 1000;
@@ -29,6 +30,11 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Pipeline>, Vec<Diagnostic>> {
         found.extend(diagnostics);
     }
     if found.is_empty() { Ok(pipelines) } else { Err(found) }
+}
+
+/// The definition of a pipeline that is in force.
+pub(crate) fn in_force(info: &PipelineInfo) -> Result<Pipeline, Vec<Diagnostic>> {
+    Pipeline::parse(Path::new(""), &info.definition)
 }
 
 /// Reads and checks one definition.

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sluice_config::Pipeline;
+use sluice_config::{At, Diagnostic, Pipeline};
+use sluice_env::write_whole;
 use sluice_log::{Error, Log};
 
 use crate::checkpoint::cannot;
-use crate::files::write_whole;
 
 /// Generations of a pipeline that are kept.
 const KEPT: usize = 20;
@@ -60,7 +60,7 @@ pub struct GenerationInfo {
     pub reason: Option<String>,
     /// SHA-256 of each stage's plugin, in hexadecimal.
     pub plugins: Vec<String>,
-    /// The definition's file, and its text.
+    /// The definition's file.
     pub file: PathBuf,
     /// Its text.
     pub definition: String,
@@ -126,7 +126,8 @@ pub(crate) fn note(log: &Log, pipeline: &str, change: impl FnOnce(&mut Vec<Gener
     let too_many = trim(&mut generations);
     let kept = Kept { pipeline: info.id, generations };
     let bytes = serde_json::to_vec_pretty(&kept).map_err(|error| Error::Invalid(error.to_string()))?;
-    write_whole(&file(log.root(), pipeline), &bytes)?;
+    let path = file(log.root(), pipeline);
+    write_whole(&path, &bytes).map_err(cannot("write", &path))?;
     if too_many { sweep(log.root()) } else { Ok(()) }
 }
 
@@ -143,13 +144,20 @@ fn trim(generations: &mut Vec<GenerationInfo>) -> bool {
 /// Keeps a plugin.
 pub(crate) fn keep_plugin(data: &Path, digest: &str, wasm: &[u8]) -> Result<(), Error> {
     let path = plugin_file(data, digest);
-    if path.exists() { Ok(()) } else { write_whole(&path, wasm) }
+    if path.exists() { Ok(()) } else { write_whole(&path, wasm).map_err(cannot("write", &path)) }
 }
 
-/// A plugin that was kept.
-pub(crate) fn plugin(data: &Path, digest: &str) -> Result<Vec<u8>, Error> {
-    let path = plugin_file(data, digest);
-    fs::read(&path).map_err(cannot("read", &path))
+/// The plugin that was kept of a stage, by its position; `digests` are those of all stages, `help` is for whoever misses it.
+pub(crate) fn plugin(
+    data: &Path,
+    pipeline: &Pipeline,
+    at: usize,
+    digests: &[String],
+    help: Option<String>,
+) -> Result<Vec<u8>, Diagnostic> {
+    let path = plugin_file(data, digests.get(at).map(String::as_str).unwrap_or_default());
+    let missing = |error| pipeline.diagnose(At::Plugin(at), cannot("read", &path)(error).to_string(), help);
+    fs::read(&path).map_err(missing)
 }
 
 /// Forgets the generations of a pipeline.

@@ -10,7 +10,7 @@ use sluice_engine::{
 };
 use sluice_env::Clock;
 use sluice_log::{
-    Commit, Compression, Desired, Error, Log, NewTopic, PipelineInfo, PipelineStart, TopicInfo, TopicPartition,
+    Commit, Compression, Desired, Error, Log, NewTopic, Order, PipelineInfo, PipelineStart, TopicInfo, TopicPartition,
     TopicSettings,
 };
 
@@ -104,6 +104,19 @@ pub(crate) struct Needed {
     pub(crate) missing: Vec<NewTopic>,
     /// How those are to be kept that definitions declare and that are there.
     pub(crate) settings: Vec<(String, TopicSettings)>,
+}
+
+impl Needed {
+    /// Makes those that are missing, and has the others kept as is wanted.
+    pub(crate) fn make(self, log: &Log) -> Result<(), Error> {
+        if !self.missing.is_empty() {
+            log.commit(Commit { topics: self.missing, ..Commit::default() })?;
+        }
+        if !self.settings.is_empty() {
+            log.commit(Commit::order(Order::SetTopics(self.settings)))?;
+        }
+        Ok(())
+    }
 }
 
 fn settings(topic: &Topic) -> TopicSettings {

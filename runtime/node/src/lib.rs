@@ -7,7 +7,6 @@ mod backup;
 pub mod checkpoint;
 pub mod dead;
 pub mod definitions;
-mod files;
 pub mod fixture;
 pub mod generations;
 mod history;

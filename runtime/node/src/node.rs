@@ -207,19 +207,14 @@ impl Node {
         let (stages, needed) = prepare(&self.host, &existing, (pipelines, all), |pipeline| self.trial_of(pipeline))?;
         let in_force = |pipeline: &Pipeline| {
             let info = self.log.pipeline(&pipeline.name)?;
-            Pipeline::parse(Path::new(""), &info.definition).ok()
+            definitions::in_force(&info).ok()
         };
         let lost = pipelines.iter().filter_map(|pipeline| check_state(&in_force(pipeline)?, pipeline).err());
         let lost: Vec<_> = lost.collect();
         if !lost.is_empty() {
             return Err(NodeError::Refused(lost));
         }
-        if !needed.missing.is_empty() {
-            self.log.commit(Commit { topics: needed.missing, ..Commit::default() })?;
-        }
-        if !needed.settings.is_empty() {
-            self.log.commit(Commit::order(Order::SetTopics(needed.settings)))?;
-        }
+        needed.make(&self.log)?;
         let mut started = Vec::new();
         for (pipeline, stages) in pipelines.iter().zip(stages) {
             let (candidate, before) = self.chosen(Candidate { pipeline: pipeline.clone(), stages })?;

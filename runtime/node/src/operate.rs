@@ -1,15 +1,15 @@
 //! What an operator does with pipelines: set cursors anew, look what became of events.
 
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sluice_config::{Pipeline, changelog_topic};
+use sluice_config::changelog_topic;
 use sluice_log::{Commit, Error, Log, Order, Partition, PipelineInfo, TopicInfo, TopicPartition};
 
 use crate::checkpoint::{self, Stood};
+use crate::definitions;
 use crate::state::{self, Past, StateChoice, Step};
 use crate::topics::{self, Place};
 
@@ -161,7 +161,7 @@ pub(crate) fn rewind_with(
         Some(name) => {
             let unreadable =
                 |_| Error::Invalid(format!("the definition of pipeline {pipeline} in force cannot be read"));
-            let own = Pipeline::parse(Path::new(""), &info.definition).map_err(unreadable)?;
+            let own = definitions::in_force(info).map_err(unreadable)?;
             topics::aside(log, &own, name, make)
         }
         None => Ok(None),

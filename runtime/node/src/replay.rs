@@ -6,14 +6,14 @@
 
 mod compare;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sluice_config::{At, OnError, Pipeline};
+use sluice_config::{OnError, Pipeline};
 use sluice_engine::{
     Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, PartitionBy, Reopen, Retry, Sink, Source,
     SourceConfig, StageConfig, StateConfig, Step, Storage, Writer,
@@ -150,9 +150,7 @@ pub(crate) fn run(
 ) -> Result<Replay, NodeError> {
     let in_force = request.files.is_empty().then_some(info);
     let all = match in_force {
-        Some(_) => {
-            log.pipelines().iter().filter_map(|info| Pipeline::parse(Path::new(""), &info.definition).ok()).collect()
-        }
+        Some(_) => log.pipelines().iter().filter_map(|info| definitions::in_force(info).ok()).collect(),
         None => definitions::read(&request.files).map_err(NodeError::Refused)?,
     };
     let (pipeline, stages) = stages((log, host), in_force, &all, request)?;
@@ -228,11 +226,8 @@ fn stages(
     let read = |at: usize| match digests.as_ref().filter(|_| replaced != Some(at)) {
         None => definitions::read_plugin(&pipeline, at),
         Some(digests) => {
-            let digest = digests.get(at).map(String::as_str).unwrap_or_default();
-            generations::plugin(log.root(), digest).map_err(|error| {
-                let help = "name the files with the definition: --definitions FILE|DIR".to_owned();
-                pipeline.diagnose(At::Plugin(at), error.to_string(), Some(help))
-            })
+            let help = "name the files with the definition: --definitions FILE|DIR".to_owned();
+            generations::plugin(log.root(), &pipeline, at, digests, Some(help))
         }
     };
     let loaded = definitions::load_stages_of(host, &pipeline, &Trial::By(&(), crate::witness::starting(0)), read);

@@ -1,14 +1,14 @@
 //! How a node and its pipelines stand, as people and programs read it.
 
-use std::path::Path;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sluice_config::{OnError, Pipeline};
+use sluice_config::OnError;
 use sluice_engine::{Fate, Halt, Retrying};
 use sluice_env::{Clock, SystemClock};
 use sluice_log::{Desired, Log, Partition, PipelineInfo, TopicInfo};
 
+use crate::definitions;
+use crate::generations::hex;
 use crate::history::Rates;
 use crate::reload::ReloadStatus;
 
@@ -243,8 +243,7 @@ pub(crate) fn waits(partition: &Partition, offset: u64) -> Option<i64> {
 
 /// How a pipeline's cursors stand, as the log knows them.
 fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<PipelineStatus> {
-    let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let definition = Pipeline::parse(Path::new(""), &info.definition).ok();
+    let definition = definitions::in_force(&info).ok();
     let mut status = PipelineStatus {
         name: info.name,
         state: PipelineState::Stopped,
@@ -260,7 +259,7 @@ fn of_pipeline(log: &Log, topics: &[TopicInfo], info: PipelineInfo) -> Option<Pi
         stages: definition.iter().flat_map(|p| &p.stages).map(|stage| stage.name.clone()).collect(),
         generation: info.generation,
         epoch: info.epoch,
-        digests: info.digest.chunks(32).map(hex).collect(),
+        digests: hex(&info.digest),
         lag: 0,
         lag_ms: None,
         rates: None,

@@ -1,6 +1,5 @@
 //! What producers and readers do with topics.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -14,6 +13,7 @@ use sluice_log::{
 };
 
 use crate::dead::marks_topic;
+use crate::definitions;
 
 /// A topic and how far its partitions go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -105,7 +105,7 @@ pub fn delete(log: &Log, name: &str) -> Result<(), Error> {
 
 /// A topic that outputs of a pipeline go to aside of its sinks; made where it is missing, if that is wanted.
 pub(crate) fn aside(log: &Log, pipeline: &Pipeline, name: &str, make: bool) -> Result<Option<TopicInfo>, Error> {
-    let written = |info: &PipelineInfo| match Pipeline::parse(Path::new(""), &info.definition) {
+    let written = |info: &PipelineInfo| match definitions::in_force(info) {
         Ok(pipeline) => {
             let mut all =
                 pipeline.written().map(|(_, topic)| topic).chain([pipeline.errors.dead_letter_topic.as_str()]);

@@ -12,7 +12,7 @@ use sluice_event::TIMER_IN_HAND;
 use sluice_log::{Commit, ReadBatch, TopicPartition};
 use sluice_state::SharedState;
 
-use super::{Generation, LaneRunner, Step};
+use super::{Generation, LaneConfig, LaneRunner, Step};
 use crate::batch_size::BatchSize;
 use crate::chain::{Called, Chain, StageError};
 use crate::errors::Failed;
@@ -149,18 +149,23 @@ fn is_of_use(called: &Called) -> bool {
     called.entangled.is_none() && called.cut.is_none() && called.failed_timer.is_none()
 }
 
+/// What deals with a generation's events and, where that is on probation, what else it takes; to be pointed at a source partition.
+pub(super) fn assemble(config: &LaneConfig) -> (Chain, Option<Trial>) {
+    let of = || (config.pipeline, config.witness.clone());
+    let state = || config.state.as_ref().map(|state| state.shared.clone());
+    let Generation { stages, sinks, probation, .. } = &config.generation;
+    let trial = probation.as_ref().map(|(probation, before)| Trial::new((probation.clone(), before), of(), state()));
+    (Chain::new(of(), stages, sinks.clone(), state()), trial)
+}
+
 impl LaneRunner {
     /// Has another generation deal with events from here on. Attempts under way are committed as they are, but for those that are held.
     pub fn go_over(&mut self, generation: Generation) {
         self.drop_held();
-        let of = || (self.config.pipeline, self.config.witness.clone());
-        let state = self.config.state.as_ref().map(|state| state.shared.clone());
-        let probation = generation.probation.as_ref().map(|(probation, before)| (probation.clone(), before));
-        self.trial = probation.map(|probation| Trial::new(probation, of(), state.clone()));
-        self.chain = Chain::new(of(), &generation.stages, generation.sinks.clone(), state);
-        self.chain.point_at(self.sources.first(), self.sources.name(self.sources.first()));
         self.batch_size = BatchSize::new(generation.max_events);
         self.config.generation = generation;
+        (self.chain, self.trial) = assemble(&self.config);
+        self.chain.point_at(self.sources.first(), self.sources.name(self.sources.first()));
         let usual = self.config.max_in_flight;
         self.lane.set_max_in_flight(self.trial.as_ref().map_or(usual, |trial| trial.max_in_flight(usual)));
         // It may do better where the one before stands still, or waits.
@@ -198,13 +203,11 @@ impl LaneRunner {
     pub(super) fn leave_probation_that_failed(&mut self) {
         if self.trial.as_ref().is_some_and(|trial| matches!(trial.probation.verdict(), Verdict::Failed(_))) {
             self.drop_held();
-            self.trial = None;
-            self.config.generation.probation = None;
-            self.lane.set_max_in_flight(self.config.max_in_flight);
+            self.release_held();
         }
     }
 
-    /// The generation has passed its probation: what is held is committed.
+    /// The probation is over: what is held, if anything, is committed.
     fn release_held(&mut self) {
         let Some(trial) = self.trial.take() else { return };
         self.config.generation.probation = None;

@@ -3,7 +3,7 @@
 use sluice_config::{Allow, At, Delivery, Diagnostic, Pipeline};
 use sluice_engine::{Before, Generation, StageConfig};
 use sluice_host::Digest;
-use sluice_log::{Commit, Order, PipelineInfo, TopicInfo};
+use sluice_log::{PipelineInfo, TopicInfo};
 
 use super::{Noted, OnProbation};
 use crate::definitions::{self, Loaded};
@@ -70,7 +70,7 @@ impl Node {
         if refused {
             return Ok(number);
         }
-        let taken_over = self.try_take_over(pipeline, all);
+        let taken_over = self.try_take_over(pipeline, &plugins, all);
         self.host.forget_unused();
         let number = taken_over.map_err(|error| self.refuse(name, Some(what), error))?;
         self.reloads.note(name, Noted::all_is_well);
@@ -86,7 +86,7 @@ impl Node {
         Ok((own.generation.number, (own.definition.text.clone(), own.digest.clone())))
     }
 
-    fn try_take_over(&self, pipeline: &Pipeline, all: &[Pipeline]) -> Result<u64, NodeError> {
+    fn try_take_over(&self, pipeline: &Pipeline, plugins: &[Vec<u8>], all: &[Pipeline]) -> Result<u64, NodeError> {
         let running = self.running();
         let own = running.iter().find(|running| running.name == pipeline.name);
         let Some((old, old_stages)) = own.map(|own| (own.definition.clone(), own.generation.stages.clone())) else {
@@ -94,16 +94,11 @@ impl Node {
         };
         drop(running);
         check_state(&old, pipeline).map_err(|found| NodeError::Refused(vec![found]))?;
-        let candidate = self.load(pipeline)?;
+        let candidate = self.load(pipeline, |at| Ok(plugins[at].clone()))?;
         let needed = lanes::needed_topics(&Existing::of(&self.log), all).map_err(NodeError::Refused)?;
         self.self_test(pipeline)?;
         self.compare(pipeline)?;
-        if !needed.missing.is_empty() {
-            self.log.commit(Commit { topics: needed.missing, ..Commit::default() })?;
-        }
-        if !needed.settings.is_empty() {
-            self.log.commit(Commit::order(Order::SetTopics(needed.settings)))?;
-        }
+        needed.make(&self.log)?;
         // Without anybody who acts on it, there is no probation.
         let tried = pipeline.reload.batches > 0 && self.reloads.watches();
         // What was good needs none; and one that begins to keep state cannot be taken out again for one that keeps none.
@@ -128,23 +123,20 @@ impl Node {
         Some(Before { stages, sinks })
     }
 
-    /// Loads a definition's plugins, and tries them.
-    pub(crate) fn load(&self, pipeline: &Pipeline) -> Result<Candidate, NodeError> {
-        let stages = definitions::load_stages(&self.host, pipeline, &self.trial_of(pipeline));
+    /// Loads a definition's plugins, each read by its stage's position, and tries them.
+    fn load(
+        &self,
+        pipeline: &Pipeline,
+        read: impl Fn(usize) -> Result<Vec<u8>, Diagnostic>,
+    ) -> Result<Candidate, NodeError> {
+        let stages = definitions::load_stages_of(&self.host, pipeline, &self.trial_of(pipeline), read);
         Ok(Candidate { pipeline: pipeline.clone(), stages: stages.map_err(NodeError::Refused)? })
     }
 
     /// Brings back what a generation was made of.
     pub(super) fn raise(&self, generation: &GenerationInfo) -> Result<Candidate, NodeError> {
         let pipeline = Pipeline::parse(&generation.file, &generation.definition).map_err(NodeError::Refused)?;
-        let data = self.log.root();
-        let stages = definitions::load_stages_of(&self.host, &pipeline, &self.trial_of(&pipeline), |at| {
-            let digest = generation.plugins.get(at).map(String::as_str).unwrap_or_default();
-            generations::plugin(data, digest)
-                .map_err(|error| pipeline.diagnose(At::Plugin(at), error.to_string(), None))
-        });
-        let stages = stages.map_err(NodeError::Refused)?;
-        Ok(Candidate { pipeline, stages })
+        self.load(&pipeline, |at| generations::plugin(self.log.root(), &pipeline, at, &generation.plugins, None))
     }
 
     /// Runs the fixtures that lie in the folders of its plugins.
