@@ -94,6 +94,7 @@ pub(crate) fn run(events: u64, only_make: bool) -> Result<()> {
         max_outputs_per_event: 1000,
         digest: "native".into(),
         state: None,
+        state_version: None,
     };
     let config = LaneConfig {
         pipeline_name: "engine".into(),

@@ -363,7 +363,7 @@ fn plugins_are_inspected() {
         serde_json::from_str(&workspace.sluice(&["plugin", "inspect", "plugins/late-flights", "--json"]).ok()).unwrap();
     assert_eq!(shown["world"], "batch-consumer");
     let imports: Vec<_> = shown["imports"].as_array().unwrap().iter().map(|i| i.as_str().unwrap().to_owned()).collect();
-    assert_eq!(imports, ["sluicegate:plugin/log@1.0.0", "sluicegate:plugin/progress@1.0.0"]);
+    assert_eq!(imports, ["sluicegate:plugin/log@1.1.0", "sluicegate:plugin/progress@1.1.0"]);
 }
 
 /// The text of the n-th block of this language in the README.

@@ -3,7 +3,7 @@
 use std::process::Child;
 
 use serde_json::Value;
-use sluice_tests::sluice::{Workspace, kill, terminate};
+use sluice_tests::sluice::{Workspace, kill, project, terminate};
 
 use crate::http::{ANYWHERE, Http};
 use crate::zoo::of_fields;
@@ -429,6 +429,193 @@ topic = "out"
     pay(4);
     let totals: Vec<Value> = workspace.values("out").iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(totals.iter().map(|total| total["cents"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 3, 7]);
+    kill(&mut node);
+}
+
+/// A pipeline with totals that `plugins/NAME` adds up, `more` behind it.
+fn totals(name: &str, more: &str) -> String {
+    format!(
+        r#"name = "p"
+[source]
+topics = ["in"]
+[[stage]]
+plugin = "../plugins/{name}"
+name = "sums"
+capabilities = ["state"]
+[[sink]]
+topic = "out"
+{more}"#
+    )
+}
+
+/// What came out under each key, in its order.
+fn sums(workspace: &Workspace) -> Vec<(String, u64, Option<u64>)> {
+    let of = |event: &Value| {
+        let total: Value = serde_json::from_str(event["value"].as_str().unwrap()).unwrap();
+        let largest = total["largest"].as_u64();
+        (event["key"].as_str().unwrap().to_owned(), total["cents"].as_u64().unwrap(), largest)
+    };
+    workspace.events("out").iter().map(of).collect()
+}
+
+/// Payments of one cent under so many keys, in turn.
+fn pay(workspace: &Workspace, count: usize, keys: usize) {
+    let line = |number: usize| format!("{{\"user\":\"u{:04}\",\"cents\":1}}\n", number % keys);
+    workspace.write("payments", (0..count).map(line).collect::<String>());
+    workspace.sluice(&["produce", "in", "payments", "--key", "user"]).ok();
+}
+
+/// That under each key each payment counts once, whoever has counted it.
+fn each_counts_once(workspace: &Workspace, keys: usize) {
+    let mut last: std::collections::BTreeMap<String, u64> = std::collections::BTreeMap::new();
+    for (key, cents, _) in sums(workspace) {
+        let before = last.insert(key.clone(), cents).unwrap_or(0);
+        assert_eq!(cents, before + 1, "{key}");
+    }
+    assert_eq!(last.len(), keys);
+}
+
+#[test]
+fn state_that_changes_its_shape_is_brought_over_and_taken_back() {
+    let workspace = Workspace::new();
+    workspace.write("pipelines/p.toml", totals("totals", ""));
+    workspace.sluice(&["topic", "create", "in", "--partitions", "2"]).ok();
+    let mut node = workspace.start(&[]).unwrap();
+    // More than is brought over in one part, of at most ten thousand.
+    pay(&workspace, 30_000, 30_000);
+    settle(&workspace);
+    save(&workspace, "pipelines/p.toml", totals("best-totals", ""));
+    workspace.until("it takes over", || workspace.pipeline("p")["generation"] == 2);
+    let versions = || -> Vec<u64> {
+        let found = workspace.json(&["state", "scan", "p", "--max", "100000"]);
+        let mut versions: Vec<u64> =
+            found["entries"].as_array().unwrap().iter().map(|entry| entry["version"].as_u64().unwrap()).collect();
+        versions.dedup();
+        versions
+    };
+    // Wherever it is killed, and also where no event comes.
+    kill(&mut node);
+    let mut node = workspace.start(&[]).unwrap();
+    workspace.until("it is brought over", || versions() == [1]);
+    pay(&workspace, 30_000, 30_000);
+    settle(&workspace);
+    let came = sums(&workspace);
+    assert_eq!(came.iter().filter(|(_, cents, largest)| (*cents, *largest) == (2, Some(1))).count(), 30_000);
+    // An older one sees nothing of it.
+    save(&workspace, "pipelines/p.toml", totals("totals", "[batch]\nmax-events = 4000\n"));
+    refused(&workspace, "its state is of version 0, and what is kept is of version 1");
+    assert!(problem(&workspace).contains("`sluice plugin rollback p`"), "{}", problem(&workspace));
+    let history = workspace.sluice(&["plugin", "history", "p"]).ok();
+    assert!(history.contains("sums 1") && history.contains("sums 0"), "{history}");
+    assert_eq!(workspace.json(&["checkpoint", "list"]).as_array().unwrap().len(), 1);
+    // Back, with what came since.
+    workspace.sluice(&["plugin", "rollback", "p"]).ok();
+    kill(&mut node);
+    let mut node = workspace.start(&[]).unwrap();
+    workspace.until("it is taken back", || versions() == [0]);
+    pay(&workspace, 30_000, 30_000);
+    settle(&workspace);
+    let came = sums(&workspace);
+    assert_eq!(came.iter().filter(|(_, cents, largest)| (*cents, *largest) == (3, None)).count(), 30_000);
+    each_counts_once(&workspace, 30_000);
+    assert_eq!(came.len(), 90_000);
+    // The same where no node runs, and forward again: what was taken out is tried again by hand only.
+    kill(&mut node);
+    workspace.write("pipelines/p.toml", totals("best-totals", "[batch]\nmax-events = 5000\n"));
+    let mut node = workspace.start(&[]).unwrap();
+    workspace.until("it is brought over", || versions() == [1]);
+    pay(&workspace, 1000, 1000);
+    settle(&workspace);
+    terminate(&node);
+    assert!(node.wait().unwrap().success());
+    workspace.sluice(&["plugin", "rollback", "p"]).ok();
+    let mut node = workspace.start(&[]).unwrap();
+    workspace.until("it is taken back", || versions() == [0]);
+    pay(&workspace, 1000, 1000);
+    settle(&workspace);
+    each_counts_once(&workspace, 30_000);
+    kill(&mut node);
+}
+
+#[test]
+fn a_bad_plugin_takes_itself_out_with_the_state_that_it_has_brought_over() {
+    for (more, delivery) in [
+        ("", "exactly-once"),
+        ("[reload]\nhold-outputs = true\n", "exactly-once"),
+        ("", "at-least-once"),
+        ("", "at-most-once"),
+    ] {
+        let definition =
+            |name: &str| totals(name, more).replace("[source]", &format!("delivery = \"{delivery}\"\n[source]"));
+        let workspace = Workspace::new();
+        workspace.write("pipelines/p.toml", definition("totals"));
+        workspace.sluice(&["topic", "create", "in"]).ok();
+        let mut node = workspace.start(&[]).unwrap();
+        pay(&workspace, 300, 100);
+        settle(&workspace);
+        save(&workspace, "pipelines/p.toml", definition("best-totals"));
+        workspace.until("it takes over", || workspace.pipeline("p")["generation"] == 2);
+        pay(&workspace, 500, 100);
+        // Both fail on it. The one before never had any: that is enough.
+        workspace.produce("in", &["{}"]);
+        pay(&workspace, 300, 100);
+        workspace.until("it goes", || workspace.pipeline("p")["generation"] == 3 && !problem(&workspace).is_empty());
+        assert!(
+            problem(&workspace).contains("gives up more than the one before (0 of 300)"),
+            "{}",
+            problem(&workspace)
+        );
+        settle(&workspace);
+        each_counts_once(&workspace, 100);
+        let came = sums(&workspace);
+        let own = came.iter().filter(|(_, _, largest)| largest.is_some()).count();
+        assert_eq!((came.len(), workspace.pipeline("p")["dead"].as_u64()), (1100, Some(1)), "{delivery}");
+        assert!(own == if more.is_empty() { 500 } else { 0 } || delivery != "exactly-once", "{own}");
+        crate::errors::balances(&workspace);
+        kill(&mut node);
+    }
+}
+
+#[test]
+fn a_plugin_that_was_built_against_the_first_contract_loads_for_ever() {
+    let workspace = Workspace::new();
+    // Built by this project's SDK when the contract was 1.0.0, and never again.
+    let old = project().join("tests/fixtures/totals-1.0.0.wasm");
+    workspace.write("pipelines/old.wasm", std::fs::read(old).unwrap());
+    let inspected = workspace.json(&["plugin", "inspect", "pipelines/old.wasm"]);
+    assert!(inspected["imports"].to_string().contains("sluicegate:plugin/state@1.0.0"), "{inspected}");
+    workspace.write("pipelines/p.toml", totals("totals", "").replace("../plugins/totals", "old.wasm"));
+    workspace.sluice(&["topic", "create", "in"]).ok();
+    let mut node = workspace.start(&[]).unwrap();
+    pay(&workspace, 300, 100);
+    settle(&workspace);
+    each_counts_once(&workspace, 100);
+    // One of today, whose state is of a newer version, takes over from it.
+    save(&workspace, "pipelines/p.toml", totals("best-totals", ""));
+    workspace.until("it takes over", || workspace.pipeline("p")["generation"] == 2);
+    pay(&workspace, 300, 100);
+    settle(&workspace);
+    each_counts_once(&workspace, 100);
+    kill(&mut node);
+}
+
+#[test]
+fn a_plugin_that_cannot_read_the_state_is_refused_before_anything_is_done() {
+    let workspace = Workspace::new();
+    workspace.write("pipelines/keep.wasm", wat::parse_file(project().join("tests/guests/keep.wat")).unwrap());
+    let keep = totals("totals", "").replace("../plugins/totals", "keep.wasm");
+    workspace.write("pipelines/p.toml", &keep);
+    workspace.sluice(&["topic", "create", "in"]).ok();
+    let mut node = workspace.start(&[]).unwrap();
+    pay(&workspace, 3, 3);
+    settle(&workspace);
+    save(&workspace, "pipelines/p.toml", totals("best-totals", ""));
+    workspace.until("it is refused", || problem(&workspace).contains("on a copy of the state"));
+    assert_eq!(workspace.pipeline("p")["generation"], 1);
+    assert_eq!(workspace.json(&["checkpoint", "list"]).as_array().unwrap().len(), 0);
+    pay(&workspace, 3, 3);
+    settle(&workspace);
+    assert_eq!(workspace.pipeline("p")["state"], "idle");
     kill(&mut node);
 }
 

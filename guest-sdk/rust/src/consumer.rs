@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::{Event, Failure, Outputs, Result, Timer, Wanted};
+use crate::{Entry, Event, Failure, Outputs, Result, Timer, Wanted};
 
 /// A consumer that is configured, or remembers something between events.
 ///
@@ -32,6 +32,10 @@ use crate::{Event, Failure, Outputs, Result, Timer, Wanted};
 /// What a consumer remembers in its own fields may be gone at any time: instances come and go. Memory that counts is
 /// [`State`](crate::State).
 pub trait Consumer: 'static {
+    /// Counts the shapes that what it keeps in [`State`](crate::State) has had. When it is counted up, [`migrate`](Self::migrate) brings over what there is of older
+    /// versions; a plugin of an older version than what is kept is refused.
+    const STATE_VERSION: u32 = 0;
+
     /// Makes the consumer from the pipeline's `config`.
     ///
     /// # Errors
@@ -53,6 +57,37 @@ pub trait Consumer: 'static {
     fn fire(&mut self, timer: &Timer, out: &mut Outputs) -> Result {
         let _ = out;
         Err(Failure::permanent(format!("the timer {:?} fired, and the consumer has no `fire`", timer.name())))
+    }
+
+    /// Brings a value that was kept in an older version into the shape of this one: what is put into `out` stands in its place. Values come in the order of
+    /// their keys, before any event does. They are of all that the stage keeps: what has not changed is to be handed on as it is.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use sluice_sdk::{Config, Consumer, Entry, Event, Outputs, Result, State};
+    /// # #[derive(Serialize, Deserialize, Clone)] struct Total { cents: u64, count: Option<u64> }
+    /// # struct Totals { totals: State<Total> }
+    /// # impl Consumer for Totals {
+    /// #     fn init(_: &Config) -> Result<Self> { Ok(Self { totals: State::named("total") }) }
+    /// #     fn process(&mut self, _: &Event, _: &mut Outputs) -> Result { Ok(()) }
+    /// const STATE_VERSION: u32 = 1;
+    ///
+    /// fn migrate(&mut self, _from: u32, entry: Entry, out: &mut Vec<Entry>) -> Result {
+    ///     let cents: u64 = entry.json()?;
+    ///     out.push(entry.with(&Total { cents, count: None })?);
+    ///     Ok(())
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When it cannot: then this version is not put in force, or taken out again, and nothing is lost.
+    fn migrate(&mut self, from: u32, entry: Entry, out: &mut Vec<Entry>) -> Result {
+        let _ = (entry, out);
+        let own = Self::STATE_VERSION;
+        Err(Failure::permanent(format!(
+            "what is kept is of version {from}, and the consumer, of version {own}, has no `migrate`"
+        )))
     }
 
     /// Names the keys of the state that an event will want, so that when one value has to be fetched, those for the rest of the batch come

@@ -4,24 +4,27 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::{Config, Level, Result, Runner};
+use crate::{Config, Entry, Level, Result, Runner};
 
 /// Generated.
 #[allow(unsafe_code, missing_docs, clippy::pedantic, clippy::undocumented_unsafe_blocks, reason = "generated")]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../wit",
-        world: "batch-consumer",
+        world: "versioned-batch-consumer",
         pub_export_macro: true,
         default_bindings_module: "sluice_sdk::guest::bindings",
     });
 }
 
-use bindings::exports::sluicegate::plugin::{batch, lifecycle};
+use bindings::exports::sluicegate::plugin::{batch, lifecycle, versioned_state};
 use bindings::sluicegate::plugin::{log as host_log, progress};
 
 /// Makes the consumer; implemented by `consumer!`.
 pub trait Plugin: 'static {
+    /// The version of what it keeps.
+    const STATE_VERSION: u32;
+
     /// Makes the consumer from its configuration.
     ///
     /// # Errors
@@ -65,6 +68,26 @@ impl<P: Plugin> batch::Guest for Exports<P> {
             let outcome = runner.run(&header, &events, &|input| IN_HAND.store(input, Ordering::Relaxed));
             outcome.expect("the host gives well-formed batches")
         })
+    }
+}
+
+impl<P: Plugin> versioned_state::Guest for Exports<P> {
+    fn version() -> u32 {
+        P::STATE_VERSION
+    }
+
+    fn migrate(
+        from: u32,
+        entries: Vec<versioned_state::Entry>,
+    ) -> std::result::Result<Vec<versioned_state::Entry>, String> {
+        let own =
+            |entry: versioned_state::Entry| Entry { full_key: entry.key, value: entry.value, expires: entry.expires };
+        let theirs =
+            |entry: Entry| versioned_state::Entry { key: entry.full_key, value: entry.value, expires: entry.expires };
+        let entries = entries.into_iter().map(own).collect();
+        let migrated = RUNNER
+            .with_borrow_mut(|runner| runner.as_mut().expect("the host calls `init` first").migrate(from, entries));
+        Ok(migrated.map_err(|failure| failure.reason)?.into_iter().map(theirs).collect())
     }
 }
 

@@ -16,6 +16,7 @@
 //! Consumers are tested like any other Rust code, natively: see [`testing`].
 
 mod consumer;
+mod entry;
 mod event;
 mod failure;
 mod log;
@@ -32,6 +33,7 @@ pub mod window;
 pub mod guest;
 
 pub use consumer::{Config, Consumer};
+pub use entry::Entry;
 pub use event::Event;
 pub use failure::{Failure, Result};
 pub use log::{Level, log};
@@ -47,17 +49,17 @@ pub use timer::{Timer, Timers};
 #[macro_export]
 macro_rules! consumer {
     (type $consumer:ty) => {
-        $crate::consumer!(@export |config: &$crate::Config| {
+        $crate::consumer!(@export <$consumer as $crate::Consumer>::STATE_VERSION, |config: &$crate::Config| {
             $crate::consumer_runner(|| <$consumer as $crate::Consumer>::init(config))
         });
     };
     ($function:ident) => {
-        $crate::consumer!(@export |config: &$crate::Config| {
+        $crate::consumer!(@export 0, |config: &$crate::Config| {
             config.must_be_empty()?;
             Ok($crate::runner($function))
         });
     };
-    (@export $create:expr) => {
+    (@export $version:expr, $create:expr) => {
         // Natively only the types are checked: tests call the consumer itself.
         #[cfg(not(target_family = "wasm"))]
         const _: fn(&$crate::Config) -> $crate::Result<Box<dyn $crate::Runner>> = $create;
@@ -65,6 +67,8 @@ macro_rules! consumer {
         const _: () = {
             struct Plugin;
             impl $crate::guest::Plugin for Plugin {
+                const STATE_VERSION: u32 = $version;
+
                 fn create(config: &$crate::Config) -> $crate::Result<Box<dyn $crate::Runner>> {
                     ($create)(config)
                 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use sluice_event::{DueTimer, Events, Malformed, OutcomeWriter, Region, Source, TIMER_IN_HAND, View};
 
 use crate::state::{AnyShelf, Batch, Now, Wants, set_batch, set_now, take_shelves};
-use crate::{Consumer, Event, Failure, Outputs, Result, Timer, timer};
+use crate::{Consumer, Entry, Event, Failure, Outputs, Result, Timer, timer};
 
 /// Bytes that several look at, and nobody copies: a batch is most of what a guest touches.
 pub type Shared = Rc<Vec<u8>>;
@@ -23,6 +23,12 @@ pub trait Runner {
         events: &Shared,
         progress: &dyn Fn(u32),
     ) -> std::result::Result<Vec<u8>, Malformed>;
+
+    /// Brings values of an older version over.
+    ///
+    /// # Errors
+    /// What the consumer's `migrate` says.
+    fn migrate(&mut self, from: u32, entries: Vec<Entry>) -> Result<Vec<Entry>>;
 }
 
 /// What deals with an event, or a timer.
@@ -30,6 +36,8 @@ trait Handle {
     fn handle(&mut self, event: &Event, out: &mut Outputs) -> Result;
 
     fn fire(&mut self, timer: &Timer, out: &mut Outputs) -> Result;
+
+    fn migrate(&mut self, from: u32, entry: Entry, out: &mut Vec<Entry>) -> Result;
 }
 
 struct Function<F>(F);
@@ -42,6 +50,10 @@ impl<F: FnMut(&Event, &mut Outputs) -> Result> Handle for Function<F> {
     fn fire(&mut self, _: &Timer, _: &mut Outputs) -> Result {
         Err(Failure::permanent("a function sets no timers"))
     }
+
+    fn migrate(&mut self, _: u32, _: Entry, _: &mut Vec<Entry>) -> Result {
+        Err(Failure::permanent("a function keeps no state"))
+    }
 }
 
 struct Whole<C>(C);
@@ -53,6 +65,10 @@ impl<C: Consumer> Handle for Whole<C> {
 
     fn fire(&mut self, timer: &Timer, out: &mut Outputs) -> Result {
         self.0.fire(timer, out)
+    }
+
+    fn migrate(&mut self, from: u32, entry: Entry, out: &mut Vec<Entry>) -> Result {
+        self.0.migrate(from, entry, out)
     }
 }
 
@@ -140,6 +156,12 @@ impl<H: Handle> Handler<H> {
 }
 
 impl<H: Handle> Runner for Handler<H> {
+    fn migrate(&mut self, from: u32, entries: Vec<Entry>) -> Result<Vec<Entry>> {
+        let mut migrated = Vec::with_capacity(entries.len());
+        entries.into_iter().try_for_each(|entry| self.handle.migrate(from, entry, &mut migrated))?;
+        Ok(migrated)
+    }
+
     fn run(
         &mut self,
         header: &Shared,

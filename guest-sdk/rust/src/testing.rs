@@ -18,11 +18,13 @@ use std::collections::BTreeMap;
 
 use sluice_event::{Batch, Clock, DueTimer, FailureKind, Items, NewEvent, Outcome, Source, View, has_expired};
 
-use crate::{Config, Consumer, Event, Outputs, Result, Runner, consumer_runner, runner};
+use crate::{Config, Consumer, Entry, Event, Outputs, Result, Runner, consumer_runner, runner};
 
 /// A consumer under test. Its state and its timers are kept from one batch to the next; timers fire as in the host.
 pub struct Tester {
     runner: Box<dyn Runner>,
+    /// Of what is kept.
+    version: u32,
     next_offset: u64,
     state: Kept,
     /// When each timer fires, by its key and tag.
@@ -172,12 +174,26 @@ impl Tester {
     /// # Errors
     /// What `init` says of the configuration.
     pub fn new<C: Consumer>(config: &str) -> Result<Self> {
-        Ok(Self::of(consumer_runner(|| C::init(&Config::from_json(config)))?))
+        Ok(Self { version: C::STATE_VERSION, ..Self::of(consumer_runner(|| C::init(&Config::from_json(config)))?) })
+    }
+
+    /// Puts a newer version of the consumer in its place, which brings over what is kept.
+    ///
+    /// # Errors
+    /// What its `init` or its `migrate` says.
+    pub fn upgrade<C: Consumer>(self, config: &str) -> Result<Self> {
+        let mut new = Self::new::<C>(config)?;
+        let entry = |(full_key, (value, expires))| Entry { full_key, value, expires };
+        let old: Vec<_> = self.state.into_iter().map(entry).collect();
+        let migrated = if self.version == new.version { old } else { new.runner.migrate(self.version, old)? };
+        new.state = migrated.into_iter().map(|entry| (entry.full_key, (entry.value, entry.expires))).collect();
+        let Self { next_offset, timers, newest, watermark, now, .. } = self;
+        Ok(Self { next_offset, timers, newest, watermark, now, ..new })
     }
 
     fn of(runner: Box<dyn Runner>) -> Self {
         let (state, timers) = (Kept::new(), BTreeMap::new());
-        Self { runner, next_offset: 0, state, timers, newest: BTreeMap::new(), watermark: None, now: 0 }
+        Self { runner, version: 0, next_offset: 0, state, timers, newest: BTreeMap::new(), watermark: None, now: 0 }
     }
 
     /// The same, with events of these topics: there is no watermark before each has had one.

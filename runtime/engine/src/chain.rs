@@ -1,11 +1,13 @@
 //! The stages of a pipeline on one source partition, called one after the other.
 
+mod migrating;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use sluice_event::{Origin, Outcome, Source, View};
 use sluice_log::{Append, ReadBatch, TopicPartition};
-use sluice_state::{Layer, SharedState, prefix_of};
+use sluice_state::{Layer, SharedState, prefix_of, space_of};
 
 use crate::errors::Failed;
 use crate::keyed::{self, Marks, StateGrant};
@@ -28,6 +30,8 @@ pub struct StageConfig {
     pub digest: Arc<str>,
     /// What it may keep, if it may keep anything.
     pub state: Option<StateGrant>,
+    /// The version of its state, where an instance was asked for it.
+    pub state_version: Option<u32>,
 }
 
 impl StageConfig {
@@ -81,8 +85,35 @@ pub struct StageError {
 struct Stage {
     config: StageConfig,
     consumer: Option<Box<dyn Consumer>>,
+    /// Where its values stand, which are of its consumer's version.
+    space: String,
     /// What its keys in the store begin with.
     prefix: Vec<u8>,
+}
+
+impl Stage {
+    fn new(config: &StageConfig) -> Self {
+        let space = space_of(&config.name, 0);
+        Self { config: config.clone(), consumer: None, prefix: prefix_of(&space), space }
+    }
+
+    /// Takes its consumer, or makes one.
+    fn take_consumer(&mut self, state: Option<&SharedState>) -> Result<Box<dyn Consumer>, CallError> {
+        if let Some(consumer) = self.consumer.take() {
+            return Ok(consumer);
+        }
+        let Self { config, .. } = self;
+        let state = state.filter(|_| config.keeps()).map(|state| state.stage(&config.name));
+        let consumer = config.plugin.instantiate(state)?;
+        let version = consumer.state_version();
+        if let Some(other) = config.state_version.filter(|said| *said != version) {
+            let what = format!("it says that its state is of version {version}, and said {other} when it was loaded");
+            return Err(CallError::new(CallErrorKind::Instantiate, what));
+        }
+        self.space = space_of(&config.name, version);
+        self.prefix = prefix_of(&self.space);
+        Ok(consumer)
+    }
 }
 
 /// The stages of a lane, each with its instance.
@@ -117,12 +148,10 @@ impl Chain {
         state: Option<SharedState>,
     ) -> Self {
         let (source, topic_name) = (TopicPartition::default(), String::new());
-        let stage =
-            |config: &StageConfig| Stage { config: config.clone(), consumer: None, prefix: prefix_of(&config.name) };
         Self {
             pipeline,
             witness,
-            stages: stages.iter().map(stage).collect(),
+            stages: stages.iter().map(Stage::new).collect(),
             router: Router::new(sinks, source),
             source,
             topic_name,
@@ -214,18 +243,30 @@ impl Chain {
         due: &Due,
         late: Option<(usize, &[u32])>,
     ) -> Result<Called, StageError> {
+        self.guarded((batch.base_offset, batch.count), |chain| chain.call_stages(batch, marks, due, late))
+    }
+
+    /// Does something that calls guests, about these events.
+    pub(super) fn guarded<T>(
+        &mut self,
+        (from, events): (u64, u32),
+        run: impl FnOnce(&mut Self) -> Result<T, StageError>,
+    ) -> Result<T, StageError> {
         let (pipeline, source) = (self.pipeline, self.source);
-        self.witness.enter(&UnderWay { pipeline, source, from: batch.base_offset, events: batch.count });
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| self.call_stages(batch, marks, due, late)));
+        self.witness.enter(&UnderWay { pipeline, source, from, events });
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(self)));
         self.witness.leave();
         result.unwrap_or_else(|_| {
             self.drop_instances();
-            self.router.clear();
-            self.changes.clear();
+            self.forget_call();
             let error =
                 CallError::new(CallErrorKind::BadOutcome, "the host panicked over what it returned; this is a bug");
-            Err(StageError { stage: 0, name: self.stages[0].config.name.clone(), error })
+            Err(self.error_of(0, error))
         })
+    }
+
+    fn error_of(&self, stage: usize, error: CallError) -> StageError {
+        StageError { stage, name: self.stages[stage].config.name.clone(), error }
     }
 
     fn call_stages(
@@ -255,8 +296,7 @@ impl Chain {
             self.handed_on.clear();
             let own = if at == due.stage { due } else { &nothing };
             let told = self.call_stage(at, batch, marks, own).map_err(|error| {
-                self.router.clear();
-                self.changes.clear();
+                self.forget_call();
                 StageError { stage: at, name: self.stages[at].config.name.clone(), error: self.at_source(at, error) }
             })?;
             let (told, cut) = told;
@@ -371,13 +411,7 @@ impl Chain {
         let stage_count = self.stages.len();
         let has_next = at + 1 < stage_count;
         let stage = &mut self.stages[at];
-        let mut consumer = match stage.consumer.take() {
-            Some(consumer) => consumer,
-            None => {
-                let state = self.state.as_ref().filter(|_| stage.config.keeps());
-                stage.config.plugin.instantiate(state.map(|state| state.stage(&stage.config.name)))?
-            }
-        };
+        let mut consumer = stage.take_consumer(self.state.as_ref())?;
         let is_first = (at == 0 && !self.diverts) || !due.is_empty();
         let is_one_to_one = at == 0 || is_first;
         let (events, sources) = match is_first {
@@ -450,7 +484,10 @@ impl Chain {
                     keyed::changes(&outcome, has_failed, &stage.prefix, changes)?;
                     let own = timers::changes(&outcome, &stage.config.name, due, place, marks.before, changes)?;
                     cut = cut.into_iter().chain(own).min();
-                    keyed::check_size(state, &stage.config.name, grant, changes)?;
+                    let spaces = [&*stage.space, &stage.config.name];
+                    // Timers stand under the name, whatever the version.
+                    let spaces = &spaces[..if spaces[0] == spaces[1] { 1 } else { 2 }];
+                    keyed::check_size(state, spaces, grant, changes)?;
                 }
                 Ok((told, cut))
             }));
@@ -460,6 +497,12 @@ impl Chain {
         // Only an instance that behaved is used again.
         stage.consumer = Some(consumer);
         Ok(told)
+    }
+
+    /// Forgets what came of a call that is made again.
+    pub(crate) fn forget_call(&mut self) {
+        self.router.clear();
+        self.changes.clear();
     }
 
     /// What the call changed of the state.

@@ -96,30 +96,32 @@ pub(crate) fn changes(
             let message = "a state write comes of an event that failed";
             return Err(at(CallError::new(CallErrorKind::BadOutcome, message)));
         }
-        let too_large = if write.key.len() > MAX_KEY_BYTES {
-            Some(format!("a key of {} bytes for the state; it has at most {MAX_KEY_BYTES}", write.key.len()))
-        } else {
-            let len = write.value.map_or(0, <[u8]>::len);
-            (len > MAX_VALUE_BYTES)
-                .then(|| format!("a value of {len} bytes for the state; it has at most {MAX_VALUE_BYTES}"))
-        };
-        if let Some(message) = too_large {
-            let message = format!("{message}, which cannot be changed");
-            return Err(at(CallError::new(CallErrorKind::Limit, message)));
-        }
+        check_entry(write.key, write.value).map_err(at)?;
         changes.push(prefix, write.key, write.value, write.expires);
     }
     Ok(())
 }
 
-/// Checks that a stage keeps no more than it may, once these changes are made.
+/// Checks that a key and its value are not too large.
+pub(crate) fn check_entry(key: &[u8], value: Option<&[u8]>) -> Result<(), CallError> {
+    let (key, value) = (key.len(), value.map_or(0, <[u8]>::len));
+    let (what, len, most) = match () {
+        () if key > MAX_KEY_BYTES => ("key", key, MAX_KEY_BYTES),
+        () if value > MAX_VALUE_BYTES => ("value", value, MAX_VALUE_BYTES),
+        () => return Ok(()),
+    };
+    let message = format!("a {what} of {len} bytes for the state; it has at most {most}, which cannot be changed");
+    Err(CallError::new(CallErrorKind::Limit, message))
+}
+
+/// Checks that a stage keeps no more than it may in these spaces, once these changes are made.
 pub(crate) fn check_size(
     state: &SharedState,
-    stage: &str,
+    spaces: &[&str],
     grant: StateGrant,
     changes: &Layer,
 ) -> Result<(), CallError> {
-    let size = state.lock().size_with(stage, changes, grant.max_bytes);
+    let size = state.lock().size_with(spaces, changes, grant.max_bytes);
     let size = size.map_err(|error| CallError::new(CallErrorKind::State, error.to_string()))?;
     let limit = grant.max_bytes;
     if size <= limit {

@@ -1,7 +1,7 @@
 //! What delivery needs of the outside.
 
 use sluice_log::{Again, Commit, Done, Error, ReadBatch, TopicPartition};
-use sluice_state::StageState;
+use sluice_state::{Entries, StageState};
 
 /// A consumer that can be called: one instance of a plugin.
 pub trait Consumer: Send {
@@ -15,6 +15,20 @@ pub trait Consumer: Send {
     /// Bytes of memory that the instance has.
     fn memory(&self) -> usize {
         0
+    }
+
+    /// The version of the shape that its values have in the state. It sees no others.
+    fn state_version(&self) -> u32 {
+        0
+    }
+
+    /// Brings values of an older version into the shape of its own: what it returns stands in place of these.
+    ///
+    /// # Errors
+    /// When it cannot, or the call did not return. The instance must not be used again then.
+    fn migrate(&mut self, from: u32, _entries: &Entries) -> Result<Entries, CallError> {
+        let what = format!("its state is of version {from}, and the plugin has no `migrate`");
+        Err(CallError::new(CallErrorKind::Permanent, what))
     }
 
     /// Whether what a failed event did to the state is undone in the outcome. Otherwise nothing of a call with a failure can be used.

@@ -22,6 +22,9 @@ pub struct Probation {
     batches: u64,
     hold_outputs: bool,
     dealt: AtomicU64,
+    /// Events dealt with, and those among them that were given up; where the generation before cannot be asked.
+    events: AtomicU64,
+    given_up: AtomicU64,
     verdict: Mutex<Verdict>,
     told: Box<dyn Fn() + Send + Sync>,
 }
@@ -31,7 +34,8 @@ impl Probation {
     /// when there is a verdict.
     pub fn new(batches: u64, hold_outputs: bool, told: impl Fn() + Send + Sync + 'static) -> Self {
         let verdict = Mutex::new(Verdict::Open);
-        Self { batches, hold_outputs, dealt: AtomicU64::new(0), verdict, told: Box::new(told) }
+        let [dealt, events, given_up] = [const { AtomicU64::new(0) }; 3];
+        Self { batches, hold_outputs, dealt, events, given_up, verdict, told: Box::new(told) }
     }
 
     /// Batches dealt with, all lanes together.
@@ -64,6 +68,18 @@ impl Probation {
         }
     }
 
+    /// Events were dealt with, of which some are to be given up. Whether these are more than they would be at the rate of the generation before, which gave up
+    /// so many of so many; that is not known exactly, and so may be doubled.
+    pub(crate) fn gives_up_more(&self, events: u64, given_up: u64, (known, of): (u64, u64)) -> bool {
+        let events = self.events.fetch_add(events, Ordering::Relaxed) + events;
+        let own = self.given_up.fetch_add(given_up, Ordering::Relaxed) + given_up;
+        /// Where it gave up any, a few may come together by chance.
+        const BY_CHANCE: u64 = 2;
+        let expected = 2 * u128::from(known) * u128::from(events) / u128::from(of.max(1));
+        let most = if known == 0 { 0 } else { expected + u128::from(BY_CHANCE) };
+        given_up > 0 && u128::from(own) > most
+    }
+
     /// One more batch was dealt with.
     pub(crate) fn deal(&self) {
         if self.dealt.fetch_add(1, Ordering::Relaxed) + 1 == self.batches {
@@ -78,11 +94,21 @@ impl std::fmt::Debug for Probation {
     }
 }
 
-/// The generation that is asked, should the one on probation fail.
+/// The generation before, that the one on probation is held against.
 #[derive(Clone)]
-pub struct Before {
-    /// Its stages.
-    pub stages: Vec<StageConfig>,
-    /// Where its outputs would go.
-    pub sinks: Vec<Sink>,
+pub enum Before {
+    /// It is asked, should the one on probation fail.
+    Asked {
+        /// Its stages.
+        stages: Vec<StageConfig>,
+        /// Where its outputs would go.
+        sinks: Vec<Sink>,
+    },
+    /// It cannot be asked, for the state has another shape by now: what is known of how it did.
+    Known {
+        /// Events that it gave up: dead-lettered, or skipped.
+        given_up: u64,
+        /// Events that it dealt with, those among them.
+        events: u64,
+    },
 }

@@ -4,6 +4,7 @@ mod committing;
 mod failing;
 mod firing;
 mod last_error;
+mod shaping;
 mod trial;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -183,6 +184,8 @@ pub struct LaneRunner {
     rests_until: Duration,
     resyncs: u32,
     firing: Firing,
+    /// Whether the state has the shape that the stages want, all of it.
+    shaped: bool,
     /// Where the generation is on probation.
     trial: Option<Trial>,
     state: LaneState,
@@ -214,6 +217,7 @@ impl LaneRunner {
             lane: Lane::new(cursor, max_in_flight),
             trial,
             chain,
+            shaped: keyed.is_none(),
             keyed,
             follower: Follower::default(),
             committed: cursor,
@@ -368,6 +372,9 @@ impl LaneRunner {
                 return Step::WaitingUntil(until);
             }
         }
+        if let Some(step) = self.shape(&next, draining) {
+            return step;
+        }
         match next {
             // What is claimed is dealt with in any case, for it would be lost; and at once, for it has waited.
             Next::Call { from, at_most } if from < self.claims.claimed() => self.attempt(from, at_most, draining),
@@ -481,6 +488,7 @@ impl LaneRunner {
         } else {
             // What is held was planned on it.
             self.drop_held();
+            self.shaped = self.keyed.is_none();
             self.follower.failed(id);
             self.keyed.iter_mut().for_each(|keyed| keyed.discard_from(id));
             if self.lane.commit_failed(id, &error) {
@@ -510,6 +518,7 @@ impl LaneRunner {
             return Step::Waiting;
         }
         self.chain.drop_instances();
+        self.shaped = self.keyed.is_none();
         self.resyncs += 1;
         let position = self.position();
         let place = |cursors: &Vec<u64>| cursors.iter().sum::<u64>();

@@ -7,7 +7,9 @@ use std::time::Duration;
 use sluice_env::{Clock, ManualClock, Rng};
 use sluice_event::{Batch, FailureKind, NewEvent, OutcomeWriter, Region, Source as From_, TooLarge, View};
 use sluice_log::{Appended, Commit, Committed, Done, Error, Input, ReadBatch, Step as InputStep, TopicPartition};
-use sluice_state::{Delta, MemoryStore, PartitionState, SharedState, StageState, full_key, prefix_of};
+use sluice_state::{
+    Delta, Entries, MemoryStore, PartitionState, SharedState, Slot, StageState, full_key, prefix_of, space_of,
+};
 
 use crate::*;
 
@@ -254,7 +256,7 @@ impl Consumer for Echo {
         assert!(!self.dead, "an instance was used after it trapped");
         let view = View::parse(header).unwrap();
         let mut writer = OutcomeWriter::default();
-        let mut kept: BTreeMap<[u8; 1], Vec<u8>> = BTreeMap::new();
+        let mut kept: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         let trap = |in_hand| CallError { in_hand, ..CallError::new(CallErrorKind::Trap, "boom") };
         for (input, event) in (0..).zip(Region::new(events, view.count).events()) {
             let event = event.unwrap();
@@ -283,9 +285,9 @@ impl Consumer for Echo {
                 }
             }
             if let Some(state) = &self.state {
-                let key = [number as u8 % 5];
+                let key = key(self.plan.version, number as u8 % 5);
                 let before = || state.get(&key).unwrap().and_then(|slot| slot.value).unwrap_or_default();
-                let numbers = kept.entry(key).or_insert_with(before);
+                let numbers = kept.entry(key.clone()).or_insert_with(before);
                 numbers.push(number as u8);
                 writer.state((From_::Input, input), &key, Some(numbers), None);
             }
@@ -303,6 +305,24 @@ impl Consumer for Echo {
         receive(&writer.finish(view.count, 0));
         Ok(())
     }
+
+    fn state_version(&self) -> u32 {
+        self.plan.version
+    }
+
+    fn migrate(&mut self, from: u32, entries: &Entries) -> Result<Entries, CallError> {
+        assert!(from < self.plan.version && !entries.is_empty());
+        let migrated = |(old, slot): &(Vec<u8>, Slot)| {
+            assert_eq!(*old, key(from, old[old.len() - 1]), "a key of another version");
+            (key(self.plan.version, old[old.len() - 1]), slot.clone())
+        };
+        Ok(entries.iter().map(migrated).collect())
+    }
+}
+
+/// The key under which a version keeps something.
+fn key(version: u32, key: u8) -> Vec<u8> {
+    vec![version as u8, key][usize::from(version == 0)..].to_vec()
 }
 
 struct EchoPlugin {
@@ -316,6 +336,7 @@ struct EchoPlugin {
 
 impl Plugin for EchoPlugin {
     fn instantiate(&self, state: Option<StageState>) -> Result<Box<dyn Consumer>, CallError> {
+        let state = state.map(|state| state.of_version(self.plan.version));
         let (poison, names_it, rng) = (self.poison, self.names_it, self.rng.clone());
         let (plan, stage, tries) = (self.plan, self.stage, self.tries.clone());
         Ok(Box::new(Echo { plan, stage, tries, poison, names_it, rng, dead: false, state }))
@@ -342,6 +363,10 @@ struct Plan {
     reloads: bool,
     /// This number fails for good, and no other for a time.
     fails_at: Option<u64>,
+    /// Whether generations take over now and then whose state is of a newer version.
+    upgrades: bool,
+    /// The version of the stages' state.
+    version: u32,
 }
 
 const EXACTLY_ONCE: Plan = Plan {
@@ -355,6 +380,8 @@ const EXACTLY_ONCE: Plan = Plan {
     keeps: false,
     reloads: false,
     fails_at: None,
+    upgrades: false,
+    version: 0,
 };
 
 fn generation(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> Generation {
@@ -373,7 +400,8 @@ fn generation(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> Generation {
         };
         let (name, plugin) = (format!("echo-{index}"), Arc::new(plugin));
         let state = plan.keeps.then_some(StateGrant { max_bytes: 1 << 20, values: true, timers: false });
-        StageConfig { name, plugin, keys_unchanged: index == 0, digest: "d".into(), max_outputs_per_event: 10, state }
+        let (keys_unchanged, max_outputs_per_event, state_version) = (index == 0, 10, Some(plan.version));
+        StageConfig { name, plugin, keys_unchanged, digest: "d".into(), max_outputs_per_event, state, state_version }
     };
     let errors = if plan.failing {
         let (initial_backoff, max_backoff) = (Duration::from_millis(50), Duration::from_millis(100));
@@ -463,7 +491,7 @@ impl Reloads {
             let holds = plan.delivery != Delivery::AtMostOnce && rng.one_in(2);
             let probation = Arc::new(Probation::new(1 + rng.below(8), holds, || {}));
             let Generation { stages, sinks, .. } = generation(plan, storage, rng);
-            let before = Some((probation.clone(), Before { stages, sinks }));
+            let before = Some((probation.clone(), Before::Asked { stages, sinks }));
             lane.go_over(Generation { probation: before, ..generation(next, storage, rng) });
             self.under_way = Some((probation, is_good));
         }
@@ -471,7 +499,7 @@ impl Reloads {
 }
 
 /// Runs 200 events with about five attempts in flight and one commit in eight failing. What was wrong, if anything.
-fn run(seed: u64, plan: Plan) -> Result<(), String> {
+fn run(seed: u64, mut plan: Plan) -> Result<(), String> {
     let storage = ModelStorage::default();
     {
         let mut model = storage.0.lock().unwrap();
@@ -487,6 +515,10 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
         clock.set(round * 10);
         if plan.reloads {
             reloads.act(&mut lane, plan, &storage, &mut rng);
+        }
+        if plan.upgrades && plan.version < 3 && rng.one_in(40) {
+            plan.version += 1;
+            lane.go_over(generation(plan, &storage, &mut rng));
         }
         if rng.one_in(3) {
             storage.answer(rng.one_in(8));
@@ -571,8 +603,13 @@ fn run(seed: u64, plan: Plan) -> Result<(), String> {
 fn check_state(model: &Model, plan: Plan, expected: u64) -> Result<(), String> {
     let state = state_of(&model.changelog);
     for stage in (0..plan.stages).filter(|_| plan.keeps) {
+        let versions = state.versions(&format!("echo-{stage}")).unwrap();
+        if versions.iter().any(|version| *version != plan.version) {
+            return Err(format!("stage {stage} keeps values of versions {versions:?}, and not of {}", plan.version));
+        }
         for key in 0..5u8 {
-            let full = full_key(&prefix_of(&format!("echo-{stage}")), &[key]);
+            let space = space_of(&format!("echo-{stage}"), plan.version);
+            let full = full_key(&prefix_of(&space), &self::key(plan.version, key));
             let kept = state.get_committed(&full).unwrap().and_then(|slot| slot.value).unwrap_or_default();
             let bad = |number: &u64| plan.failing && (is_bad(*number) || plan.poison == Some(*number));
             let due = (0..expected).filter(|number| number % 5 == u64::from(key) && !bad(number));
@@ -658,11 +695,17 @@ fn state_is_what_came_out_whatever_fails_falls_crashes_and_is_rewound() {
                 Plan { crashes: true, ..keeps },
                 Plan { crashes: true, failing: true, ..keeps },
                 Plan { rewinds: true, ..keeps },
+                Plan { upgrades: true, ..keeps },
+                Plan { upgrades: true, crashes: true, failing: true, ..keeps },
+                Plan { upgrades: true, rewinds: true, ..keeps },
             ];
             for plan in troubles {
                 // The cursor of an at-most-once pipeline is ahead of its state: the model knows no such rewinds.
                 if !(plan.rewinds && plan.delivery == Delivery::AtMostOnce) {
-                    run(seed, plan).unwrap();
+                    run(seed, plan).unwrap_or_else(|wrong| {
+                        let Plan { delivery, stages, crashes, failing, rewinds, upgrades, .. } = plan;
+                        panic!("{delivery:?}, {stages} stages, {crashes} {failing} {rewinds} {upgrades}: {wrong}");
+                    });
                 }
             }
         }

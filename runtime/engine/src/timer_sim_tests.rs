@@ -392,6 +392,7 @@ fn lane(seed: u64, plan: Plan, storage: &ModelStorage, clock: &Arc<ManualClock>,
         max_outputs_per_event: 10,
         digest: "d".into(),
         state: Some(StateGrant { max_bytes: 1 << 20, values: false, timers: true }),
+        state_version: Some(0),
     };
     let state = storage.clone();
     let reopen: Reopen = Arc::new(move || Ok(state.0.lock().unwrap().state()));

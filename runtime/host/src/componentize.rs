@@ -5,7 +5,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 use crate::code::Error;
-use crate::contract::interface;
+use crate::contract::{PACKAGE, VERSION, interface_of, other_version};
 
 /// The contract, built in: a core module that does not carry it is given it.
 const WIT: &str = include_str!("../../../guest-sdk/wit/sluicegate.wit");
@@ -49,20 +49,31 @@ fn look(module: &[u8]) -> wasmparser::Result<(Vec<String>, bool)> {
     Ok((exports, has_contract))
 }
 
-/// The world that a module with these exports is of.
+/// The world that a module with these exports is of, in the version of the contract that they name.
 fn resolve(exports: &[String]) -> Result<(Resolve, wit_parser::WorldId), Error> {
-    let has = |name: &str, function: &str| exports.contains(&format!("{}#{function}", interface(name)));
-    let world = match (has("batch", "process"), has("handler", "process"), has("lifecycle", "init")) {
-        (true, ..) => "batch-consumer",
-        (false, true, true) => "configured-consumer",
-        (false, true, false) => "consumer",
-        (false, false, _) => return Err(Error::World { exports: exports.to_vec() }),
+    let own = || exports.iter().filter_map(|export| Some((interface_of(export)?, export.split_once('#')?.0)));
+    let Some((_, first)) = own().find(|(interface, _)| matches!(*interface, "batch" | "handler")) else {
+        return Err(Error::World { exports: exports.to_vec() });
     };
+    let version = first.split_once('@').map_or(VERSION, |(_, version)| version);
+    let is_plain = version.chars().all(|c| c.is_ascii_digit() || c == '.');
+    if other_version(first) || !is_plain {
+        return Err(Error::Version { found: first.to_owned() });
+    }
+    let has = |name: &str| own().any(|(interface, _)| interface == name);
+    let exported = ["batch", "handler", "lifecycle", "versioned-state"].into_iter().filter(|name| has(name));
+    let exported: String = exported.map(|name| format!("export {name};\n")).collect();
+    let world =
+        format!("world of-module {{\nimport log;\nimport progress;\nimport state;\nimport timers;\n{exported}}}\n");
+    let package = |version| format!("package {PACKAGE}@{version};");
+    // What was there in an older version is as it was.
+    let text = WIT.replacen(&package(VERSION), &package(version), 1) + &world;
+    let text: String = text.lines().filter(|line| !line.starts_with("@since")).flat_map(|line| [line, "\n"]).collect();
     let failed =
         |error: &dyn std::fmt::Display| Error::Host { what: "read the contract", reason: format!("{error:#}") };
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("sluicegate.wit", WIT).map_err(|error| failed(&error))?;
-    let world = resolve.select_world(&[package], Some(world)).map_err(|error| failed(&error))?;
+    let package = resolve.push_str("sluicegate.wit", &text).map_err(|error| failed(&error))?;
+    let world = resolve.select_world(&[package], Some("of-module")).map_err(|error| failed(&error))?;
     Ok((resolve, world))
 }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 use sluice_engine::{CallError, CallErrorKind, Consumer, legible};
 use sluice_env::Clock;
 use sluice_event::View;
-use sluice_state::StageState;
+use sluice_state::{Entries, StageState};
 use wasmtime::component::{ComponentType, Func, InstancePre, Lift, Linker, WasmList};
 use wasmtime::{Engine, Store, StoreContextMut, Trap, WasmBacktrace};
 
 use crate::contract::interface;
 use crate::host::Host;
 use crate::limits::{Limiter, Limits, MAX_HANDLES, MAX_PARTS, OverLimit, STACK, humantime};
-use crate::state::{self, Access};
+use crate::state::{self, Access, Entry};
 use crate::ticker::Ticker;
 use crate::typed;
 
@@ -150,8 +150,17 @@ fn write_line(level: Level, plugin: &str, message: &str) {
 pub(crate) struct Instance {
     host: Arc<Host>,
     store: Store<Data>,
-    process: Process,
+    exports: Exports,
     limits: Limits,
+}
+
+/// What a guest exports.
+#[derive(Clone, Copy)]
+struct Exports {
+    process: Process,
+    /// The version of its state.
+    version: u32,
+    migrate: Option<Func>,
 }
 
 /// The guest's `process`, of one world or the other.
@@ -162,6 +171,8 @@ enum Process {
 }
 
 type Flat<'a> = (&'a [u8], &'a [u8]);
+type Migrate<'a> = (u32, &'a [Entry]);
+type Migrated = (Result<Vec<Entry>, String>,);
 
 impl Instance {
     /// Instantiates a component and calls its `init`. The guest runs already while it is instantiated, so it is watched.
@@ -195,7 +206,7 @@ impl Instance {
         let made = Self::make(&mut store, code, config);
         drop(running);
         match made {
-            Ok(Ok(process)) => Ok(Self { host: host.clone(), store, process, limits }),
+            Ok(Ok(exports)) => Ok(Self { host: host.clone(), store, exports, limits }),
             Ok(Err(refused)) => {
                 Err(cannot_instantiate(format!("init refused the configuration: {}", legible(&refused))))
             }
@@ -207,7 +218,7 @@ impl Instance {
         store: &mut Store<Data>,
         code: &InstancePre<Data>,
         config: &str,
-    ) -> wasmtime::Result<Result<Process, String>> {
+    ) -> wasmtime::Result<Result<Exports, String>> {
         let instance = code.instantiate(&mut *store)?;
         let mut function = |interface_name: &str, name: &str| {
             let outer = instance.get_export_index(&mut *store, None, &interface(interface_name))?;
@@ -215,6 +226,7 @@ impl Instance {
             instance.get_func(&mut *store, inner)
         };
         let init = function("lifecycle", "init");
+        let (version, migrate) = (function("versioned-state", "version"), function("versioned-state", "migrate"));
         let process = match (function("batch", "process"), function("handler", "process")) {
             (Some(process), _) => {
                 process.typed::<Flat<'_>, (Vec<u8>,)>(&*store).map_err(|error| other_signature("process", &error))?;
@@ -227,19 +239,40 @@ impl Instance {
             }
             (None, None) => return Err(wasmtime::format_err!("the component exports no `process`")),
         };
+        if let Some(migrate) = migrate {
+            migrate.typed::<Migrate<'_>, Migrated>(&*store).map_err(|error| other_signature("migrate", &error))?;
+        }
+        let version = match version {
+            Some(version) => {
+                let version = version.typed::<(), (u32,)>(&*store);
+                version.map_err(|error| other_signature("version", &error))?.call(&mut *store, ())?.0
+            }
+            None => 0,
+        };
+        // First of all: it may look at its state when it is configured.
+        store.data_mut().access.iter_mut().for_each(|access| access.set_version(version));
+        let exports = Exports { process, version, migrate };
         match init {
             Some(init) => {
                 let init = init.typed::<(&str,), (Result<(), String>,)>(&*store);
                 let init = init.map_err(|error| other_signature("init", &error))?;
-                Ok(init.call(&mut *store, (config,))?.0.map(|()| process))
+                Ok(init.call(&mut *store, (config,))?.0.map(|()| exports))
             }
-            None if config == "{}" => Ok(Ok(process)),
+            None if config == "{}" => Ok(Ok(exports)),
             None => Ok(Err("the plugin takes none".to_owned())),
         }
     }
 
+    /// Calls the guest, which is stopped when it has taken too long.
+    fn watched<T>(&mut self, call: impl FnOnce(&mut Self) -> wasmtime::Result<T>) -> wasmtime::Result<T> {
+        self.store.set_epoch_deadline(Ticker::ticks(self.limits.call_timeout));
+        let host = self.host.clone();
+        let _running = host.ticker.enter();
+        call(self)
+    }
+
     fn try_call(&mut self, header: &[u8], events: &[u8]) -> wasmtime::Result<Result<Vec<u8>, String>> {
-        match self.process {
+        match self.exports.process {
             Process::Flat(process) => {
                 let process = process.typed::<Flat<'_>, (Vec<u8>,)>(&self.store)?;
                 Ok(Ok(process.call(&mut self.store, (header, events))?.0))
@@ -275,18 +308,38 @@ impl Consumer for Instance {
 
     fn undoes_failures(&self) -> bool {
         // A typed consumer writes as it goes.
-        matches!(self.process, Process::Flat(_))
+        matches!(self.exports.process, Process::Flat(_))
+    }
+
+    fn state_version(&self) -> u32 {
+        self.exports.version
+    }
+
+    fn migrate(&mut self, from: u32, entries: &Entries) -> Result<Entries, CallError> {
+        let Some(migrate) = self.exports.migrate else {
+            let what = format!("its state is of version {from}, and the plugin has no `migrate`");
+            return Err(CallError::new(CallErrorKind::Permanent, what));
+        };
+        if let Some(access) = &mut self.store.data_mut().access {
+            access.begin(std::iter::empty(), std::iter::empty());
+        }
+        let entries = state::given(entries);
+        let result = self.watched(|Self { store, .. }| {
+            let migrate = migrate.typed::<Migrate<'_>, Migrated>(&*store)?;
+            Ok(migrate.call(store, (from, &entries))?.0)
+        });
+        match result {
+            Ok(Ok(entries)) => Ok(state::returned(entries)),
+            Ok(Err(reason)) => Err(CallError::new(CallErrorKind::Permanent, legible(&reason))),
+            Err(error) => Err(explain(&mut self.store, &error, &self.limits)),
+        }
     }
 
     fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError> {
         if let Some(access) = &mut self.store.data_mut().access {
             access.set_watermark(View::parse(header).ok().and_then(|view| view.watermark));
         }
-        self.store.set_epoch_deadline(Ticker::ticks(self.limits.call_timeout));
-        let host = self.host.clone();
-        let running = host.ticker.enter();
-        let result = self.try_call(header, events);
-        drop(running);
+        let result = self.watched(|instance| instance.try_call(header, events));
         match result {
             Ok(Ok(outcome)) => {
                 receive(&outcome);

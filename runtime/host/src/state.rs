@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sluice_engine::CallErrorKind;
 use sluice_event::{OutcomeWriter, Source, TimerChange, has_expired};
-use sluice_state::{MAX_KEY_BYTES, Slot, StageState};
+use sluice_state::{Entries, MAX_KEY_BYTES, Slot, StageState};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
 
@@ -75,6 +75,11 @@ impl Access {
             timer_times: Vec::new(),
             max_bytes,
         }
+    }
+
+    /// Its values are of this version.
+    pub(crate) fn set_version(&mut self, version: u32) {
+        self.state = self.state.of_version(version);
     }
 
     /// A call with events and timers of these times begins.
@@ -255,10 +260,26 @@ impl Access {
 
 #[derive(Debug, Clone, ComponentType, Lift, Lower)]
 #[component(record)]
-struct Entry {
+pub(crate) struct Entry {
     key: Vec<u8>,
     value: Vec<u8>,
     expires: Option<i64>,
+}
+
+/// Entries as guests get them.
+pub(crate) fn given(entries: &Entries) -> Vec<Entry> {
+    let entry = |(key, slot): &(Vec<u8>, Slot)| {
+        Some(Entry { key: key.clone(), value: slot.value.clone()?, expires: slot.expires })
+    };
+    entries.iter().filter_map(entry).collect()
+}
+
+/// Entries that guests return.
+pub(crate) fn returned(entries: Vec<Entry>) -> Entries {
+    // The very beginning of the epoch means never where it is kept.
+    let expires = |expires: Option<i64>| expires.map(|expires| if expires == 0 { 1 } else { expires });
+    let entry = |entry: Entry| (entry.key, Slot { value: Some(entry.value), expires: expires(entry.expires) });
+    entries.into_iter().map(entry).collect()
 }
 
 type Scan = (Vec<u8>, Option<Vec<u8>>, u32, u32);

@@ -11,7 +11,12 @@ use crate::{Code, Compiler, Error, Host, Limits, Stage, World};
 
 /// A core module of the world `batch-consumer` from the body of `process` and other parts of a core module.
 fn component(process: &str, parts: &str) -> Vec<u8> {
-    let text = format!(
+    // A core module, of which the host makes a component as it would of a user's.
+    wat::parse_str(component_text(process, parts)).unwrap()
+}
+
+fn component_text(process: &str, parts: &str) -> String {
+    format!(
         r#"(module
             {parts}
             (memory (export "memory") 2)
@@ -19,9 +24,7 @@ fn component(process: &str, parts: &str) -> Vec<u8> {
             (func (export "sluicegate:plugin/lifecycle@1.0.0#init") (param i32 i32) (result i32) i32.const 16)
             (func $process (export "sluicegate:plugin/batch@1.0.0#process") (param i32 i32 i32 i32) (result i32)
                 {process}))"#
-    );
-    // A core module, of which the host makes a component as it would of a user's.
-    wat::parse_str(text).unwrap()
+    )
 }
 
 fn limits() -> Limits {
@@ -225,4 +228,35 @@ fn compiled_code_is_cached() {
         let code = host.load(&wasm, &limits()).unwrap();
         assert_eq!((code.cached, code.world), (cached, World::BatchConsumer));
     }
+}
+
+#[test]
+fn a_migration_is_stopped_like_any_call_and_an_older_contract_has_none() {
+    let versioned = |migrate: &str| {
+        let parts = format!(
+            r#"(func (export "sluicegate:plugin/versioned-state@1.1.0#version") (result i32) i32.const 7)
+               (func (export "sluicegate:plugin/versioned-state@1.1.0#migrate") (param i32 i32 i32) (result i32) {migrate})"#
+        );
+        let text = component_text("unreachable", &parts).replace("@1.0.0", "@1.1.0");
+        let (host, code) = load(&wat::parse_str(text).unwrap()).unwrap();
+        let stage = Stage::new(&host, &code, "test", limits(), "{}".into(), &[]).unwrap();
+        stage.instantiate(None).unwrap()
+    };
+    let entries = vec![(b"key".to_vec(), sluice_state::Slot { value: Some(b"value".to_vec()), expires: None })];
+    let mut endless = versioned("(loop br 0) unreachable");
+    assert_eq!(endless.state_version(), 7);
+    assert_eq!(endless.migrate(3, &entries).unwrap_err().kind, CallErrorKind::Timeout);
+    // An error with a text that is not there.
+    let data = "(i32.store8 (i32.const 32) (i32.const 1)) (i32.store (i32.const 36) (i32.const 0x7fff0000)) (i32.store (i32.const 40) (i32.const 4096)) i32.const 32";
+    assert_eq!(versioned(data).migrate(3, &entries).unwrap_err().kind, CallErrorKind::Trap);
+    // No entries at all: that is allowed.
+    assert_eq!(versioned("i32.const 32").migrate(3, &entries).unwrap(), vec![]);
+    let (host, code) = load(&component("unreachable", "")).unwrap();
+    let stage = Stage::new(&host, &code, "test", limits(), "{}".into(), &[]).unwrap();
+    let mut older = stage.instantiate(None).unwrap();
+    assert_eq!(older.state_version(), 0);
+    assert!(older.migrate(3, &entries).unwrap_err().message.contains("no `migrate`"));
+    // What the host does not know yet.
+    let later = component_text("unreachable", "").replace("@1.0.0", "@1.2.0");
+    assert!(matches!(load(&wat::parse_str(later).unwrap()), Err(Error::Version { .. })));
 }

@@ -146,7 +146,8 @@ fn limits(stage: &sluice_config::Stage) -> Limits {
     }
 }
 
-/// Links a plugin with its stage's limits and configuration and, by a trial, sees that an instance of it starts.
+/// Links a plugin with its stage's limits and configuration and, by a trial, sees that an instance of it starts: then it is known of which version its
+/// state is.
 ///
 /// # Errors
 /// What is wrong with it, at its place in the definition.
@@ -156,7 +157,7 @@ pub fn link(
     pipeline: &Pipeline,
     at: usize,
     trial: &Trial<'_>,
-) -> Result<Stage, Diagnostic> {
+) -> Result<(Stage, Option<u32>), Diagnostic> {
     let stage = &pipeline.stages[at];
     let limits = limits(stage);
     let name = format!("{}/{}", pipeline.name, stage.name);
@@ -166,13 +167,13 @@ pub fn link(
         .collect();
     let linked = Stage::new(host, code, &name, limits, stage.config.clone(), &capabilities);
     let linked = linked.map_err(|error| pipeline.diagnose(At::Plugin(at), error.to_string(), None))?;
-    if let Trial::By(witness, call) = trial {
-        witness.enter(call);
-        let tried = sluice_engine::Plugin::instantiate(&linked, None);
-        witness.leave();
-        tried.map_err(|error| pipeline.diagnose(At::Config(at), error.message, None))?;
-    }
-    Ok(linked)
+    let Trial::By(witness, call) = trial else { return Ok((linked, None)) };
+    witness.enter(call);
+    let tried = sluice_engine::Plugin::instantiate(&linked, None);
+    witness.leave();
+    let tried = tried.map_err(|error| pipeline.diagnose(At::Config(at), error.message, None))?;
+    let version = tried.state_version();
+    Ok((linked, Some(version)))
 }
 
 /// A stage that is ready to run.
@@ -207,7 +208,7 @@ pub(crate) fn load_stages_of(
             Ok((link(host, &code, pipeline, at, trial)?, code, wasm))
         };
         match read(at).and_then(load) {
-            Ok((linked, code, wasm)) => {
+            Ok(((linked, state_version), code, wasm)) => {
                 let plugin: Arc<dyn Plugin> = Arc::new(linked);
                 let (name, keys_unchanged) = (stage.name.clone(), stage.keys_unchanged);
                 let digest = code.digest.to_string().into();
@@ -215,7 +216,8 @@ pub(crate) fn load_stages_of(
                 let max_bytes = stage.limits.state.unwrap_or(MAX_STATE_BYTES);
                 let grant = StateGrant { max_bytes, values: stage.state, timers: stage.timers };
                 let state = stage.keeps().then_some(grant);
-                let config = StageConfig { name, plugin, keys_unchanged, max_outputs_per_event, digest, state };
+                let config =
+                    StageConfig { name, plugin, keys_unchanged, max_outputs_per_event, digest, state, state_version };
                 stages.push(Loaded { code, config, wasm });
             }
             Err(diagnostic) => found.push(diagnostic),

@@ -3,7 +3,7 @@
 //! `generations/PIPELINE.json` has the last ones, `plugins/DIGEST.wasm` their plugins. What is in force is what the log says: a generation that it does
 //! not know was not put in force before a crash, and is taken for none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use sluice_config::{At, Diagnostic, Pipeline};
 use sluice_env::write_whole;
 use sluice_log::{Error, Log};
 
-use crate::checkpoint::cannot;
+use crate::checkpoint::{self, cannot};
 
 /// Generations of a pipeline that are kept.
 const KEPT: usize = 20;
@@ -60,6 +60,12 @@ pub struct GenerationInfo {
     pub reason: Option<String>,
     /// SHA-256 of each stage's plugin, in hexadecimal.
     pub plugins: Vec<String>,
+    /// The version of each stage's state, as far as it is known.
+    #[serde(default)]
+    pub state_versions: BTreeMap<String, u32>,
+    /// The checkpoint that was made before it brought the state into another shape, if it did.
+    #[serde(default)]
+    pub checkpoint: Option<String>,
     /// The definition's file.
     pub file: PathBuf,
     /// Its text.
@@ -122,12 +128,23 @@ pub fn of(log: &Log, pipeline: &str) -> Result<Vec<GenerationInfo>, Error> {
 pub(crate) fn note(log: &Log, pipeline: &str, change: impl FnOnce(&mut Vec<GenerationInfo>)) -> Result<(), Error> {
     let Some(info) = log.pipeline(pipeline) else { return Ok(()) };
     let mut generations = of(log, pipeline)?;
+    let checkpoints = |generations: &[GenerationInfo]| -> BTreeSet<String> {
+        generations.iter().filter_map(|generation| generation.checkpoint.clone()).collect()
+    };
+    let before = checkpoints(&generations);
     change(&mut generations);
     let too_many = trim(&mut generations);
+    let unneeded: Vec<_> = before.difference(&checkpoints(&generations)).cloned().collect();
     let kept = Kept { pipeline: info.id, generations };
     let bytes = serde_json::to_vec_pretty(&kept).map_err(|error| Error::Invalid(error.to_string()))?;
     let path = file(log.root(), pipeline);
     write_whole(&path, &bytes).map_err(cannot("write", &path))?;
+    for name in unneeded {
+        // Somebody may have deleted it.
+        if let Err(error) = checkpoint::delete(log.root(), &name) {
+            tracing::debug!(%error, name, "a checkpoint is gone");
+        }
+    }
     if too_many { sweep(log.root()) } else { Ok(()) }
 }
 
@@ -201,6 +218,8 @@ mod tests {
             standing,
             reason: None,
             plugins: Vec::new(),
+            state_versions: BTreeMap::new(),
+            checkpoint: None,
             file: PathBuf::new(),
             definition: String::new(),
         };

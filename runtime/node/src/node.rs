@@ -218,7 +218,8 @@ impl Node {
         let mut started = Vec::new();
         for (pipeline, stages) in pipelines.iter().zip(stages) {
             let (candidate, before) = self.chosen(Candidate { pipeline: pipeline.clone(), stages })?;
-            let start = self.commit_generation(&candidate, before.is_some())?;
+            let (migrates, before) = self.shape_at_start(&candidate, before)?;
+            let start = self.commit_generation(&candidate, migrates, before.is_some())?;
             started.push((candidate, before, start));
         }
         for (candidate, before, start) in started {
@@ -425,9 +426,14 @@ impl Node {
     /// # Errors
     /// When there is no such pipeline or target, or storage refuses.
     pub fn rewind(&self, pipeline: &str, request: &operate::Request) -> Result<Rewind, Error> {
+        let _operating = self.operating();
+        self.rewind_now(pipeline, request)
+    }
+
+    /// The same, for whoever operates already.
+    pub(crate) fn rewind_now(&self, pipeline: &str, request: &operate::Request) -> Result<Rewind, Error> {
         /// How often it is planned anew, for the pipeline has committed something meanwhile.
         const TRIES: usize = 1000;
-        let _operating = self.operating();
         let mut tries = 0;
         let rewind = loop {
             let info = self.log.pipeline(pipeline).ok_or_else(|| Error::UnknownPipeline(pipeline.to_owned()))?;

@@ -29,6 +29,8 @@ pub enum Target {
     Undo,
     /// To where a checkpoint has them, with the state there.
     Checkpoint(String),
+    /// They stay, with the state that a checkpoint has, brought forward to there: what came since is dealt with again without outputs. For rollbacks.
+    CatchUp(String),
 }
 
 impl FromStr for Target {
@@ -69,7 +71,7 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Undo => f.write_str("undo"),
-            Self::Checkpoint(name) => write!(f, "checkpoint:{name}"),
+            Self::Checkpoint(name) | Self::CatchUp(name) => write!(f, "checkpoint:{name}"),
             Self::To { topic, partition, place } => {
                 if let Some(topic) = topic {
                     write!(f, "{topic}/")?;
@@ -172,7 +174,7 @@ pub(crate) fn rewind_with(
         return Err(Error::Invalid(format!("pipeline {pipeline} was never rewound: there is nothing to undo")));
     }
     let checkpoint = match target {
-        Target::Checkpoint(name) => Some(checkpoint::find(log.root(), name)?),
+        Target::Checkpoint(name) | Target::CatchUp(name) => Some(checkpoint::find(log.root(), name)?),
         _ => None,
     };
     let stood = checkpoint.as_ref().map(|checkpoint| checkpoint.of(info)).transpose()?;
@@ -184,12 +186,18 @@ pub(crate) fn rewind_with(
         let back = match (past, target) {
             (None, _) => None,
             (Some(past), Target::Undo) => Some(past.undo(&steps)?),
-            (Some(past), Target::Checkpoint(_)) if choice == StateChoice::Restore => {
-                let Some(kept) = stood.and_then(|stood| stood.state(partition)) else {
+            (Some(past), Target::Checkpoint(_) | Target::CatchUp(_)) if choice == StateChoice::Restore => {
+                let Some((stood, kept)) = stood.and_then(|stood| Some((stood, stood.state(partition)?))) else {
                     let what = "the checkpoint has no state of the pipeline, which had none then";
                     return Err(Error::Invalid(format!("{what}: --state reset begins with an empty one")));
                 };
-                Some(past.restore(&steps, &kept.line)?)
+                Some(match target {
+                    Target::CatchUp(_) => {
+                        let at = |step: &Step| Some((step.source.topic, stood.part(step.source)?.cursor));
+                        past.catch_up(&steps, &kept.line, steps.iter().filter_map(at).collect())?
+                    }
+                    _ => past.restore(&steps, &kept.line)?,
+                })
             }
             (Some(past), _) => Some(past.go(&steps, choice)?),
         };
@@ -263,6 +271,7 @@ fn steps(
                 before => before.map(|(_, before)| (*before).clamp(low, high)),
             },
             Target::Checkpoint(_) => stood.and_then(|stood| stood.part(*source)).map(|part| part.cursor),
+            Target::CatchUp(_) => stood.and_then(|stood| stood.part(*source)).map(|_| cursor.next),
             Target::To { topic: only, partition, place } => {
                 let asked = only.as_ref().is_none_or(|only| *only == topic)
                     && partition.is_none_or(|partition| partition == source.partition);

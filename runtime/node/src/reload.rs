@@ -6,6 +6,7 @@
 
 mod candidate;
 mod rollback;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -14,13 +14,25 @@ pub(crate) const INDEX: u8 = 4;
 /// Writers to the source: see `writer.rs`.
 pub(crate) const WRITER: u8 = 5;
 
-/// What all keys of a stage begin with: u8 1, u8 length of its name, the name.
-pub fn prefix_of(stage: &str) -> Vec<u8> {
-    debug_assert!(stage.len() <= MAX_STAGE_NAME);
-    let mut prefix = Vec::with_capacity(2 + stage.len());
+/// What the values of a stage stand under when they are of a version: the stage's name and, but for version 0, `@` and the version, which no
+/// name of a stage has. So values of different versions never meet.
+pub fn space_of(stage: &str, version: u32) -> String {
+    if version == 0 { stage.to_owned() } else { format!("{stage}@{version}") }
+}
+
+/// The stage and the version of a space.
+pub fn stage_and_version(space: &str) -> (&str, u32) {
+    let parts = space.rsplit_once('@').and_then(|(stage, version)| Some((stage, version.parse().ok()?)));
+    parts.unwrap_or((space, 0))
+}
+
+/// What all keys of a space begin with: u8 1, u8 length of its name, the name.
+pub fn prefix_of(space: &str) -> Vec<u8> {
+    debug_assert!(stage_and_version(space).0.len() <= MAX_STAGE_NAME);
+    let mut prefix = Vec::with_capacity(2 + space.len());
     prefix.push(STATE);
-    prefix.push(stage.len() as u8);
-    prefix.extend_from_slice(stage.as_bytes());
+    prefix.push(space.len() as u8);
+    prefix.extend_from_slice(space.as_bytes());
     prefix
 }
 
@@ -29,8 +41,8 @@ pub fn full_key(prefix: &[u8], key: &[u8]) -> Vec<u8> {
     [prefix, key].concat()
 }
 
-/// The name of the stage and its own key, of a key in the store under which a stage keeps a value or a timer.
-pub fn stage_and_key(full: &[u8]) -> Option<(&str, &[u8])> {
+/// The name of the space and the stage's own key, of a key in the store under which a stage keeps a value; for a timer, the stage's name and its key.
+pub fn space_and_key(full: &[u8]) -> Option<(&str, &[u8])> {
     let (head, rest) = full.split_first_chunk::<2>()?;
     let (name, key) = rest.split_at_checked(usize::from(head[1]))?;
     matches!(head[0], STATE | TIMER).then_some((std::str::from_utf8(name).ok()?, key))

@@ -21,7 +21,7 @@ mod writer;
 mod tests;
 
 pub use delta::{Cursors, Delta, Head, Line, Malformed, Quiet, Record, Turn, ended, missing};
-pub use key::{MAX_KEY_BYTES, MAX_STAGE_NAME, full_key, prefix_of, stage_and_key};
+pub use key::{MAX_KEY_BYTES, MAX_STAGE_NAME, full_key, prefix_of, space_and_key, space_of, stage_and_version};
 pub use layer::{Change, Layer};
 pub use lsm::{LsmStore, StoreCache};
 pub use memory::MemoryStore;

@@ -1,6 +1,6 @@
 //! The state of one partition of a pipeline, all its stages together.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use sluice_event::Clock;
 
 use crate::delta::{Cursors, Delta, Head, Line, Quiet, Turn, encode_delta, ended, missing};
 use crate::key::{
-    META, STATE, TIMER, WRITER, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, stage_and_key,
+    META, STATE, TIMER, WRITER, end_of, expiries_until, expiry_key, key_of_expiry, prefix_of, space_and_key, space_of,
+    stage_and_version,
 };
 use crate::layer::{Change, Layer};
 use crate::store::{Closed, Error, Store};
@@ -83,7 +84,7 @@ pub struct Applied {
     pub fired_outputs: u32,
     /// How many events were late.
     pub late: u64,
-    /// What each stage's state comes to, timers included.
+    /// What each stage's state comes to: its timers, with its values of version 0, under its name; those of other versions under that of their space.
     pub usage: BTreeMap<String, Usage>,
     /// When the next value expires; there may be none then.
     next_expiry: Option<i64>,
@@ -553,21 +554,44 @@ impl PartitionState {
         Ok(())
     }
 
-    /// What a stage's keys and values would come to, in bytes, with attempts in flight and these changes: exactly, where that is more than
-    /// `enough`, and otherwise not less than it is.
+    /// The versions of which a stage has values, attempts in flight included.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn size_with(&self, stage: &str, changes: &Layer, enough: u64) -> Result<u64, Error> {
-        let prefixes = [prefix_of(stage), timer::prefix(stage)];
-        let committed = self.applied.usage.get(stage).map_or(0, |usage| usage.bytes);
+    pub fn versions(&self, stage: &str) -> Result<Vec<u32>, Error> {
+        let in_flight = self.layers.iter().flat_map(|layer| layer.changes.changes());
+        let in_flight = in_flight.filter_map(|change| space_and_key(change.key).map(|(space, _)| space));
+        let spaces = self.applied.usage.keys().map(String::as_str).chain(in_flight).map(stage_and_version);
+        let known: BTreeSet<u32> = spaces.filter(|(of, _)| *of == stage).map(|(_, version)| version).collect();
+        let mut versions = Vec::new();
+        for version in known {
+            let (prefix, mut has_any) = (prefix_of(&space_of(stage, version)), false);
+            self.scan(&prefix, &prefix, true, &mut |_| {
+                has_any = true;
+                false
+            })?;
+            versions.extend(has_any.then_some(version));
+        }
+        Ok(versions)
+    }
+
+    /// What the keys and values of some spaces, and timers of their names, would come to, in bytes, with attempts in flight and these changes: exactly,
+    /// where that is more than `enough`, and otherwise not less than it is.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn size_with(&self, spaces: &[&str], changes: &Layer, enough: u64) -> Result<u64, Error> {
+        let prefixes: Vec<_> = spaces.iter().flat_map(|space| [prefix_of(space), timer::prefix(space)]).collect();
+        let usage = |space: &&str| self.applied.usage.get(*space).map_or(0, |usage| usage.bytes);
+        let committed = spaces.iter().map(usage).sum::<u64>();
         let layers = || self.layers.iter().map(|layer| &layer.changes).chain([changes]);
         let at_most = committed + layers().map(|layer| layer.bytes() as u64).sum::<u64>();
         if at_most <= enough {
             return Ok(at_most);
         }
         let size = |key: &[u8], value: Option<&[u8]>| {
-            value.map_or(0, |value| (key.len() - prefixes[0].len() + value.len()) as u64)
+            let own = space_and_key(key).map_or(0, |(_, own)| own.len());
+            value.map_or(0, |value| (own + value.len()) as u64)
         };
         let is_own = |change: &Change<'_>| prefixes.iter().any(|prefix| change.key.starts_with(prefix));
         let own = layers().flat_map(Layer::changes).filter(is_own);
@@ -612,7 +636,7 @@ impl PartitionState {
         };
         // Mostly a value makes room for one of its length.
         if old_len != value.map(<[u8]>::len)
-            && let Some((stage, own)) = stage_and_key(key)
+            && let Some((stage, own)) = space_and_key(key)
         {
             let usage = match self.applied.usage.get_mut(stage) {
                 Some(usage) => usage,

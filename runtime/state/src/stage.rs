@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::key::{full_key, prefix_of};
+use crate::key::{full_key, prefix_of, space_of};
 use crate::layer::Change;
 use crate::partition::{Flush, PartitionState, Slot};
 use crate::store::Error;
@@ -104,9 +104,9 @@ impl SharedState {
         self.0.moved.wait_timeout_while(self.lock(), patience, behind).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The part that belongs to a stage.
+    /// The part that belongs to a stage, in version 0.
     pub fn stage(&self, name: &str) -> StageState {
-        StageState { shared: self.clone(), prefix: prefix_of(name) }
+        StageState { shared: self.clone(), name: name.into(), prefix: prefix_of(name) }
     }
 }
 
@@ -117,10 +117,18 @@ pub type Entries = Vec<(Vec<u8>, Slot)>;
 #[derive(Clone)]
 pub struct StageState {
     shared: SharedState,
+    name: Arc<str>,
     prefix: Vec<u8>,
 }
 
 impl StageState {
+    /// The same stage's, of this version.
+    #[must_use]
+    pub fn of_version(&self, version: u32) -> Self {
+        let (shared, name) = (self.shared.clone(), self.name.clone());
+        Self { prefix: prefix_of(&space_of(&name, version)), shared, name }
+    }
+
     /// What stands under a key. What has expired is not there.
     ///
     /// # Errors

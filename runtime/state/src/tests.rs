@@ -118,7 +118,7 @@ impl Run {
         for clock in [Clock::EventTime, Clock::WallClock] {
             let mut set: Vec<Timer> = Vec::new();
             for (key, (value, _)) in all.iter().filter(|(key, _)| key[0] == 3 && all[*key].0[0] == clock as u8) {
-                let own = stage_and_key(key).unwrap().1;
+                let own = space_and_key(key).unwrap().1;
                 let (len, rest) = own.split_first_chunk::<4>().unwrap();
                 let (key, tag) = rest.split_at(u32::from_be_bytes(*len) as usize);
                 let time = i64::from_le_bytes(value[1..].try_into().unwrap());

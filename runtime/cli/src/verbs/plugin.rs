@@ -45,16 +45,19 @@ fn history(global: &Global, pipeline: &str) -> Result<ExitCode, Failure> {
                     generation.plugins.iter().map(|digest| digest.chars().take(12).collect()).collect();
                 // One line each: the whole reason is in the JSON.
                 let reason = generation.reason.as_deref().unwrap_or_default().lines().next().unwrap_or_default();
+                let kept: Vec<_> =
+                    generation.state_versions.iter().map(|(stage, version)| format!("{stage} {version}")).collect();
                 vec![
                     generation.number.to_string(),
                     show::time(generation.time),
                     generation.standing.to_string(),
                     plugins.join(" "),
+                    kept.join(", "),
                     sluice_node::brief(reason, 100),
                 ]
             })
             .collect();
-        show::table(&["GENERATION", "SINCE", "STANDING", "PLUGIN", "REASON"], &rows)
+        show::table(&["GENERATION", "SINCE", "STANDING", "PLUGIN", "STATE VERSION", "REASON"], &rows)
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -55,7 +55,7 @@ fn show_all(global: &Global, found: &Found) -> Result<(), Failure> {
 
 fn to_json(entry: &Entry) -> Value {
     json!({
-        "partition": entry.partition, "stage": entry.stage, "key": show::bytes(&entry.key),
+        "partition": entry.partition, "stage": entry.stage, "version": entry.version, "key": show::bytes(&entry.key),
         "value": show::bytes(&entry.value), "expires": entry.expires,
     })
 }

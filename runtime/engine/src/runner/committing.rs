@@ -71,6 +71,7 @@ impl LaneRunner {
 
     /// Commits that events are passed over, without a call.
     pub(super) fn commit_range(&mut self, from: u64, to: u64, counts: Counts, dead: Batch) {
+        self.chain.forget_call();
         self.commit_changes((from, to), counts, dead, (Layer::default(), 0, false));
     }
 
@@ -152,8 +153,9 @@ impl LaneRunner {
         let input = commit.input.map(|input| self.input(input));
         let commit = Commit { input, ..commit };
         let commit = match &mut self.trial {
-            Some(trial) => trial.hold(id, commit),
-            None => Some(commit),
+            // The state's new shape is no output: the checkpoint before it is the way back.
+            Some(trial) if self.shaped => trial.hold(id, commit),
+            _ => Some(commit),
         };
         commit.into_iter().for_each(|commit| self.hand_over(id, commit));
     }

@@ -276,6 +276,7 @@ impl LaneRunner {
 
     /// Lets go of a timer that does not go through.
     pub(super) fn pass_over_timer(&mut self, from: u64, timer: &Timer, dead: Batch) {
+        self.chain.forget_call();
         let mut changes = sluice_state::Layer::default();
         timer.remove(&mut changes);
         let fired_outputs = self.keyed.as_ref().map_or(0, Keyed::fired_outputs);

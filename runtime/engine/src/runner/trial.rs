@@ -4,6 +4,8 @@
 //! Where it fails likewise, the events are to blame, and the lane goes on as always. Where it does not, the new generation has failed its probation:
 //! nothing of the attempt is committed, and the lane waits for the generation that is put in its place. So what the old one can deal with is
 //! never dead-lettered by the new one.
+//!
+//! Where the new one has brought the state into another shape, the one before cannot be asked: there it is how often each gives up an event that counts.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,10 +38,17 @@ const MOST_HELD: usize = 10_000;
 /// Bytes of these.
 const MOST_HELD_BYTES: usize = 64 << 20;
 
+/// What it is held against.
+enum Held {
+    Asked(Box<Chain>),
+    /// So many given up, of so many events.
+    Known(u64, u64),
+}
+
 /// A generation on probation.
 pub(super) struct Trial {
     pub(super) probation: Arc<Probation>,
-    before: Chain,
+    before: Held,
     /// Commits of attempts that wait for the end, in order.
     held: VecDeque<(u64, Commit)>,
     held_bytes: usize,
@@ -51,7 +60,10 @@ impl Trial {
         of: (u32, Arc<dyn Witness>),
         state: Option<SharedState>,
     ) -> Self {
-        let before = Chain::new(of, &before.stages, before.sinks.clone(), state);
+        let before = match before {
+            Before::Asked { stages, sinks } => Held::Asked(Box::new(Chain::new(of, stages, sinks.clone(), state))),
+            Before::Known { given_up, events } => Held::Known(*given_up, *events),
+        };
         Self { probation, before, held: VecDeque::new(), held_bytes: 0 }
     }
 
@@ -96,18 +108,25 @@ impl Trial {
                     .collect()
             }
         };
+        let before = match &mut self.before {
+            Held::Asked(before) => before,
+            Held::Known(given_up, events) => {
+                let known = (*given_up, *events);
+                return judge_by_rate(&self.probation, (batch, due), result, &own, known);
+            }
+        };
         if result.is_ok() && own.is_empty() {
             return Judgement::Innocent;
         }
         // Timers that are called together and go wrong are called one by one: then it is time to ask. One of a stage that was not there before is
         // nothing to ask about.
-        if (batch.count == 0 && due.len() > 1) || due.stage >= self.before.stages() {
+        if (batch.count == 0 && due.len() > 1) || due.stage >= before.stages() {
             return Judgement::Innocent;
         }
-        self.before.point_at(source, topic);
-        let told = self.before.call(batch, marks, due, late);
+        before.point_at(source, topic);
+        let told = before.call(batch, marks, due, late);
         // It has seen what never happens.
-        self.before.drop_instances();
+        before.drop_instances();
         let told = match (told, own.first()) {
             (Ok(told), _) if is_of_use(&told) => told,
             // Which of the events makes the call fail?
@@ -144,6 +163,29 @@ impl Trial {
     }
 }
 
+/// Whether more is given up than the generation before would have, which gave up so many of so many.
+fn judge_by_rate(
+    probation: &Probation,
+    (batch, due): (&ReadBatch, &Due),
+    result: &Result<Called, StageError>,
+    own: &[(&Failed, bool)],
+    known: (u64, u64),
+) -> Judgement {
+    let (events, given_up, reason) = match result {
+        // Which of them is to blame shows when they are called alone.
+        Err(_) if batch.count > 1 || due.len() > 1 => return Judgement::Innocent,
+        Err(error) => (1, 1, error.to_string()),
+        Ok(called) => {
+            let first = own.first().map(|(failed, _)| failed.error.message.clone());
+            (u64::from(called.processed), own.len() as u64, first.unwrap_or_default())
+        }
+    };
+    match probation.gives_up_more(events, given_up, known) {
+        true => Judgement::Guilty(format!("gives up more than the one before ({} of {}): {reason}", known.0, known.1)),
+        false => Judgement::Innocent,
+    }
+}
+
 /// Whether anything of a call is used, or it is made again with less.
 fn is_of_use(called: &Called) -> bool {
     called.entangled.is_none() && called.cut.is_none() && called.failed_timer.is_none()
@@ -163,6 +205,7 @@ impl LaneRunner {
     pub fn go_over(&mut self, generation: Generation) {
         self.drop_held();
         self.batch_size = BatchSize::new(generation.max_events);
+        self.shaped = self.keyed.is_none();
         self.config.generation = generation;
         (self.chain, self.trial) = assemble(&self.config);
         self.chain.point_at(self.sources.first(), self.sources.name(self.sources.first()));

@@ -1,10 +1,13 @@
 //! What may come in force: a definition with its plugins, and the steps until it does.
 
+use std::collections::BTreeMap;
+
 use sluice_config::{Allow, At, Delivery, Diagnostic, Pipeline};
 use sluice_engine::{Before, Generation, StageConfig};
 use sluice_host::Digest;
 use sluice_log::{PipelineInfo, TopicInfo};
 
+use super::versions::{Migrates, held_against};
 use super::{Noted, OnProbation};
 use crate::definitions::{self, Loaded};
 use crate::fixture;
@@ -26,7 +29,21 @@ impl Candidate {
         self.stages.iter().flat_map(|stage| stage.code.digest.0).collect()
     }
 
-    fn configs(&self) -> Vec<StageConfig> {
+    /// The version of each stage's state, as far as it is known.
+    pub(super) fn state_versions(&self) -> BTreeMap<String, u32> {
+        let keeping = self.stages.iter().filter(|stage| stage.config.state.is_some_and(|grant| grant.values));
+        keeping.filter_map(|stage| Some((stage.config.name.clone(), stage.config.state_version?))).collect()
+    }
+
+    /// The same, by what was noted of it: where its plugins are not tried, they say nothing.
+    pub(super) fn remember(&mut self, generation: &GenerationInfo) {
+        for Loaded { config, .. } in &mut self.stages {
+            let noted = || generation.state_versions.get(&config.name).copied();
+            config.state_version = config.state_version.or_else(noted);
+        }
+    }
+
+    pub(super) fn configs(&self) -> Vec<StageConfig> {
         self.stages.iter().map(|stage| stage.config.clone()).collect()
     }
 }
@@ -98,6 +115,7 @@ impl Node {
         let needed = lanes::needed_topics(&Existing::of(&self.log), all).map_err(NodeError::Refused)?;
         self.self_test(pipeline)?;
         self.compare(pipeline)?;
+        let migrates = self.look_at_shape(&candidate)?;
         needed.make(&self.log)?;
         // Without anybody who acts on it, there is no probation.
         let tried = pipeline.reload.batches > 0 && self.reloads.watches();
@@ -105,8 +123,16 @@ impl Node {
         let good = self.last_good(&pipeline.name, None);
         let is_good = good.is_some_and(|good| good.is_of(pipeline, &candidate.digest()));
         let tried = tried && !is_good && pipeline.has_state() == old.has_state();
-        let before = if tried { self.before(&old, old_stages) } else { None };
-        self.put_in_force(&candidate, before, all)
+        let before = match &migrates {
+            _ if !tried => None,
+            Some(migrates) => Some(migrates.before.clone()),
+            None => {
+                let info = self.log.pipeline(&pipeline.name);
+                let before = self.before(&old, old_stages).zip(info);
+                before.map(|(before, info)| held_against(&candidate, before, &info))
+            }
+        };
+        self.put_in_force(&candidate, migrates, before, all)
     }
 
     /// The generation that is asked should the next one fail: the one that runs or, where that is on probation itself, the last good one.
@@ -114,13 +140,13 @@ impl Node {
         let is_open = self.reloads.note(&running.name, |noted| noted.probation.is_some());
         if !is_open {
             let sinks = self.running().iter().find(|own| own.name == running.name)?.generation.sinks.clone();
-            return Some(Before { stages, sinks });
+            return Some(Before::Asked { stages, sinks });
         }
         let good = self.last_good(&running.name, None)?;
         let candidate = self.raise(&good).ok()?;
         let Generation { stages, sinks, .. } =
             lanes::generation(&self.log, &candidate.pipeline, good.number, candidate.configs()).ok()?;
-        Some(Before { stages, sinks })
+        Some(Before::Asked { stages, sinks })
     }
 
     /// Loads a definition's plugins, each read by its stage's position, and tries them.
@@ -136,7 +162,10 @@ impl Node {
     /// Brings back what a generation was made of.
     pub(super) fn raise(&self, generation: &GenerationInfo) -> Result<Candidate, NodeError> {
         let pipeline = Pipeline::parse(&generation.file, &generation.definition).map_err(NodeError::Refused)?;
-        self.load(&pipeline, |at| generations::plugin(self.log.root(), &pipeline, at, &generation.plugins, None))
+        let read = |at| generations::plugin(self.log.root(), &pipeline, at, &generation.plugins, None);
+        let mut candidate = self.load(&pipeline, read)?;
+        candidate.remember(generation);
+        Ok(candidate)
     }
 
     /// Runs the fixtures that lie in the folders of its plugins.
@@ -192,6 +221,7 @@ impl Node {
     pub(super) fn put_in_force(
         &self,
         candidate: &Candidate,
+        migrates: Option<Migrates>,
         before: Option<Before>,
         all: &[Pipeline],
     ) -> Result<u64, NodeError> {
@@ -204,7 +234,7 @@ impl Node {
             // From here on it stands still, until it runs again by the one or the other.
             self.settle(name)?;
         }
-        let made = self.commit_generation(candidate, before.is_some());
+        let made = self.commit_generation(candidate, migrates, before.is_some());
         let made = made.and_then(|(info, sources)| {
             let generation = self.generation(candidate, &info, before)?;
             Ok((info, sources, generation))
@@ -232,7 +262,7 @@ impl Node {
     }
 
     /// Has lanes that stand still for a change go on, for it comes to nothing.
-    fn go_on(&self, pipeline: &str) {
+    pub(super) fn go_on(&self, pipeline: &str) {
         let Some(info) = self.log.pipeline(pipeline).filter(|info| info.held.is_empty()) else { return };
         self.lanes_of(pipeline).into_iter().for_each(|lane| self.scheduler.want(lane, info.desired));
     }
@@ -274,6 +304,7 @@ impl Node {
     pub(crate) fn commit_generation(
         &self,
         candidate: &Candidate,
+        migrates: Option<Migrates>,
         on_probation: bool,
     ) -> Result<(PipelineInfo, Vec<TopicInfo>), NodeError> {
         let Candidate { pipeline, stages } = candidate;
@@ -285,7 +316,10 @@ impl Node {
         let standing = if on_probation { Standing::Probation } else { Standing::Good };
         let known = generations::of(&self.log, &pipeline.name)?;
         let is_known = |last: &GenerationInfo| {
-            last.number == info.generation && last.standing == standing && last.is_of(pipeline, &digest)
+            last.number == info.generation
+                && last.standing == standing
+                && last.is_of(pipeline, &digest)
+                && (last.checkpoint.is_some() || migrates.is_none())
         };
         if !known.last().is_some_and(is_known) {
             let new = GenerationInfo {
@@ -294,6 +328,8 @@ impl Node {
                 standing,
                 reason: None,
                 plugins: hex(&digest),
+                state_versions: candidate.state_versions(),
+                checkpoint: migrates.map(|migrates| migrates.checkpoint),
                 file: pipeline.file.clone(),
                 definition: pipeline.text.clone(),
             };

@@ -1,6 +1,6 @@
 //! Back to a generation that was good.
 
-use sluice_engine::Before;
+use sluice_engine::{Before, Generation};
 use sluice_log::Error;
 
 use super::candidate::{Candidate, check_state, goes_on};
@@ -103,23 +103,30 @@ impl Node {
         drop(running);
         if let Some(own) = &own {
             check_state(own, &candidate.pipeline).map_err(|found| NodeError::Refused(vec![found]))?;
-            if !goes_on(own, &candidate.pipeline) {
-                // Lanes come to rest by what can deal with what they have claimed.
-                self.give_way(pipeline, &candidate)?;
-            }
         }
+        let way_back = self.way_back(&candidate)?;
         // First, so that a start after a crash does not begin with it again.
         generations::note(&self.log, pipeline, |known| {
             if let Some(own) = known.iter_mut().find(|generation| generation.number == number) {
                 (own.standing, own.reason) = (standing, Some(reason.to_owned()));
             }
         })?;
+        if let Some(checkpoint) = &way_back {
+            self.take_state_back(pipeline, checkpoint)?;
+        }
+        if let Some(own) = own.filter(|own| !goes_on(own, &candidate.pipeline)) {
+            // Lanes come to rest by what can deal with what they have claimed.
+            self.give_way(&own.name, &candidate)?;
+        }
         let running = self.running();
         let taken_out = running.iter().find(|own| own.name == pipeline);
         let taken_out = taken_out.map(|own| (own.definition.text.clone(), own.digest.clone()));
         let all: Vec<_> = running.iter().map(|own| own.definition.clone()).collect();
         drop(running);
-        let new = self.put_in_force(&candidate, None, &all)?;
+        let new = self.put_in_force(&candidate, None, None, &all)?;
+        if way_back.is_some() {
+            self.go_on(pipeline);
+        }
         let problem = taken_out_by(number, standing, reason, new);
         self.reloads.note(pipeline, |noted| (noted.problem, noted.refused) = (Some(problem), taken_out));
         self.host.forget_unused();
@@ -128,8 +135,8 @@ impl Node {
 
     /// What to begin with: what stands in the files or, where that was taken out before, what was good then. With the generation that is asked should it
     /// fail, where it is on probation.
-    pub(crate) fn chosen(&self, candidate: Candidate) -> Result<(Candidate, Option<Before>), NodeError> {
-        let name = &candidate.pipeline.name;
+    pub(crate) fn chosen(&self, mut candidate: Candidate) -> Result<(Candidate, Option<Before>), NodeError> {
+        let name = &candidate.pipeline.name.clone();
         if self.log.pipeline(name).is_none() {
             return Ok((candidate, None));
         }
@@ -139,6 +146,7 @@ impl Node {
         let good = known.iter().rev().find(|generation| {
             generation.standing == Standing::Good && !generation.is_of(&candidate.pipeline, &digest)
         });
+        own.into_iter().for_each(|own| candidate.remember(own));
         match (own, good) {
             (Some(own), Some(good)) if matches!(own.standing, Standing::Failed | Standing::RolledBack) => {
                 let raised = self.raise(good)?;
@@ -156,7 +164,7 @@ impl Node {
                     let stages = raised.stages.iter().map(|stage| stage.config.clone()).collect();
                     Ok(lanes::generation(&self.log, &raised.pipeline, good.number, stages)?)
                 });
-                let before = before.map(|before| Before { stages: before.stages, sinks: before.sinks });
+                let before = before.map(|Generation { stages, sinks, .. }| Before::Asked { stages, sinks });
                 if let Err(error) = &before {
                     tracing::warn!(
                         pipeline = name,

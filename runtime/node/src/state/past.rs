@@ -182,21 +182,48 @@ impl<'a> Past<'a> {
             return self.turn(steps, to, stands, line, quiet);
         }
         let (line, cursors) = self.up_to(partition, &stands, &to)?;
-        let quiet = match cursors == to {
-            true => None,
-            false => {
-                let history = self.history(partition, stands.line())?;
-                let mut runs = history.runs(&line, &to)?;
-                for (topic, end) in to.iter().filter(|_| to.len() > 1) {
-                    // What history passed over, too: quiet ends where all have come so far.
-                    let last = runs.iter().rev().find(|(of, ..)| of == topic).map(|(_, _, end)| *end);
-                    let reached = last.or(cursor_of(&cursors, *topic)).unwrap_or(*end);
-                    runs.extend((reached < *end).then_some((*topic, reached, *end)));
-                }
-                Some(Quiet { until: place(&to), runs })
-            }
-        };
+        let quiet = self.quiet(&stands, (&line, &cursors), (partition, &to))?;
         self.turn(steps, cursors, stands, line, quiet)
+    }
+
+    /// How a partition stays where it is, with a state as it was after an earlier commit of its line, which left the cursors there: the events between are dealt
+    /// with again. What was claimed and not dealt with (at-most-once) is new then: nothing of it was committed, nor will be.
+    pub(crate) fn catch_up(&self, steps: &[Step], line: &Line, cursors: Cursors) -> Result<Back, Error> {
+        let partition = steps[0].source.partition;
+        let (stands, mut to) = (self.stands(partition)?, targets(steps));
+        if let Some((_, last)) = stands.line().last() {
+            let dealt_with = self.changelog(partition)?.head(last - 1)?.stood();
+            for (topic, to) in &mut to {
+                *to = cursor_of(&dealt_with, *topic).unwrap_or(*to).min(*to);
+            }
+        }
+        if missing(line, &stands.line()).is_none() {
+            let what = "the state has gone another way since that checkpoint was made";
+            return Err(Error::Invalid(format!("{what}: go back to it by hand, or begin with an empty state")));
+        }
+        let quiet = self.quiet(&stands, (line, &cursors), (partition, &to))?;
+        self.turn(steps, cursors, stands, line.clone(), quiet)
+    }
+
+    /// What is dealt with again between a commit and a place behind it.
+    fn quiet(
+        &self,
+        stands: &Stands,
+        (line, cursors): (&Line, &Cursors),
+        (partition, to): (u32, &Cursors),
+    ) -> Result<Option<Quiet>, Error> {
+        if cursors == to {
+            return Ok(None);
+        }
+        let history = self.history(partition, stands.line())?;
+        let mut runs = history.runs(line, to)?;
+        for (topic, end) in to.iter().filter(|_| to.len() > 1) {
+            // What history passed over, too: quiet ends where all have come so far.
+            let last = runs.iter().rev().find(|(of, ..)| of == topic).map(|(_, _, end)| *end);
+            let reached = last.or(cursor_of(cursors, *topic)).unwrap_or(*end);
+            runs.extend((reached < *end).then_some((*topic, reached, *end)));
+        }
+        Ok(Some(Quiet { until: place(to), runs }))
     }
 
     /// How a partition goes to where it was before it was last rewound.

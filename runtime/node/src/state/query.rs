@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::changelog_topic;
 use sluice_log::{Error, Log, PipelineInfo};
-use sluice_state::{Change, SharedState, full_key, prefix_of, stage_and_key};
+use sluice_state::{Change, SharedState, full_key, prefix_of, space_and_key, stage_and_version};
 
 use super::{bring_up, refused};
 
@@ -35,6 +35,9 @@ pub struct Entry {
     pub partition: u32,
     /// The stage.
     pub stage: String,
+    /// The version of the value, as the plugin counts them; 0 where it does not.
+    #[serde(default)]
+    pub version: u32,
     /// The stage's own key.
     #[serde(with = "crate::text")]
     #[schemars(with = "crate::text::Text")]
@@ -81,12 +84,12 @@ pub(super) fn look(
             let what = "its state is being brought up, or could not be (`sluice status`): ask again";
             return Err(Error::Invalid(format!("pipeline {pipeline}, partition {partition}: {what}")));
         }
-        let stages =
-            state.applied().usage.keys().filter(|stage| query.stage.as_ref().is_none_or(|only| only == *stage));
-        for stage in stages {
-            let prefix = full_key(&prefix_of(stage), &query.key);
+        let is_asked = |stage: &str| query.stage.as_ref().is_none_or(|only| only == stage);
+        let spaces = state.applied().usage.keys().map(|space| (space, stage_and_version(space)));
+        for (space, (stage, version)) in spaces.filter(|(_, (stage, _))| is_asked(stage)) {
+            let prefix = full_key(&prefix_of(space), &query.key);
             let scanned = state.scan(&prefix, &prefix, false, &mut |Change { key: full, value, expires }| {
-                let Some((_, key)) = stage_and_key(full) else { return true };
+                let Some((_, key)) = space_and_key(full) else { return true };
                 let (key, value) = (key.to_vec(), value.unwrap_or_default().to_vec());
                 bytes += key.len() + value.len();
                 if query.whole && key != query.key {
@@ -94,7 +97,7 @@ pub(super) fn look(
                 }
                 found.more = found.entries.len() >= query.max || bytes > MOST_BYTES;
                 if !found.more {
-                    found.entries.push(Entry { partition, stage: stage.clone(), key, value, expires });
+                    found.entries.push(Entry { partition, stage: stage.to_owned(), version, key, value, expires });
                 }
                 !found.more && !query.whole
             });
