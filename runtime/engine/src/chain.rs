@@ -89,12 +89,14 @@ struct Stage {
     space: String,
     /// What its keys in the store begin with.
     prefix: Vec<u8>,
+    /// Up to which key of an older version values were brought over lately; there may be more before it.
+    migrated: Option<(u32, Vec<u8>)>,
 }
 
 impl Stage {
     fn new(config: &StageConfig) -> Self {
         let space = space_of(&config.name, 0);
-        Self { config: config.clone(), consumer: None, prefix: prefix_of(&space), space }
+        Self { config: config.clone(), consumer: None, prefix: prefix_of(&space), space, migrated: None }
     }
 
     /// Takes its consumer, or makes one.
