@@ -85,7 +85,8 @@ impl Chain {
     fn older_of(versions: &[u32], own: u32) -> Result<Option<u32>, CallError> {
         if let Some(newer) = versions.iter().find(|version| **version > own) {
             let what = format!("its state is of version {newer}, and the plugin's of version {own}");
-            let help = "an older plugin never touches newer state: `sluice plugin rollback` takes the state back with it";
+            let help =
+                "an older plugin never touches newer state: `sluice plugin rollback` takes the state back with it";
             return Err(CallError::new(CallErrorKind::State, format!("{what}; {help}")));
         }
         Ok(versions.first().copied().filter(|version| *version < own))

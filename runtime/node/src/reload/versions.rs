@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use sluice_config::{At, Diagnostic, OnError, Pipeline, changelog_topic};
+use sluice_config::{At, Delivery, Diagnostic, OnError, Pipeline, changelog_topic};
 use sluice_engine::{Before, StageConfig};
 use sluice_log::{Desired, Error, PipelineInfo};
 
@@ -119,6 +119,14 @@ impl Node {
     pub(super) fn take_state_back(&self, pipeline: &str, checkpoint: &str) -> Result<(), NodeError> {
         // Who has brought it over would do so again.
         self.lanes_of(pipeline).into_iter().for_each(|lane| self.scheduler.want(lane, Desired::Pause));
+        let running = self.running();
+        let own = running.iter().find(|own| own.name == pipeline);
+        let is_ahead = own.is_some_and(|own| own.definition.delivery == Delivery::AtLeastOnce);
+        drop(running);
+        if is_ahead && let Err(error) = self.settle(pipeline) {
+            // Outputs for which the cursor has not moved come once more.
+            tracing::warn!(%error, pipeline, "the cursor may not be where outputs are");
+        }
         let target = Target::CatchUp(checkpoint.to_owned());
         let request = Request { target, state: StateChoice::Restore, into: None, really: true };
         match self.rewind_now(pipeline, &request) {
