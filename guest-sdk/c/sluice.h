@@ -28,6 +28,8 @@
 extern "C" {
 #endif
 
+#define SLUICE_API static __attribute__((unused))
+
 // ---- What a consumer speaks of ----
 
 // Bytes that belong to somebody else; `data` is NULL where there are none at all, as for an event without a key: absent and empty differ.
@@ -105,17 +107,17 @@ typedef struct {
 // ---- What a consumer can do ----
 
 // Sends an event to the pipeline's first sink.
-static int sluice_send(sluice_bytes key, sluice_bytes value);
+SLUICE_API int sluice_send(sluice_bytes key, sluice_bytes value);
 // Sends an event.
-static int sluice_put(const sluice_output *output);
+SLUICE_API int sluice_put(const sluice_output *output);
 // Says why the event or timer in hand has failed, and is what `process` or `fire` returns then. The reason is a format of `printf`.
-static int sluice_fail(sluice_failure kind, const char *reason, ...) __attribute__((format(printf, 2, 3)));
+SLUICE_API int sluice_fail(sluice_failure kind, const char *reason, ...) __attribute__((format(printf, 2, 3)));
 // Ends the instance: what it says goes to the log and into the dead letter.
-_Noreturn static void sluice_panic(const char *reason, ...) __attribute__((format(printf, 1, 2)));
+SLUICE_API _Noreturn void sluice_panic(const char *reason, ...) __attribute__((format(printf, 1, 2)));
 // Writes a line to the node's log.
-static void sluice_log(sluice_level level, const char *line, ...) __attribute__((format(printf, 2, 3)));
+SLUICE_API void sluice_log(sluice_level level, const char *line, ...) __attribute__((format(printf, 2, 3)));
 // The header of an event, by its index.
-static sluice_header sluice_header_at(const sluice_event *event, uint16_t index);
+SLUICE_API sluice_header sluice_header_at(const sluice_event *event, uint16_t index);
 // The bytes of a text.
 static inline sluice_bytes sluice_text(const char *text) {
     sluice_bytes bytes = {(const uint8_t *)text, (uint32_t)strlen(text)};
@@ -127,22 +129,22 @@ static inline bool sluice_equal(sluice_bytes a, sluice_bytes b) {
 
 // Keyed state, with the capability `state`: values under the keys of some name. It outlives instances and crashes; what an event changes is committed with
 // its outputs. It is that of this stage and partition.
-static bool sluice_state_get(const char *name, sluice_bytes key, sluice_bytes *value);
-static void sluice_state_set(const char *name, sluice_bytes key, sluice_bytes value);
+SLUICE_API bool sluice_state_get(const char *name, sluice_bytes key, sluice_bytes *value);
+SLUICE_API void sluice_state_set(const char *name, sluice_bytes key, sluice_bytes value);
 // Until so many milliseconds after the time of the event or timer in hand.
-static void sluice_state_set_for(const char *name, sluice_bytes key, sluice_bytes value, int64_t millis);
-static void sluice_state_delete(const char *name, sluice_bytes key);
+SLUICE_API void sluice_state_set_for(const char *name, sluice_bytes key, sluice_bytes value, int64_t millis);
+SLUICE_API void sluice_state_delete(const char *name, sluice_bytes key);
 // Hands over what is kept under keys that begin with `prefix`, in their order, until `visit` has had enough. It must not change the state.
-static void sluice_state_scan(const char *name, sluice_bytes prefix, sluice_visit visit, void *with);
-static void sluice_want(const char *name, sluice_bytes key);
-static void sluice_migrated(sluice_bytes key, sluice_bytes value, int64_t expires);
+SLUICE_API void sluice_state_scan(const char *name, sluice_bytes prefix, sluice_visit visit, void *with);
+SLUICE_API void sluice_want(const char *name, sluice_bytes key);
+SLUICE_API void sluice_migrated(sluice_bytes key, sluice_bytes value, int64_t expires);
 
 // Timers, with the capability `timers`: one with the same key and tag is replaced.
-static void sluice_timer_set(sluice_clock clock, int64_t time, sluice_bytes key, sluice_bytes tag);
-static void sluice_timer_clear(sluice_bytes key, sluice_bytes tag);
+SLUICE_API void sluice_timer_set(sluice_clock clock, int64_t time, sluice_bytes key, sluice_bytes tag);
+SLUICE_API void sluice_timer_clear(sluice_bytes key, sluice_bytes tag);
 
 // Memory that is valid until the event or timer in hand is dealt with.
-static void *sluice_scratch(size_t len);
+SLUICE_API void *sluice_scratch(size_t len);
 
 // ---- How it works ----
 
@@ -268,7 +270,7 @@ static struct {
     size_t len;
 } sluice_list_;
 
-static void *sluice_scratch(size_t len) {
+SLUICE_API void *sluice_scratch(size_t len) {
     len = (len + 7) & ~(size_t)7;
     struct sluice_chunk_ *chunk = sluice_.chunks;
     if (!chunk || chunk->room - chunk->used < len) {
@@ -320,7 +322,7 @@ static void sluice_formatted_(sluice_buffer_ *out, const char *format, va_list a
     va_end(again);
 }
 
-static int sluice_fail(sluice_failure kind, const char *reason, ...) {
+SLUICE_API int sluice_fail(sluice_failure kind, const char *reason, ...) {
     va_list arguments;
     va_start(arguments, reason);
     sluice_formatted_(&sluice_.reason, reason, arguments);
@@ -329,7 +331,7 @@ static int sluice_fail(sluice_failure kind, const char *reason, ...) {
     return -1;
 }
 
-_Noreturn static void sluice_panic(const char *reason, ...) {
+SLUICE_API _Noreturn void sluice_panic(const char *reason, ...) {
     va_list arguments;
     va_start(arguments, reason);
     sluice_formatted_(&sluice_.reason, reason, arguments);
@@ -338,7 +340,7 @@ _Noreturn static void sluice_panic(const char *reason, ...) {
     __builtin_trap();
 }
 
-static void sluice_log(sluice_level level, const char *line, ...) {
+SLUICE_API void sluice_log(sluice_level level, const char *line, ...) {
     static sluice_buffer_ text;
     va_list arguments;
     va_start(arguments, line);
@@ -364,7 +366,7 @@ static uint32_t sluice_sink_(const char *name) {
     return index;
 }
 
-static int sluice_put(const sluice_output *output) {
+SLUICE_API int sluice_put(const sluice_output *output) {
     bool has_key = output->key.data != NULL;
     size_t len = 48 + (size_t)output->key.len + output->value.len;
     for (uint16_t at = 0; at < output->header_count; at++) {
@@ -409,14 +411,14 @@ static int sluice_put(const sluice_output *output) {
     return 0;
 }
 
-static int sluice_send(sluice_bytes key, sluice_bytes value) {
+SLUICE_API int sluice_send(sluice_bytes key, sluice_bytes value) {
     sluice_output output;
     memset(&output, 0, sizeof output);
     output.key = key, output.value = value;
     return sluice_put(&output);
 }
 
-static sluice_header sluice_header_at(const sluice_event *event, uint16_t index) {
+SLUICE_API sluice_header sluice_header_at(const sluice_event *event, uint16_t index) {
     const uint8_t *table = event->headers_, *data = event->value.data + event->value.len;
     for (uint16_t at = 0; at < index; at++) data += sluice_u32_(table + 8 * at) + sluice_u32_(table + 8 * at + 4);
     sluice_header header;
@@ -486,7 +488,7 @@ static void sluice_want_(sluice_bytes full) {
     sluice_append_(&sluice_.wanted, full.data, full.len);
 }
 
-static void sluice_want(const char *name, sluice_bytes key) { sluice_want_(sluice_full_key_(name, key)); }
+SLUICE_API void sluice_want(const char *name, sluice_bytes key) { sluice_want_(sluice_full_key_(name, key)); }
 
 static void sluice_event_at_(const uint8_t *at, uint32_t index, sluice_event *event) {
     uint16_t flags, headers;
@@ -534,7 +536,7 @@ static void sluice_fetch_(sluice_bytes full) {
     if (sluice_list_.len) free(sluice_list_.data);
 }
 
-static bool sluice_state_get(const char *name, sluice_bytes key, sluice_bytes *value) {
+SLUICE_API bool sluice_state_get(const char *name, sluice_bytes key, sluice_bytes *value) {
     sluice_bytes full = sluice_full_key_(name, key);
     uint32_t number = sluice_find_(full);
     if (!number || !(sluice_slot_at_(number - 1)->known || sluice_slot_at_(number - 1)->changed)) {
@@ -560,16 +562,16 @@ static void sluice_change_(const char *name, sluice_bytes key, const sluice_byte
     slot->source = sluice_.source, slot->index = sluice_.index;
 }
 
-static void sluice_state_set(const char *name, sluice_bytes key, sluice_bytes value) {
+SLUICE_API void sluice_state_set(const char *name, sluice_bytes key, sluice_bytes value) {
     sluice_change_(name, key, &value, 0);
 }
 
-static void sluice_state_set_for(const char *name, sluice_bytes key, sluice_bytes value, int64_t millis) {
+SLUICE_API void sluice_state_set_for(const char *name, sluice_bytes key, sluice_bytes value, int64_t millis) {
     int64_t expires = sluice_.now > INT64_MAX - millis ? INT64_MAX : sluice_.now + millis;
     sluice_change_(name, key, &value, expires ? expires : 1);
 }
 
-static void sluice_state_delete(const char *name, sluice_bytes key) { sluice_change_(name, key, NULL, 0); }
+SLUICE_API void sluice_state_delete(const char *name, sluice_bytes key) { sluice_change_(name, key, NULL, 0); }
 
 static int sluice_by_key_(const void *a, const void *b) {
     sluice_bytes x = sluice_slot_at_(*(const uint32_t *)a)->key, y = sluice_slot_at_(*(const uint32_t *)b)->key;
@@ -577,7 +579,7 @@ static int sluice_by_key_(const void *a, const void *b) {
     return order ? order : (x.len > y.len) - (x.len < y.len);
 }
 
-static void sluice_state_scan(const char *name, sluice_bytes prefix, sluice_visit visit, void *with) {
+SLUICE_API void sluice_state_scan(const char *name, sluice_bytes prefix, sluice_visit visit, void *with) {
     uint32_t name_len = (uint32_t)strlen(name) + 1;
     sluice_bytes full = sluice_full_key_(name, prefix), after = {NULL, 0};
     // What was changed in this call, in the order of keys.
@@ -659,11 +661,11 @@ static void sluice_change_timer_(bool set, sluice_clock clock, int64_t time, slu
     sluice_append_(&sluice_.changed_timers, &changed, sizeof changed);
 }
 
-static void sluice_timer_set(sluice_clock clock, int64_t time, sluice_bytes key, sluice_bytes tag) {
+SLUICE_API void sluice_timer_set(sluice_clock clock, int64_t time, sluice_bytes key, sluice_bytes tag) {
     sluice_change_timer_(true, clock, time, key, tag);
 }
 
-static void sluice_timer_clear(sluice_bytes key, sluice_bytes tag) {
+SLUICE_API void sluice_timer_clear(sluice_bytes key, sluice_bytes tag) {
     sluice_change_timer_(false, SLUICE_EVENT_TIME, 0, key, tag);
 }
 
@@ -816,7 +818,7 @@ SLUICE_EXPORT_("versioned-state", "version") uint32_t sluice_version_(void) {
     return sluice_the_consumer.state_version;
 }
 
-static void sluice_migrated(sluice_bytes key, sluice_bytes value, int64_t expires) {
+SLUICE_API void sluice_migrated(sluice_bytes key, sluice_bytes value, int64_t expires) {
     sluice_bytes own_key = sluice_copy_(key), own_value = sluice_copy_(value);
     uint8_t *at = sluice_grow_(&sluice_.migrated, 32);
     memset(at, 0, 32);

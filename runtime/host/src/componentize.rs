@@ -21,32 +21,65 @@ pub(crate) fn componentize(module: &[u8]) -> Result<Vec<u8>, Error> {
 fn encode(module: &[u8]) -> Result<Vec<u8>, Error> {
     let invalid = |error: &dyn std::fmt::Display| Error::Invalid(format!("{error:#}"));
     Validator::new().validate_all(module).map_err(|error| invalid(&error))?;
-    let (exports, has_contract) = look(module).map_err(|error| invalid(&error))?;
+    let Looks { exports, has_contract, asks_for_wasi } = look(module).map_err(|error| invalid(&error))?;
     let mut module = module.to_vec();
     if !has_contract {
         let resolved = resolve(&exports)?;
         embed_component_metadata(&mut module, &resolved.0, resolved.1, StringEncoding::UTF8)
             .map_err(|error| Error::Host { what: "embed the contract", reason: format!("{error:#}") })?;
     }
-    let encoded = ComponentEncoder::default().validate(false).module(&module).and_then(|mut encoder| encoder.encode());
+    let mut encoder = ComponentEncoder::default().validate(false);
+    if asks_for_wasi {
+        let adapter = adapter()?;
+        let adapted = encoder.adapter(WASI, &adapter);
+        encoder = adapted.map_err(|error| Error::Module { reason: format!("{error:#}") })?;
+    }
+    let encoded = encoder.module(&module).and_then(|mut encoder| encoder.encode());
     encoded.map_err(|error| Error::Module { reason: format!("{error:#}") })
 }
 
-/// The names a module exports, and whether it carries a contract of its own.
-fn look(module: &[u8]) -> wasmparser::Result<(Vec<String>, bool)> {
-    let (mut exports, mut has_contract) = (Vec::new(), false);
+/// Answers a module that was built for WASI preview 1, with nothing in it: see `wasi/adapter.wat`.
+const ADAPTER: &[u8] = include_bytes!("wasi/adapter.wasm");
+const WASI: &str = "wasi_snapshot_preview1";
+
+/// The adapter, with what it imports itself.
+fn adapter() -> Result<Vec<u8>, Error> {
+    let (resolve, world) = world(VERSION, "of-adapter", "import log;\n")?;
+    let mut adapter = ADAPTER.to_vec();
+    embed_component_metadata(&mut adapter, &resolve, world, StringEncoding::UTF8)
+        .map_err(|error| Error::Host { what: "embed the contract", reason: format!("{error:#}") })?;
+    Ok(adapter)
+}
+
+/// What a module looks like.
+#[derive(Default)]
+struct Looks {
+    /// The names it exports.
+    exports: Vec<String>,
+    /// Whether it carries a contract of its own.
+    has_contract: bool,
+    asks_for_wasi: bool,
+}
+
+fn look(module: &[u8]) -> wasmparser::Result<Looks> {
+    let mut looks = Looks::default();
     for payload in Parser::new(0).parse_all(module) {
         match payload? {
             Payload::ExportSection(section) => {
                 for export in section {
-                    exports.push(export?.name.to_owned());
+                    looks.exports.push(export?.name.to_owned());
                 }
             }
-            Payload::CustomSection(section) => has_contract |= section.name().starts_with("component-type"),
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    looks.asks_for_wasi |= import?.module == WASI;
+                }
+            }
+            Payload::CustomSection(section) => looks.has_contract |= section.name().starts_with("component-type"),
             _ => {}
         }
     }
-    Ok((exports, has_contract))
+    Ok(looks)
 }
 
 /// The world that a module with these exports is of, in the version of the contract that they name.
@@ -63,23 +96,38 @@ fn resolve(exports: &[String]) -> Result<(Resolve, wit_parser::WorldId), Error> 
     let has = |name: &str| own().any(|(interface, _)| interface == name);
     let exported = ["batch", "handler", "lifecycle", "versioned-state"].into_iter().filter(|name| has(name));
     let exported: String = exported.map(|name| format!("export {name};\n")).collect();
-    let world =
-        format!("world of-module {{\nimport log;\nimport progress;\nimport state;\nimport timers;\n{exported}}}\n");
+    world(version, "of-module", &format!("import log;\nimport progress;\nimport state;\nimport timers;\n{exported}"))
+}
+
+/// A world of its own in a version of the contract.
+fn world(version: &str, name: &str, items: &str) -> Result<(Resolve, wit_parser::WorldId), Error> {
+    let world = format!("world {name} {{\n{items}}}\n");
     let package = |version| format!("package {PACKAGE}@{version};");
     // What was there in an older version is as it was.
     let text = WIT.replacen(&package(VERSION), &package(version), 1) + &world;
-    let text: String = text.lines().filter(|line| !line.starts_with("@since")).flat_map(|line| [line, "\n"]).collect();
+    let text: String = text.lines().filter(|line| !line.trim_start().starts_with("@since")).flat_map(|line| [line, "\n"]).collect();
     let failed =
         |error: &dyn std::fmt::Display| Error::Host { what: "read the contract", reason: format!("{error:#}") };
     let mut resolve = Resolve::default();
     let package = resolve.push_str("sluicegate.wit", &text).map_err(|error| failed(&error))?;
-    let world = resolve.select_world(&[package], Some("of-module")).map_err(|error| failed(&error))?;
+    let world = resolve.select_world(&[package], Some(name)).map_err(|error| failed(&error))?;
     Ok((resolve, world))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_adapter_is_what_its_text_says() {
+        let made = wat::parse_str(include_str!("wasi/adapter.wat")).unwrap();
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/wasi/adapter.wasm");
+        if std::env::var_os("SLUICE_WRITE_ADAPTER").is_some() {
+            std::fs::write(file, &made).unwrap();
+        }
+        let again = "make it again: SLUICE_WRITE_ADAPTER=1 cargo test -p sluice-host the_adapter";
+        assert!(made == std::fs::read(file).unwrap(), "{again}");
+    }
 
     #[test]
     fn damaged_modules_are_refused_or_made_components_never_a_panic() {

@@ -22,6 +22,9 @@ const MAX_FRAMES: usize = 16;
 /// Bytes of a function's name that are told.
 const MAX_NAME: usize = 512;
 
+/// Bytes that are kept of what a call prints, and of one line of it.
+const MAX_PRINTED: usize = 16 << 10;
+
 /// What a line costs besides its text: level, time and name stand in the log too.
 const LINE_OVERHEAD: u64 = 128;
 
@@ -64,6 +67,9 @@ pub(crate) struct Data {
     log_bytes: u64,
     /// Text of the panic that is about to end the instance.
     panic: Option<String>,
+    /// What was printed in the call in hand, as far as it is kept; and what is not a whole line yet.
+    printed: String,
+    line: Vec<u8>,
     /// The guest's four bytes that say which event is in hand.
     progress: Option<WasmList<u8>>,
     /// Its state, where it is granted any.
@@ -71,6 +77,31 @@ pub(crate) struct Data {
 }
 
 impl Data {
+    fn log(&self, level: Level, message: &str) {
+        if self.may_log(message.len()) {
+            // On one line, so that a guest cannot write what looks like a line of the node's.
+            let line = legible(message).replace('\n', "\\n");
+            write_line(level, &self.plugin, &line);
+            self.host.on_line.get().into_iter().for_each(|told| told(&self.plugin, level.name(), &line));
+        }
+    }
+
+    /// Takes in what is printed: lines go to the log, and the first of it is the reason should the call trap.
+    fn print(&mut self, text: &[u8]) {
+        let room = MAX_PRINTED.saturating_sub(self.printed.len());
+        self.printed.push_str(&String::from_utf8_lossy(&text[..text.len().min(room)]));
+        for part in text.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(&part[..part.len().min(MAX_PRINTED.saturating_sub(self.line.len()))]);
+            if part.ends_with(b"\n") || self.line.len() >= MAX_PRINTED {
+                let line = std::mem::take(&mut self.line);
+                let line = String::from_utf8_lossy(&line);
+                if !line.trim_end().is_empty() {
+                    self.log(Level::Info, line.trim_end());
+                }
+            }
+        }
+    }
+
     /// Whether the plugin may write a line of this length now.
     fn may_log(&self, bytes: usize) -> bool {
         let mut budget = self.log_budget.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,13 +143,11 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Data>> {
     let mut linker = Linker::new(engine);
     let mut log = linker.instance(&interface("log"))?;
     log.func_wrap("write", |store: StoreContextMut<'_, Data>, (level, message): (Level, String)| {
-        let data = store.data();
-        if data.may_log(message.len()) {
-            // On one line, so that a guest cannot write what looks like a line of the node's.
-            let line = legible(&message).replace('\n', "\\n");
-            write_line(level, &data.plugin, &line);
-            data.host.on_line.get().into_iter().for_each(|told| told(&data.plugin, level.name(), &line));
-        }
+        store.data().log(level, &message);
+        Ok(())
+    })?;
+    log.func_wrap("print", |mut store: StoreContextMut<'_, Data>, (text,): (Vec<u8>,)| {
+        store.data_mut().print(&text);
         Ok(())
     })?;
     log.func_wrap("panicked", |mut store: StoreContextMut<'_, Data>, (message,): (String,)| {
@@ -193,6 +222,8 @@ impl Instance {
             log_budget: log_budget.clone(),
             log_bytes: limits.log_bytes,
             panic: None,
+            printed: String::new(),
+            line: Vec::new(),
             progress: None,
             access: state.map(|state| Access::new(state, limits.output_bytes)),
         };
@@ -266,6 +297,7 @@ impl Instance {
     /// Calls the guest, which is stopped when it has taken too long.
     fn watched<T>(&mut self, call: impl FnOnce(&mut Self) -> wasmtime::Result<T>) -> wasmtime::Result<T> {
         self.store.set_epoch_deadline(Ticker::ticks(self.limits.call_timeout));
+        self.store.data_mut().printed.clear();
         let host = self.host.clone();
         let _running = host.ticker.enter();
         call(self)
@@ -353,7 +385,8 @@ impl Consumer for Instance {
 
 /// What happened to a call, in words its author and an operator can use.
 fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) -> CallError {
-    let panic = store.data_mut().panic.take();
+    let printed = Some(legible(store.data().printed.trim_end())).filter(|printed| !printed.is_empty());
+    let panic = store.data_mut().panic.take().or(printed);
     let in_hand = store.data().progress.as_ref().and_then(|cell| {
         let bytes = cell.as_le_slice(&*store);
         bytes.try_into().ok().map(u32::from_le_bytes)

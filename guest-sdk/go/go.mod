@@ -1,0 +1,3 @@
+module sluicegate.dev/sluice
+
+go 1.24
