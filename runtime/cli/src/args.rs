@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use crate::languages::Language;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -112,6 +113,31 @@ pub(crate) struct Status {
 fn parse_every(text: &str) -> Result<Duration, String> {
     let every = parse_duration(text)?;
     if every < Duration::from_millis(100) { Err("at least 100ms".to_owned()) } else { Ok(every) }
+}
+
+#[derive(Debug, Arguments)]
+pub(crate) struct PluginRun {
+    /// A .wasm file, or a plugin's folder
+    #[arg(default_value = ".")]
+    pub(crate) plugin: PathBuf,
+    /// One event per line: a value, or with --events-json what `consume --json` prints
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: PathBuf,
+    /// Lines are objects with key, value, timestamp and headers, as `consume --json` prints them
+    #[arg(long)]
+    pub(crate) events_json: bool,
+    /// The JSON field of each line that becomes the event's key
+    #[arg(long, value_name = "FIELD", conflicts_with = "events_json")]
+    pub(crate) key: Option<String>,
+    /// The stage's `config`, as JSON
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    pub(crate) config: String,
+    /// Sinks that outputs may name, besides the first
+    #[arg(long, value_name = "NAME")]
+    pub(crate) sink: Vec<String>,
+    /// In the end, have timers fire that are set for a time of events
+    #[arg(long)]
+    pub(crate) close_windows: bool,
 }
 
 #[derive(Debug, Arguments)]
@@ -541,12 +567,25 @@ pub(crate) struct Consume {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Plugin {
-    /// Build a plugin's folder (Rust) into a component
+    /// Begin a plugin: a consumer, a fixture, and how it is built
+    New {
+        /// Its folder, which is made; its name is that of the plugin
+        name: PathBuf,
+        /// The language that it is written in
+        #[arg(long, value_enum, default_value_t = Language::Rust)]
+        lang: Language,
+    },
+    /// Build a plugin's folder into a .wasm file, whatever language it is written in
     Build {
         /// The plugin's folder
         #[arg(default_value = ".")]
         dir: PathBuf,
+        /// Install what builds it, where that is missing: into .toolchains in its folder
+        #[arg(long)]
+        setup: bool,
     },
+    /// Run a plugin on a file of events, and print what comes of them
+    Run(PluginRun),
     /// Show what a .wasm file is, and what it needs
     Inspect {
         /// A .wasm file, or a plugin's folder

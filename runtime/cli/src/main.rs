@@ -3,6 +3,7 @@
 mod access;
 mod args;
 mod exit;
+mod languages;
 mod show;
 mod verbs;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wasmtime::ResourceLimiter;
 
 /// Core instances, memories and tables that one component may consist of.
-pub(crate) const MAX_PARTS: usize = 32;
+pub(crate) const MAX_PARTS: usize = 128;
 /// Handles of resources that an instance may hold.
 pub(crate) const MAX_HANDLES: usize = 1024;
 /// Bytes of the call stack.

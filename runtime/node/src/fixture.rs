@@ -3,6 +3,7 @@
 //! A fixture is a file `NAME.test.toml` beside a pipeline or a plugin. The README tells its keys.
 
 mod definition;
+mod outcomes;
 mod run;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use sluice_env::SystemClock;
 use sluice_host::{Compiler, Host};
 
 use self::definition::Fixture;
+pub use self::outcomes::{Asked, Outcomes, outcomes};
 use crate::definitions::{self, Trial};
 use crate::node::NodeError;
 

@@ -18,6 +18,22 @@ pub enum Text {
     },
 }
 
+/// The bytes that stand in JSON as a string or as `{"base64": …}`; `None` where that is neither.
+pub fn bytes_of_json(value: &serde_json::Value) -> Option<Vec<u8>> {
+    match value {
+        serde_json::Value::String(text) => Some(text.clone().into_bytes()),
+        other => BASE64_STANDARD.decode(other.get("base64")?.as_str()?).ok(),
+    }
+}
+
+/// Bytes as they stand in JSON.
+pub(crate) fn to_value(bytes: &[u8]) -> serde_json::Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => serde_json::json!({ "base64": BASE64_STANDARD.encode(bytes) }),
+    }
+}
+
 /// For `#[serde(with)]`.
 ///
 /// # Errors

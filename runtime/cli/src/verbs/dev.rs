@@ -18,7 +18,7 @@ use crate::access::Access;
 use crate::args::{Dev, Global};
 use crate::exit::Failure;
 use crate::show;
-use crate::verbs::plugin::build;
+use crate::languages;
 
 /// How often the source is looked at, and what has come out.
 const EVERY: Duration = Duration::from_millis(100);
@@ -117,7 +117,7 @@ impl Sources {
             watch.has_changed(files.clone());
             watch.has_changed(files);
         }
-        build(folder).map(drop)
+        languages::build(folder, false).map(drop)
     }
 
     /// Folders whose files are others than when they were built.

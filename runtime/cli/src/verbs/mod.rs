@@ -11,6 +11,7 @@ pub(crate) mod doctor;
 pub(crate) mod fsck;
 pub(crate) mod pipeline;
 pub(crate) mod plugin;
+pub(crate) mod plugin_run;
 pub(crate) mod produce;
 pub(crate) mod replay;
 pub(crate) mod rewind;

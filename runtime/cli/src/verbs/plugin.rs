@@ -1,26 +1,27 @@
 //! `sluice plugin`
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use sluice_env::SystemClock;
 use sluice_host::{Code, Compiler, Host, Limits};
-use sluice_node::definitions::{read_wasm, tidy, wasm_file};
+use sluice_node::definitions::{read_wasm, wasm_file};
 
 use crate::access::Access;
 use crate::args::{Global, Plugin};
 use crate::exit::Failure;
+use crate::languages;
 use crate::show;
-
-const TARGET: &str = "wasm32-unknown-unknown";
 
 pub(crate) fn plugin(global: &Global, verb: &Plugin) -> Result<ExitCode, Failure> {
     match verb {
-        Plugin::Build { dir } => {
-            let file = build(dir)?;
+        Plugin::New { name, lang } => languages::new(global, name, *lang),
+        Plugin::Build { dir, setup } => {
+            let file = languages::build(dir, *setup)?;
             inspect(global, &file)
         }
+        Plugin::Run(verb) => super::plugin_run::run(global, verb),
         Plugin::Inspect { plugin } => inspect(global, &wasm_file(plugin)),
         Plugin::History { pipeline } => history(global, pipeline),
         Plugin::Reload { pipeline } => {
@@ -114,116 +115,7 @@ fn to_json(file: &Path, code: &Code) -> serde_json::Value {
     })
 }
 
-/// Builds a Rust plugin; the .wasm file it made.
-pub(crate) fn build(dir: &Path) -> Result<PathBuf, Failure> {
-    let manifest = dir.join("Cargo.toml");
-    if !manifest.is_file() {
-        let failure = Failure::usage(format!("not a plugin's folder: {} has no Cargo.toml", dir.display()));
-        return Err(failure.help("name the folder of a Rust plugin; other languages come in a later version"));
-    }
-    let mut command = Toolchain::find()?.command();
-    command.arg("--manifest-path").arg(&manifest).arg("--message-format=json-render-diagnostics");
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let output = output.map_err(|error| {
-        Failure::failed(format!("cannot start cargo: {error}")).help("install Rust from https://rustup.rs")
-    })?;
-    if !output.status.success() {
-        return Err(Failure::failed(format!(
-            "{} does not build; the compiler's errors are above",
-            tidy(dir).display()
-        )));
-    }
-    let made = wasm_of(&output.stdout, &manifest)?;
-    let built = wasm_file(dir);
-    let copy = || {
-        std::fs::create_dir_all(built.parent().unwrap_or(dir))?;
-        // Under another name first: a node that watches never sees half a file.
-        let new = built.with_extension("new");
-        std::fs::copy(&made, &new)?;
-        #[expect(clippy::disallowed_methods, reason = "a build product, no part of the log")]
-        std::fs::rename(&new, &built)
-    };
-    copy().map_err(|error| Failure::failed(format!("cannot write {}: {error}", built.display())))?;
-    Ok(built)
-}
-
-/// The .wasm file that cargo says it made for this manifest.
-fn wasm_of(messages: &[u8], manifest: &Path) -> Result<PathBuf, Failure> {
-    let manifest = std::fs::canonicalize(manifest)?;
-    let messages = messages.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    let found = messages.filter(|message: &serde_json::Value| {
-        message["reason"] == "compiler-artifact" && message["manifest_path"].as_str() == manifest.to_str()
-    });
-    let files = found.flat_map(|message| message["filenames"].as_array().cloned().unwrap_or_default());
-    let mut wasm = files.filter_map(|file| file.as_str().map(PathBuf::from));
-    wasm.find(|file| file.extension().is_some_and(|extension| extension == "wasm")).ok_or_else(|| {
-        let help = "add to its Cargo.toml:\n  [lib]\n  crate-type = [\"cdylib\"]";
-        Failure::usage("the crate makes no .wasm file").help(help)
-    })
-}
-
 /// What the file is.
 fn kind(code: &Code) -> &'static str {
     if code.core_module { "core module" } else { "component" }
-}
-
-/// A compiler that has, or can build, the standard library for the wasm target.
-enum Toolchain {
-    /// The one in use, with the target installed.
-    Installed,
-    /// Debian's `rustc-web`, `cargo-web` and `rust-web-src`, which build the standard library themselves. The linkers are
-    /// those of the compiler in use, which Debian's lacks.
-    Debian { linkers: PathBuf },
-}
-
-impl Toolchain {
-    fn find() -> Result<Self, Failure> {
-        let printed = |arguments: &[&str]| {
-            let output = Command::new("rustc").args(arguments).output().ok()?;
-            output.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
-        };
-        let libraries = printed(&["--print", "target-libdir", "--target", TARGET]);
-        if libraries.is_some_and(|dir| dir.is_dir()) && std::env::var_os("SLUICE_DEBIAN_RUST").is_none() {
-            return Ok(Self::Installed);
-        }
-        let sysroot = printed(&["--print", "sysroot"]).unwrap_or_default();
-        let linkers = sysroot.join("lib/rustlib").join(host_triple()).join("bin");
-        if Path::new("/usr/lib/rustlib/src").exists() {
-            return Ok(Self::Debian { linkers });
-        }
-        let help = format!(
-            "`rustup target add {TARGET}`; where rustup cannot reach its server, on Debian: `apt-get install rustc-web cargo-web rust-web-src`"
-        );
-        Err(Failure::failed(format!("Rust's standard library for {TARGET} is not installed")).help(help))
-    }
-
-    fn command(&self) -> Command {
-        let mut command = match self {
-            Self::Installed => Command::new("cargo"),
-            Self::Debian { .. } => Command::new("/usr/bin/cargo"),
-        };
-        command.args(["build", "--release", "--target", TARGET]);
-        // Without this a plugin outside our own workspace would become a core module.
-        let linker_key = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER";
-        match self {
-            Self::Installed => command.env(linker_key, "wasm-component-ld"),
-            Self::Debian { linkers } => {
-                // wasm-component-ld looks for wasm-ld on the path.
-                let path = std::env::var("PATH").unwrap_or_default();
-                command
-                    .arg("-Zbuild-std=std,panic_abort")
-                    .env("RUSTC", "/usr/bin/rustc")
-                    .env("RUSTC_BOOTSTRAP", "1")
-                    .env("PATH", format!("{}:{path}", linkers.join("gcc-ld").display()))
-                    .env(linker_key, linkers.join("wasm-component-ld"))
-            }
-        };
-        command
-    }
-}
-
-fn host_triple() -> String {
-    let output = Command::new("rustc").arg("-vV").output().map(|output| output.stdout).unwrap_or_default();
-    let text = String::from_utf8_lossy(&output).into_owned();
-    text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default().to_owned()
 }
