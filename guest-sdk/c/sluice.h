@@ -29,6 +29,7 @@ extern "C" {
 #endif
 
 #define SLUICE_API static __attribute__((unused))
+#define SLUICE_NORETURN_ __attribute__((noreturn))
 
 // ---- What a consumer speaks of ----
 
@@ -113,7 +114,7 @@ SLUICE_API int sluice_put(const sluice_output *output);
 // Says why the event or timer in hand has failed, and is what `process` or `fire` returns then. The reason is a format of `printf`.
 SLUICE_API int sluice_fail(sluice_failure kind, const char *reason, ...) __attribute__((format(printf, 2, 3)));
 // Ends the instance: what it says goes to the log and into the dead letter.
-SLUICE_API _Noreturn void sluice_panic(const char *reason, ...) __attribute__((format(printf, 1, 2)));
+SLUICE_API SLUICE_NORETURN_ void sluice_panic(const char *reason, ...) __attribute__((format(printf, 1, 2)));
 // Writes a line to the node's log.
 SLUICE_API void sluice_log(sluice_level level, const char *line, ...) __attribute__((format(printf, 2, 3)));
 // The header of an event, by its index.
@@ -231,6 +232,11 @@ typedef struct {
     sluice_bytes key, tag;
 } sluice_changed_timer_;
 
+struct sluice_chunk_ {
+    struct sluice_chunk_ *next;
+    size_t room, used;
+};
+
 static struct {
     // The call.
     const uint8_t *header, *watermarks;
@@ -258,10 +264,7 @@ static struct {
     sluice_buffer_ migrated;
     uint32_t migrated_count;
     // Memory until the end of the call.
-    struct sluice_chunk_ {
-        struct sluice_chunk_ *next;
-        size_t room, used;
-    } *chunks;
+    struct sluice_chunk_ *chunks;
 } sluice_;
 static uint32_t sluice_in_hand_;
 // What the host hands back: an address and a length.
@@ -331,7 +334,7 @@ SLUICE_API int sluice_fail(sluice_failure kind, const char *reason, ...) {
     return -1;
 }
 
-SLUICE_API _Noreturn void sluice_panic(const char *reason, ...) {
+SLUICE_API SLUICE_NORETURN_ void sluice_panic(const char *reason, ...) {
     va_list arguments;
     va_start(arguments, reason);
     sluice_formatted_(&sluice_.reason, reason, arguments);

@@ -4,7 +4,7 @@
 export interface Event {
   readonly topic: string;
   readonly partition: number;
-  readonly offset: bigint;
+  readonly offset: number;
   /** Milliseconds since the epoch, as the producer said. */
   readonly timestamp: number;
   /** Undefined where there is none: absent and empty differ. */

@@ -15,6 +15,7 @@
 // shape a `stateVersion` and a `migrate(version, entry)`, which returns the entries that stand in the place of one. Types are in `sluice.d.ts`.
 
 import * as hostLog from 'sluicegate:plugin/log@1.1.0';
+import * as hostProgress from 'sluicegate:plugin/progress@1.1.0';
 import { state as hostState, timers as hostTimers } from './imports.js';
 
 export class Failure extends Error {}
@@ -102,7 +103,7 @@ export class State {
 
   /** Until so many milliseconds after the time of the event or timer in hand. */
   setFor(key, value, millis) {
-    hostState.set(origin, this.full(key), value, BigInt(millis));
+    hostState.set(origin, this.full(key), value, millis);
   }
 
   delete(key) {
@@ -123,7 +124,7 @@ export class State {
 
 /** Sets a timer, with the capability `timers`; one with the same key and tag is replaced. */
 export function setTimer(time, key, tag = new Uint8Array(), clock = 'event-time') {
-  hostTimers.set(origin, clock, BigInt(time), key, tag);
+  hostTimers.set(origin, clock, time, key, tag);
 }
 
 export function clearTimer(key, tag = new Uint8Array()) {
@@ -143,7 +144,7 @@ class Outputs {
     this.sent.push({
       origin,
       sink,
-      timestamp: timestamp === undefined ? undefined : BigInt(timestamp),
+      timestamp: timestamp === undefined ? undefined : timestamp,
       key: key ?? undefined,
       value,
       headers: headers.map(([name, bytes]) => ({ name, value: bytes })),
@@ -157,6 +158,7 @@ export function plugin(consumer) {
   const deal = (of, outcome, call) => {
     const out = new Outputs();
     origin = of;
+    hostProgress.at(origin);
     try {
       call(out);
     } catch (error) {
@@ -180,7 +182,7 @@ export function plugin(consumer) {
         const given = {
           topic: event.topic,
           partition: event.partition,
-          offset: event.offset,
+          offset: Number(event.offset),
           timestamp: Number(event.timestamp),
           key: event.key ?? undefined,
           value: event.value,
@@ -207,7 +209,7 @@ export function plugin(consumer) {
     migrate(from, entries) {
       try {
         const one = ({ key, value, expires }) => ({ key, value, expires: expires == null ? undefined : Number(expires) });
-        const other = ({ key, value, expires }) => ({ key, value, expires: expires == null ? undefined : BigInt(expires) });
+        const other = ({ key, value, expires }) => ({ key, value, expires: expires ?? undefined });
         return entries.flatMap((entry) => consumer.migrate(from, one(entry)).map(other));
       } catch (error) {
         throw told(error);

@@ -8,6 +8,7 @@ import wit_world.exports as exports
 from componentize_py_types import Err
 from wit_world.exports import versioned_state
 from wit_world.imports import log as host_log
+from wit_world.imports import progress as host_progress
 from wit_world.imports import types
 
 try:
@@ -78,6 +79,7 @@ class Handler(exports.Handler):
 def deal(origin, call, outputs, failures):
     """Deals with one; whether the call goes on behind it."""
     out, sluice.Host.origin = sluice.Outputs(), origin
+    host_progress.at(origin)
     try:
         call(out)
     except Exception as error:

@@ -9,6 +9,7 @@ mod dev;
 mod errors;
 mod http;
 mod join;
+mod languages;
 mod operate;
 mod reload;
 mod replay;

@@ -12,7 +12,7 @@ const USAGE: &str = "cargo xtask COMMAND
 
   demo      set up, build, and run 20,000 real flights through a sandboxed consumer; kill it, run it again
   test      set up, then formatting, clippy and all tests; `--kills N` sets the number of kills of the crash test
-  plugins   set up, and build the example plugins
+  plugins   set up, and build the example plugins, in all languages
   bench     measure, beside native ceilings; prints the table that bench/README.md keeps
   guests    build the guest in C of the tests again (its .wasm is kept in tests/guests)
   setup     install what is missing: Rust's standard library for wasm32, strace for the tests";
@@ -25,7 +25,7 @@ fn main() -> Result<()> {
         ["demo"] => demo::demo(),
         ["test"] => test::test(None),
         ["test", "--kills", kills] => test::test(Some(kills.parse()?)),
-        ["plugins"] => setup::plugins().map(drop),
+        ["plugins"] => setup::plugins().and_then(|_| setup::languages()),
         ["bench", rest @ ..] => {
             setup::plugins()?;
             shell::run(shell::cargo(&["run", "--release", "--package", "sluice-bench", "--"]).args(rest))

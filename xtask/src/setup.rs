@@ -129,3 +129,67 @@ pub(crate) fn plugins() -> Result<Vec<String>> {
     println!("plugins: {} built", folders.join(", "));
     Ok(folders)
 }
+
+/// Builds the plugins in other languages than Rust, `plugins/LANGUAGE/PLUGIN`, with tools that are installed where they are missing.
+pub(crate) fn languages() -> Result<()> {
+    let toolchains = std::path::absolute("target/toolchains")?;
+    let mut folders = Vec::new();
+    for language in std::fs::read_dir("plugins")? {
+        let language = language?.path();
+        if language.join("src").is_dir() || !language.is_dir() || language.ends_with("target") {
+            continue;
+        }
+        for plugin in std::fs::read_dir(&language)? {
+            let plugin = plugin?.path();
+            folders.extend(plugin.is_dir().then_some(plugin));
+        }
+    }
+    folders.sort();
+    let (mut built, mut kept) = (0, 0);
+    for folder in &folders {
+        let language = folder.parent().and_then(Path::file_name).unwrap_or_default();
+        // What it is made of; others than these are the tools, whose versions stand there too.
+        let parts = [
+            folder.clone(),
+            Path::new("guest-sdk").join(language),
+            "guest-sdk/wit".into(),
+            "runtime/cli/src/languages".into(),
+            "runtime/cli/src/languages.rs".into(),
+        ];
+        let made_of = digest(&parts)?;
+        let name = folder.file_name().unwrap_or_default();
+        let (wasm, stamp) = (folder.join("build").join(name).with_added_extension("wasm"), folder.join("build/made-of"));
+        if wasm.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|before| before == made_of) {
+            kept += 1;
+            continue;
+        }
+        let path = folder.to_string_lossy();
+        let mut build = sluice(&["plugin", "build", &path, "--setup"]);
+        output(build.env("SLUICE_TOOLCHAINS", &toolchains))?;
+        std::fs::write(&stamp, made_of)?;
+        built += 1;
+    }
+    println!("plugins in other languages: {built} built, {kept} are as they were");
+    Ok(())
+}
+
+/// Tells files apart by what is in them, but for what is built.
+fn digest(parts: &[std::path::PathBuf]) -> Result<String> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let (mut left, mut files) = (parts.to_vec(), Vec::new());
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            let entries = std::fs::read_dir(&path)?.collect::<Result<Vec<_>, _>>()?;
+            let own = entries.into_iter().map(|entry| entry.path());
+            left.extend(own.filter(|path| !path.ends_with("build") && !path.ends_with("go.sum")));
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        (file.to_string_lossy(), std::fs::read(&file)?).hash(&mut hasher);
+    }
+    Ok(format!("{:016x}", hasher.finish()))
+}

@@ -11,6 +11,7 @@ pub(crate) fn test(kills: Option<u32>) -> Result<()> {
     run(cargo(&["fmt", "--all", "--check"]).args(plugins))?;
     setup::test_tools()?;
     setup::plugins()?;
+    setup::languages()?;
     run(&mut cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run(cargo(&["clippy", "--quiet", "--all-targets"]).args(plugins).args(["--", "-D", "warnings"]))?;
     run(cargo(&["test", "--quiet"]).args(plugins))?;

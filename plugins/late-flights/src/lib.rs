@@ -1,13 +1,17 @@
 //! Keeps the flights that left late, and says by how much, keyed by the airport they left from.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use sluice_sdk::{Config, Consumer, Event, Outputs, Result, consumer, json};
 
 #[derive(Deserialize)]
 struct Flight<'a> {
     delay: i32,
-    origin: &'a str,
-    destination: &'a str,
+    #[serde(borrow)]
+    origin: Cow<'a, str>,
+    #[serde(borrow)]
+    destination: Cow<'a, str>,
 }
 
 #[derive(Serialize)]
@@ -35,8 +39,8 @@ impl Consumer for LateFlights {
     fn process(&mut self, event: &Event, out: &mut Outputs) -> Result {
         let flight: Flight = event.json()?;
         if flight.delay >= self.threshold_minutes {
-            let late = Late { route: [flight.origin, flight.destination], minutes: flight.delay };
-            out.send(flight.origin, json(late))?;
+            let late = Late { route: [&flight.origin, &flight.destination], minutes: flight.delay };
+            out.send(&*flight.origin, json(late))?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sluice_sdk::{Config, Consumer, Event, Failure, Level, Outputs, Result, consumer, log};
 
-/// Writes an event's text in capitals, but for these: `bad` fails for good, `down` fails and may go through later but never does,
+/// Writes an event's text with ASCII letters in capitals, but for these: `bad` fails for good, `down` fails and may go through later but never does,
 /// `flaky N` goes through the N-th time, `panic` panics, `loop` does not come back, `say LINE` writes a line to the node's log.
 #[derive(Default)]
 pub struct Picky {
@@ -37,7 +37,7 @@ impl Consumer for Picky {
             },
             _ => {}
         }
-        out.send(event.key(), text.to_uppercase())
+        out.send(event.key(), text.to_ascii_uppercase())
     }
 }
 

@@ -142,7 +142,7 @@ fn commands(
         Language::Rust => {}
         Language::C | Language::Cpp => {
             let (program, suffix) = if language == Language::C { ("cc", "c") } else { ("c++", "cpp") };
-            command.args([program, "--target=wasm32-wasi", "-mexec-model=reactor", "-O2", "-s", "-Wall", "-Wextra"]);
+            command.args([program, "--target=wasm32-wasi", "-mexec-model=reactor", "-O2", "-s", "-Wall", "-Wextra", "-Wno-missing-field-initializers"]);
             command.arg("-I").arg(&sdk).arg("-o").arg(out);
             let mut sources: Vec<_> = std::fs::read_dir(dir.join("src"))?.flatten().map(|entry| entry.path()).collect();
             sources.retain(|path| path.extension().is_some_and(|extension| extension == suffix));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_engine::{CallError, CallErrorKind, Consumer, legible};
 use sluice_env::Clock;
-use sluice_event::View;
+use sluice_event::{Source, TIMER_IN_HAND, View};
 use sluice_state::{Entries, StageState};
 use wasmtime::component::{ComponentType, Func, InstancePre, Lift, Linker, WasmList};
 use wasmtime::{Engine, Store, StoreContextMut, Trap, WasmBacktrace};
@@ -72,6 +72,8 @@ pub(crate) struct Data {
     line: Vec<u8>,
     /// The guest's four bytes that say which event is in hand.
     progress: Option<WasmList<u8>>,
+    /// The event in hand, as the guest has said.
+    in_hand: Option<u32>,
     /// Its state, where it is granted any.
     pub(crate) access: Option<Access>,
 }
@@ -161,6 +163,13 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Data>> {
         store.data_mut().progress = (cell.len() == 4).then_some(cell);
         Ok(())
     })?;
+    progress.func_wrap("at", |mut store: StoreContextMut<'_, Data>, (of,): (typed::Origin,)| {
+        let data = store.data_mut();
+        let (source, index) = of.flat();
+        data.in_hand = Some(if source == Source::Timer { index | TIMER_IN_HAND } else { index });
+        data.access.iter_mut().for_each(|access| access.at(source, index));
+        Ok(())
+    })?;
     state::link(&mut linker)?;
     Ok(linker)
 }
@@ -225,6 +234,7 @@ impl Instance {
             printed: String::new(),
             line: Vec::new(),
             progress: None,
+            in_hand: None,
             access: state.map(|state| Access::new(state, limits.output_bytes)),
         };
         let mut store = Store::new(&host.engine, data);
@@ -369,8 +379,9 @@ impl Consumer for Instance {
 
     fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError> {
         if let Some(access) = &mut self.store.data_mut().access {
-            access.set_watermark(View::parse(header).ok().and_then(|view| view.watermark));
+            access.set_watermarks(View::parse(header).ok().as_ref());
         }
+        self.store.data_mut().in_hand = None;
         let result = self.watched(|instance| instance.try_call(header, events));
         match result {
             Ok(Ok(outcome)) => {
@@ -387,10 +398,12 @@ impl Consumer for Instance {
 fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) -> CallError {
     let printed = Some(legible(store.data().printed.trim_end())).filter(|printed| !printed.is_empty());
     let panic = store.data_mut().panic.take().or(printed);
+    let said = store.data().in_hand;
     let in_hand = store.data().progress.as_ref().and_then(|cell| {
         let bytes = cell.as_le_slice(&*store);
         bytes.try_into().ok().map(u32::from_le_bytes)
     });
+    let in_hand = in_hand.or(said);
     // Wasmtime has no type for this one.
     let text = format!("{:#}", error.root_cause());
     let over_fuel = text.contains("fuel allocated for hostcalls");

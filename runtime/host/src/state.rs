@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sluice_engine::CallErrorKind;
-use sluice_event::{OutcomeWriter, Source, TimerChange, has_expired};
+use sluice_event::{OutcomeWriter, Source, TimerChange, View, has_expired};
 use sluice_state::{Entries, MAX_KEY_BYTES, Slot, StageState};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
@@ -55,7 +55,10 @@ pub(crate) struct Access {
     /// Timers set and cleared in this call, in order.
     timers: Vec<Timer>,
     written_bytes: usize,
+    /// Before the event in hand, as far as it is known which that is.
     watermark: Option<i64>,
+    /// Before each event of the call.
+    watermarks: Vec<Option<i64>>,
     /// The times of the call's events, and of its timers: values expire so long after them.
     timestamps: Vec<i64>,
     timer_times: Vec<i64>,
@@ -71,6 +74,7 @@ impl Access {
             timers: Vec::new(),
             written_bytes: 0,
             watermark: None,
+            watermarks: Vec::new(),
             timestamps: Vec::new(),
             timer_times: Vec::new(),
             max_bytes,
@@ -114,9 +118,22 @@ impl Access {
         }
     }
 
-    /// The watermark before the first event of the call.
-    pub(crate) fn set_watermark(&mut self, watermark: Option<i64>) {
-        self.watermark = watermark;
+    /// A call begins, with these watermarks.
+    pub(crate) fn set_watermarks(&mut self, view: Option<&View<'_>>) {
+        self.watermarks.clear();
+        self.watermark = view.and_then(|view| view.watermark);
+        if let Some(view) = view.filter(|view| !view.watermarks.is_empty()) {
+            self.watermarks.extend((0..=view.count).map(|index| view.watermark_before(index)));
+        }
+    }
+
+    /// The guest has come to this event, or to a timer, which fires before the first.
+    pub(crate) fn at(&mut self, source: Source, index: u32) {
+        if source == Source::Input
+            && let Some(watermark) = self.watermarks.get(index as usize)
+        {
+            self.watermark = *watermark;
+        }
     }
 
     /// Commits in flight have not expired it yet, where it is kept.
@@ -126,7 +143,7 @@ impl Access {
 
     fn get(&self, key: &[u8]) -> Result<Option<Slot>, Refused> {
         match self.writes.get(key) {
-            Some((slot, _)) => Ok(slot.value.is_some().then(|| slot.clone())),
+            Some((slot, _)) => Ok(slot.value.is_some().then(|| slot.clone()).filter(|slot| !self.has_expired(slot))),
             None => Ok(self.state.get(key)?.filter(|slot| !self.has_expired(slot))),
         }
     }
@@ -195,6 +212,7 @@ impl Access {
         kept.retain(|(_, slot)| !self.has_expired(slot));
         let mut all: BTreeMap<Vec<u8>, Slot> = kept.into_iter().collect();
         for (key, (slot, _)) in written {
+            let slot = if self.has_expired(slot) { &Slot::default() } else { slot };
             if up_to.as_ref().is_none_or(|up_to| key <= up_to) {
                 all.insert(key.clone(), slot.clone());
             }

@@ -1,0 +1,197 @@
+//! Every language has the same four consumers (`plugins/LANGUAGE/CONSUMER`; Rust's are `plugins/CONSUMER`), and all make the same of the same events, byte for byte. A language is added by
+//! adding a folder.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use sluice_tests::sluice::{Workspace, project};
+
+const CONSUMERS: [&str; 4] = ["late-flights", "route-averages", "dedupe", "picky"];
+
+/// A consumer, its configuration, and events.
+struct Vector {
+    name: &'static str,
+    consumer: &'static str,
+    config: Value,
+    events: Vec<Value>,
+}
+
+/// The folders in `plugins` that hold consumers in other languages than Rust.
+fn languages() -> Vec<String> {
+    let folders = std::fs::read_dir(project().join("plugins")).unwrap().flatten().map(|entry| entry.path());
+    let languages = folders.filter(|folder| CONSUMERS.iter().all(|consumer| folder.join(consumer).is_dir()));
+    let mut names: Vec<_> =
+        languages.map(|folder| folder.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn flights(count: usize) -> Vec<Value> {
+    let lines = std::fs::read_to_string(project().join("pipelines/data/flights.ndjson")).unwrap();
+    lines.lines().take(count).map(|line| json!({ "value": line })).collect()
+}
+
+/// What is no flight, and what is one in spite of how it looks.
+fn odd_flights() -> Vec<Value> {
+    let values = [
+        "",
+        " ",
+        "no JSON",
+        "{}",
+        "[]",
+        "null",
+        "7",
+        "{\"delay\":90,\"origin\":\"DTW\",\"destination\":\"LAS\"",
+        "{\"delay\":90,\"origin\":\"DTW\",\"destination\":\"LAS\"}}",
+        "{\"delay\":90,\"origin\":\"DTW\"}",
+        "{\"delay\":90,\"origin\":\"DTW\",\"destination\":7}",
+        "{\"delay\":\"90\",\"origin\":\"DTW\",\"destination\":\"LAS\"}",
+        "{\"delay\":90,\"origin\":\"D\tW\",\"destination\":\"LAS\"}",
+        "{\"delay\":90,\"origin\":\"DTW\",\"destination\":\"LAS\",}",
+        " { \"destination\" : \"LAS\" , \"origin\":\"DTW\",\n\"delay\" : 90 } ",
+        "{\"delay\":-90,\"origin\":\"DTW\",\"destination\":\"LAS\"}",
+        "{\"delay\":0,\"origin\":\"\",\"destination\":\"\"}",
+        "{\"delay\":90,\"origin\":\"\\\"q\\\\\\/\\n\\u00e9\\ud83d\\ude00\",\"destination\":\"Zürich 🛫\"}",
+        "{\"delay\":90,\"origin\":\"DTW\",\"destination\":\"LAS\",\"more\":{\"a\":[1,2.5e3,true,null,\"}\"]}}",
+        "{\"delay\":91,\"origin\":\"DTW\",\"destination\":\"LAS\"}",
+    ];
+    let mut events: Vec<_> = values.iter().map(|value| json!({ "value": value })).collect();
+    events.push(json!({ "value": { "base64": "//4=" } }));
+    events
+}
+
+fn keyed() -> Vec<Value> {
+    let event = |key: Value, value: Value, timestamp: i64| json!({ "key": key, "value": value, "timestamp": timestamp });
+    let binary = json!({ "base64": "AP/+gA==" });
+    let mut events = vec![
+        event(json!("a"), json!("first"), 0),
+        event(json!("a"), json!("again"), 9_999),
+        event(Value::Null, json!("no key"), 10_000),
+        event(json!(""), json!("an empty key"), 10_000),
+        event(json!(""), json!("again"), 10_000),
+        event(binary.clone(), binary.clone(), 10_001),
+        event(binary.clone(), json!("again"), 10_002),
+        event(json!("a"), json!("after its time"), 30_000),
+        event(json!("a"), json!("again"), 30_001),
+        event(json!("ключ"), json!(""), 30_002),
+        json!({ "key": "h", "value": "v", "timestamp": 30_003, "headers": [
+            { "name": "plain", "value": "text" },
+            { "name": "empty", "value": "" },
+            { "name": "", "value": "no name" },
+            { "name": "binary", "value": binary },
+            { "name": "имя", "value": "значение" },
+        ] }),
+    ];
+    for (number, size) in [0, 1, 7, 8, 9, 255, 4096, 65_535, 65_536, 1 << 20].into_iter().enumerate() {
+        events.push(event(json!(format!("size-{number}")), json!("x".repeat(size - size.min(64))), 40_000));
+    }
+    events
+}
+
+fn picked(panics: bool) -> Vec<Value> {
+    let mut values = vec!["", "fine", "bad", "MiXed 123 {|}~`@[", "say hello", "bad luck", "ä ß ǆ 🛫 stays", "badly", " bad", "down", "after"];
+    values.extend(panics.then_some(["panic", "after a panic", "panic too"]).into_iter().flatten());
+    let mut events: Vec<_> = values.iter().map(|value| json!({ "key": "k", "value": value })).collect();
+    events.push(json!({ "value": { "base64": "YWL/Yw==" } }));
+    events.push(json!({ "value": { "base64": "7aCA" } }));
+    events.push(json!({ "value": "the last" }));
+    events
+}
+
+fn vectors() -> Vec<Vector> {
+    let vector = |name, consumer, config, events| Vector { name, consumer, config, events };
+    let many = || flights(10_000);
+    vec![
+        vector("none", "late-flights", json!({}), Vec::new()),
+        vector("one", "late-flights", json!({}), flights(1)),
+        vector("ten thousand", "late-flights", json!({ "threshold-minutes": 60 }), many()),
+        vector("odd ones", "late-flights", json!({ "threshold-minutes": 0 }), odd_flights()),
+        vector("none", "route-averages", json!({}), Vec::new()),
+        vector("ten thousand", "route-averages", json!({}), many()),
+        vector("odd ones", "route-averages", json!({}), odd_flights()),
+        vector("keys, headers and sizes", "dedupe", json!({ "for-seconds": 10 }), keyed()),
+        vector("failures", "picky", json!({}), picked(false)),
+        vector("panics", "picky", json!({}), picked(true)),
+    ]
+}
+
+/// What a plugin makes of a vector; of failures, which events and of what kind.
+fn outcome(workspace: &Workspace, plugin: &str, vector: &Vector) -> Value {
+    let mut lines = String::new();
+    vector.events.iter().for_each(|event| writeln!(lines, "{event}").unwrap());
+    workspace.write("events", lines);
+    let config = vector.config.to_string();
+    let arguments = ["plugin", "run", plugin, "--events", "events", "--events-json", "--config", &config, "--json"];
+    let ran = workspace.sluice(&arguments);
+    let context = || format!("{plugin}, {}: {}{}", vector.name, ran.stdout, ran.stderr);
+    assert!(matches!(ran.code, Some(0 | 1)), "{}", context());
+    let mut came: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{}", context()));
+    for failure in came["failures"].as_array_mut().unwrap() {
+        let reason = failure["reason"].as_str().unwrap().to_owned();
+        let event = &vector.events[failure["event"].as_u64().unwrap() as usize - 1]["value"];
+        if event.as_str().is_some_and(|text| text.starts_with("panic")) {
+            // Told in the language's own words: where it was, and what it said.
+            assert!(reason.contains("makes it panic"), "{plugin}: {reason}");
+            let place = ["consumer.", "lib.rs", "bundle.js"].iter().any(|file| reason.contains(file));
+            assert!(place, "{plugin}: {reason}");
+            failure["reason"] = "panic".into();
+        } else {
+            let kind = ["permanent failure", "transient failure"].into_iter().find(|kind| reason.contains(kind));
+            failure["reason"] = kind.unwrap_or(&reason).into();
+        }
+    }
+    came
+}
+
+/// The first difference of two outcomes.
+fn difference(one: &Value, other: &Value) -> Option<String> {
+    for part in ["outputs", "failures", "state"] {
+        let (one, other) = (one[part].as_array().unwrap(), other[part].as_array().unwrap());
+        let shown = |value: Option<&Value>| {
+            let text = value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+            text.chars().take(300).collect::<String>()
+        };
+        for at in 0..one.len().max(other.len()) {
+            if one.get(at) != other.get(at) {
+                return Some(format!("{part} {at}: {} and not {}", shown(other.get(at)), shown(one.get(at))));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn consumers_in_every_language_make_the_same_of_the_same_events() {
+    let workspace = Workspace::new();
+    // With a data directory, what is compiled is kept.
+    workspace.sluice(&["topic", "create", "in"]).ok();
+    let languages = languages();
+    assert!(languages.len() >= 4, "{languages:?}");
+    for vector in vectors() {
+        let rust = outcome(&workspace, &format!("plugins/{}", vector.consumer), &vector);
+        if vector.events.len() > 1 {
+            assert!(!rust["outputs"].as_array().unwrap().is_empty());
+        }
+        for language in &languages {
+            let plugin = format!("plugins/{language}/{}", vector.consumer);
+            let came = outcome(&workspace, &plugin, &vector);
+            if let Some(difference) = difference(&rust, &came) {
+                panic!("{plugin}, {}: {difference}", vector.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_configuration_that_does_not_fit_is_refused_in_every_language() {
+    let workspace = Workspace::new();
+    workspace.write("events", "{\"value\":\"x\"}\n");
+    for language in languages() {
+        for (consumer, config) in [("late-flights", "{\"treshold\":1}"), ("picky", "{\"a\":1}")] {
+            let plugin = format!("plugins/{language}/{consumer}");
+            let ran = workspace.sluice(&["plugin", "run", &plugin, "--events", "events", "--config", config]);
+            let told = ran.fails(2);
+            assert!(told.contains("init refused the configuration"), "{plugin}: {told}");
+        }
+    }
+}
