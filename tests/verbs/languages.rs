@@ -61,7 +61,8 @@ fn odd_flights() -> Vec<Value> {
 }
 
 fn keyed() -> Vec<Value> {
-    let event = |key: Value, value: Value, timestamp: i64| json!({ "key": key, "value": value, "timestamp": timestamp });
+    let event =
+        |key: Value, value: Value, timestamp: i64| json!({ "key": key, "value": value, "timestamp": timestamp });
     let binary = json!({ "base64": "AP/+gA==" });
     let mut events = vec![
         event(json!("a"), json!("first"), 0),
@@ -89,7 +90,19 @@ fn keyed() -> Vec<Value> {
 }
 
 fn picked(panics: bool) -> Vec<Value> {
-    let mut values = vec!["", "fine", "bad", "MiXed 123 {|}~`@[", "say hello", "bad luck", "ä ß ǆ 🛫 stays", "badly", " bad", "down", "after"];
+    let mut values = vec![
+        "",
+        "fine",
+        "bad",
+        "MiXed 123 {|}~`@[",
+        "say hello",
+        "bad luck",
+        "ä ß ǆ 🛫 stays",
+        "badly",
+        " bad",
+        "down",
+        "after",
+    ];
     values.extend(panics.then_some(["panic", "after a panic", "panic too"]).into_iter().flatten());
     let mut events: Vec<_> = values.iter().map(|value| json!({ "key": "k", "value": value })).collect();
     events.push(json!({ "value": { "base64": "YWL/Yw==" } }));

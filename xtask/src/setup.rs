@@ -158,7 +158,8 @@ pub(crate) fn languages() -> Result<()> {
         ];
         let made_of = digest(&parts)?;
         let name = folder.file_name().unwrap_or_default();
-        let (wasm, stamp) = (folder.join("build").join(name).with_added_extension("wasm"), folder.join("build/made-of"));
+        let (wasm, stamp) =
+            (folder.join("build").join(name).with_added_extension("wasm"), folder.join("build/made-of"));
         if wasm.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|before| before == made_of) {
             kept += 1;
             continue;

@@ -89,6 +89,10 @@ pub(crate) fn build(dir: &Path, setup: bool) -> Result<PathBuf, Failure> {
     let new = built.with_extension("new");
     match language.tool() {
         None => {
+            // One that was begun here is built with the SDK of this program; others say themselves where theirs is.
+            if folder.join("sdk/sluice-sdk").is_dir() {
+                sdk::write(language, &folder.join("sdk"))?;
+            }
             let made = rust::build(dir)?;
             std::fs::copy(&made, &new).map_err(|error| cannot_write(&new, &error))?;
         }
@@ -142,7 +146,16 @@ fn commands(
         Language::Rust => {}
         Language::C | Language::Cpp => {
             let (program, suffix) = if language == Language::C { ("cc", "c") } else { ("c++", "cpp") };
-            command.args([program, "--target=wasm32-wasi", "-mexec-model=reactor", "-O2", "-s", "-Wall", "-Wextra", "-Wno-missing-field-initializers"]);
+            command.args([
+                program,
+                "--target=wasm32-wasi",
+                "-mexec-model=reactor",
+                "-O2",
+                "-s",
+                "-Wall",
+                "-Wextra",
+                "-Wno-missing-field-initializers",
+            ]);
             command.arg("-I").arg(&sdk).arg("-o").arg(out);
             let mut sources: Vec<_> = std::fs::read_dir(dir.join("src"))?.flatten().map(|entry| entry.path()).collect();
             sources.retain(|path| path.extension().is_some_and(|extension| extension == suffix));
@@ -176,7 +189,9 @@ fn commands(
             let (bundle, source) = (folder.join("bundle.js"), if language == Language::Js { "js" } else { "ts" });
             std::fs::write(
                 sdk.join("plugin.js"),
-                format!("import consumer from '../../src/consumer.{source}';\nimport {{ plugin }} from './sluice.js';\nexport const {{ handler, lifecycle, versionedState }} = plugin(consumer);\n"),
+                format!(
+                    "import consumer from '../../src/consumer.{source}';\nimport {{ plugin }} from './sluice.js';\nexport const {{ handler, lifecycle, versionedState }} = plugin(consumer);\n"
+                ),
             )?;
             let import = |name: &str, used: bool| match used {
                 true => format!("export * as {name} from 'sluicegate:plugin/{name}@1.1.0';\n"),
@@ -187,7 +202,12 @@ fn commands(
             let mut option = std::ffi::OsString::from("--alias:sluice=");
             option.push(sdk.join("sluice.js"));
             let mut bundler = tool.other("esbuild");
-            bundler.arg(sdk.join("plugin.js")).args(["--bundle", "--format=esm", "--external:sluicegate:*", "--log-level=warning"]);
+            bundler.arg(sdk.join("plugin.js")).args([
+                "--bundle",
+                "--format=esm",
+                "--external:sluicegate:*",
+                "--log-level=warning",
+            ]);
             bundler.arg(option).arg(format!("--outfile={}", bundle.display()));
             command.arg("--wit").arg(sdk.join("wit")).arg("--js").arg(&bundle);
             command.args(["-n", "of-this", "--sync", "--stub-wasi", "-o"]).arg(out);

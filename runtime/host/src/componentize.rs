@@ -105,7 +105,8 @@ fn world(version: &str, name: &str, items: &str) -> Result<(Resolve, wit_parser:
     let package = |version| format!("package {PACKAGE}@{version};");
     // What was there in an older version is as it was.
     let text = WIT.replacen(&package(VERSION), &package(version), 1) + &world;
-    let text: String = text.lines().filter(|line| !line.trim_start().starts_with("@since")).flat_map(|line| [line, "\n"]).collect();
+    let text: String =
+        text.lines().filter(|line| !line.trim_start().starts_with("@since")).flat_map(|line| [line, "\n"]).collect();
     let failed =
         |error: &dyn std::fmt::Display| Error::Host { what: "read the contract", reason: format!("{error:#}") };
     let mut resolve = Resolve::default();

@@ -84,7 +84,7 @@ class Consumer:
         out.send(event.key, event.value.upper())
 "#;
 
-const JS: &str = r#"// Writes events in capitals.
+const JS: &str = r"// Writes events in capitals.
 import { Failure, decode, encode } from 'sluice';
 
 /** @type {import('sluice').Consumer} */
@@ -94,9 +94,9 @@ export default {
     out.send(event.key, encode(decode(event.value).toUpperCase()));
   },
 };
-"#;
+";
 
-const TS: &str = r#"// Writes events in capitals.
+const TS: &str = r"// Writes events in capitals.
 import { type Consumer, Failure, decode, encode } from 'sluice';
 
 const consumer: Consumer = {
@@ -107,7 +107,7 @@ const consumer: Consumer = {
 };
 
 export default consumer;
-"#;
+";
 
 const C: &str = r#"// Writes events in capitals.
 #include "sluice.h"
@@ -187,9 +187,22 @@ pub(super) fn write(dir: &Path, name: &str, language: Language) -> Result<(), Fa
     put("README.md", &readme)?;
     put(".gitignore", "build/\ntarget/\n.toolchains/\n")?;
     match language {
-        Language::Rust => put("Cargo.toml", &format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[lib]\ncrate-type = [\"cdylib\", \"rlib\"]\n\n[dependencies]\nsluice-sdk = {{ path = \"build/sdk/sluice-sdk\" }}\n\n[profile.release]\nlto = true\npanic = \"abort\"\nstrip = \"debuginfo\"\n\n[workspace]\n"))?,
-        Language::Go => put("go.mod", &format!("module {name}\n\ngo 1.24\n\nrequire sluicegate.dev/sluice v0.0.0\n\nreplace sluicegate.dev/sluice => ./build/sdk\n"))?,
-        Language::Js | Language::Ts => put("jsconfig.json", "{\n  \"compilerOptions\": { \"target\": \"es2022\", \"module\": \"esnext\", \"checkJs\": true, \"strict\": true, \"paths\": { \"sluice\": [\"./build/sdk/sluice.d.ts\"] } },\n  \"include\": [\"src\"]\n}\n")?,
+        Language::Rust => put(
+            "Cargo.toml",
+            &format!(
+                "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[lib]\ncrate-type = [\"cdylib\", \"rlib\"]\n\n[dependencies]\nsluice-sdk = {{ path = \"build/sdk/sluice-sdk\" }}\n\n[profile.release]\nlto = true\npanic = \"abort\"\nstrip = \"debuginfo\"\n\n[workspace]\n"
+            ),
+        )?,
+        Language::Go => put(
+            "go.mod",
+            &format!(
+                "module {name}\n\ngo 1.24\n\nrequire sluicegate.dev/sluice v0.0.0\n\nreplace sluicegate.dev/sluice => ./build/sdk\n"
+            ),
+        )?,
+        Language::Js | Language::Ts => put(
+            "jsconfig.json",
+            "{\n  \"compilerOptions\": { \"target\": \"es2022\", \"module\": \"esnext\", \"checkJs\": true, \"strict\": true, \"paths\": { \"sluice\": [\"./build/sdk/sluice.d.ts\"] } },\n  \"include\": [\"src\"]\n}\n",
+        )?,
         _ => {}
     }
     sdk::write(language, &dir.join("build/sdk"))

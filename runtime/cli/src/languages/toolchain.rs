@@ -134,7 +134,9 @@ impl Tool {
             }
             Registry::Npm => {
                 let mut npm = Command::new("npm");
-                npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(folder).args(self.packages);
+                npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+                    .arg(folder)
+                    .args(self.packages);
                 run(&mut npm, "install Node.js with npm; does the npm registry answer?")?;
             }
         }

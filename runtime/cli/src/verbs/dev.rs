@@ -17,8 +17,8 @@ use sluice_node::definitions::{self, tidy};
 use crate::access::Access;
 use crate::args::{Dev, Global};
 use crate::exit::Failure;
-use crate::show;
 use crate::languages;
+use crate::show;
 
 /// How often the source is looked at, and what has come out.
 const EVERY: Duration = Duration::from_millis(100);

@@ -27,9 +27,10 @@ pub(crate) fn run(global: &Global, verb: &PluginRun) -> Result<ExitCode, Failure
     let lines = text.strip_suffix(b"\n").unwrap_or(&text).split(|byte| *byte == b'\n');
     let mut given = Vec::new();
     for (number, line) in (1..).zip(lines.filter(|_| !text.is_empty())) {
-        given.push(event(verb, line).map_err(|what| {
-            Failure::usage(format!("{}, line {number}: {what}", verb.events.display()))
-        })?);
+        given.push(
+            event(verb, line)
+                .map_err(|what| Failure::usage(format!("{}, line {number}: {what}", verb.events.display())))?,
+        );
     }
     let headers: Vec<Vec<(&str, &[u8])>> =
         given.iter().map(|event| event.headers.iter().map(|(name, value)| (&**name, &**value)).collect()).collect();
@@ -65,7 +66,9 @@ fn event(verb: &PluginRun, line: &[u8]) -> Result<Given, String> {
         return Ok(Given { key, value: line.to_vec(), timestamp: 0, headers: Vec::new() });
     }
     let object: Value = serde_json::from_slice(line).map_err(|error| format!("no JSON: {error}"))?;
-    let bytes = |value: &Value| sluice_node::text::bytes_of_json(value).ok_or_else(|| format!("neither text nor base64: {value}"));
+    let bytes = |value: &Value| {
+        sluice_node::text::bytes_of_json(value).ok_or_else(|| format!("neither text nor base64: {value}"))
+    };
     let header = |pair: &Value| match pair {
         Value::Object(object) => {
             let name = object.get("name").and_then(Value::as_str).ok_or("a header has no name")?;
@@ -77,7 +80,13 @@ fn event(verb: &PluginRun, line: &[u8]) -> Result<Given, String> {
         key: object.get("key").filter(|key| !key.is_null()).map(bytes).transpose()?,
         value: bytes(object.get("value").unwrap_or(&Value::Null))?,
         timestamp: object.get("timestamp").and_then(Value::as_i64).unwrap_or(0),
-        headers: object.get("headers").and_then(Value::as_array).into_iter().flatten().map(header).collect::<Result<_, _>>()?,
+        headers: object
+            .get("headers")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .map(header)
+            .collect::<Result<_, _>>()?,
     })
 }
 
