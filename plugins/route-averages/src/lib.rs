@@ -60,9 +60,8 @@ mod tests {
     #[test]
     fn each_route_has_its_own_average() {
         let mut tester = Tester::new::<RouteAverages>("{}").unwrap();
-        let flight = |delay: i64, to: &str| {
-            Given::value(format!(r#"{{"delay":{delay},"origin":"DTW","destination":"{to}"}}"#))
-        };
+        let flight =
+            |delay: i64, to: &str| Given::value(format!(r#"{{"delay":{delay},"origin":"DTW","destination":"{to}"}}"#));
         let came = tester.process(&[flight(-3, "LAS"), flight(5, "SFO"), flight(-4, "LAS")]);
         assert_eq!(came.texts()[2], r#"{"route":"DTW-LAS","count":2,"mean":-3}"#);
         assert_eq!(tester.state("average", "DTW-LAS"), Some(r#"{"count":2,"sum":-7}"#));

@@ -164,7 +164,7 @@ fn commands(
         }
         Language::Zig => {
             command.args(["build-exe", "-target", "wasm32-freestanding", "-fno-entry", "-rdynamic", "-OReleaseFast"]);
-            command.args(["-fstrip", "--dep", "sluice"]);
+            command.args(["-fstrip", "--dep", "sluice"]).env("ZIG_LOCAL_CACHE_DIR", folder.join("zig-cache"));
             let part = |name: &str, path: &Path| {
                 let mut option = std::ffi::OsString::from(format!("-M{name}="));
                 option.push(path);
