@@ -4,7 +4,8 @@ const sluice = @import("sluice");
 
 pub const panic = sluice.panic;
 
-const Flight = struct { delay: i64, origin: []const u8, destination: []const u8 };
+// Of whatever kind: a number in quotes is none.
+const Flight = struct { delay: std.json.Value, origin: []const u8, destination: []const u8 };
 const Late = struct { route: [2][]const u8, minutes: i64 };
 const Config = struct { @"threshold-minutes": i64 = 30 };
 
@@ -18,9 +19,10 @@ fn init(config: []const u8) !void {
 
 fn process(event: *const sluice.Event, out: *sluice.Outputs) !void {
     if (!std.unicode.utf8ValidateSlice(event.value)) return sluice.fail(.permanent, "not UTF-8", .{});
-    const flight = try std.json.parseFromSliceLeaky(Flight, sluice.allocator(), event.value, .{ .ignore_unknown_fields = true, .parse_numbers = true });
-    if (flight.delay < threshold) return;
-    const late: Late = .{ .route = .{ flight.origin, flight.destination }, .minutes = flight.delay };
+    const flight = try std.json.parseFromSliceLeaky(Flight, sluice.allocator(), event.value, .{ .ignore_unknown_fields = true });
+    const delay = if (flight.delay == .integer) flight.delay.integer else return error.NoDelay;
+    if (delay < threshold) return;
+    const late: Late = .{ .route = .{ flight.origin, flight.destination }, .minutes = delay };
     try out.send(flight.origin, try std.json.Stringify.valueAlloc(sluice.allocator(), late, .{}));
 }
 

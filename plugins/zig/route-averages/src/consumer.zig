@@ -4,7 +4,8 @@ const sluice = @import("sluice");
 
 pub const panic = sluice.panic;
 
-const Flight = struct { delay: i64, origin: []const u8, destination: []const u8 };
+// Of whatever kind: a number in quotes is none.
+const Flight = struct { delay: std.json.Value, origin: []const u8, destination: []const u8 };
 const Sum = struct { count: i64 = 0, sum: i64 = 0 };
 const Average = struct { route: []const u8, count: i64, mean: i64 };
 
@@ -13,7 +14,8 @@ const sums: sluice.State = .{ .name = "average" };
 fn read(value: []const u8) !struct { i64, []const u8 } {
     if (!std.unicode.utf8ValidateSlice(value)) return error.NotUtf8;
     const flight = try std.json.parseFromSliceLeaky(Flight, sluice.allocator(), value, .{ .ignore_unknown_fields = true });
-    return .{ flight.delay, try std.mem.concat(sluice.allocator(), u8, &.{ flight.origin, "-", flight.destination }) };
+    const delay = if (flight.delay == .integer) flight.delay.integer else return error.NoDelay;
+    return .{ delay, try std.mem.concat(sluice.allocator(), u8, &.{ flight.origin, "-", flight.destination }) };
 }
 
 fn wants(event: *const sluice.Event) !void {
