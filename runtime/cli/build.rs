@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         files.sort();
         for file in files {
             let inner = file.strip_prefix(&folder)?.display();
-            writeln!(listed, "    ({:?}, include_str!({:?})),", format!("{name}/{inner}"), file)?;
+            let (name, file) = (format!("{name}/{inner}"), file.display().to_string());
+            writeln!(listed, "    ({name:?}, include_str!({file:?})),")?;
         }
     }
     listed.push_str("]\n");

@@ -214,9 +214,9 @@ fn commands(
             return Ok(vec![bundler, command]);
         }
         Language::Assemblyscript => {
-            command.arg("assembly/consumer.ts").args(["-O3", "--runtime", "incremental", "--exportRuntime"]);
-            command.args(["--use", "abort=assembly/consumer/abort", "--path"]).arg(&sdk);
-            command.arg("--transform").arg(sdk.join("exports.mjs")).arg("-o").arg(out);
+            command.arg("assembly/consumer.ts").args(["-O3", "--runtime", "incremental"]);
+            command.args(["--use", "abort=build/sdk/sluice/abort", "--transform", "./build/sdk/exports.mjs"]);
+            command.arg("-o").arg(out);
         }
     }
     Ok(vec![command])

@@ -16,6 +16,8 @@ type Files = &'static [(&'static str, &'static str)];
 const SDKS: &[(Language, Files)] = files! {
     C: "c" / "sluice.h", "c" / "sluice_json.h";
     Zig: "zig" / "sluice.zig";
+    Assemblyscript: "assemblyscript" / "sluice.ts", "assemblyscript" / "json.ts", "assemblyscript" / "exports.ts",
+        "assemblyscript" / "exports.mjs";
     Go: "go" / "go.mod", "go" / "sluice.go", "go" / "guest.go";
     Python: "python" / "sluice.py", "python" / "sluice_plugin.py";
     Js: "js" / "sluice.js", "js" / "sluice.d.ts";
