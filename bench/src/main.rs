@@ -8,6 +8,7 @@ mod engine;
 mod events;
 mod guest;
 mod http;
+mod languages;
 mod many;
 mod measure;
 mod native;
@@ -26,7 +27,7 @@ use crate::measure::{Cost, Spread};
 /// Events of a job.
 const EVENTS: u64 = 2_000_000;
 /// What there is to measure.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "jobs",
     "deliveries",
     "chain",
@@ -35,6 +36,7 @@ const PARTS: [&str; 12] = [
     "recovery",
     "checkpoints",
     "reloads",
+    "languages",
     "beside",
     "instructions",
     "memory",
@@ -134,6 +136,9 @@ fn main() -> Result<()> {
         println!("| to make a checkpoint, ms | {took} |");
         println!("| more on disk for each of 24 that are kept, 1 % of the keys changing between, MiB | {each} |");
         println!("| the same, all of them | {together:.0} |");
+    }
+    if wanted("languages") {
+        languages::tell()?;
     }
     if wanted("reloads") {
         let reloads::Taken { without, with, took } = reloads::run(quick)?;

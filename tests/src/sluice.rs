@@ -135,6 +135,8 @@ impl Workspace {
         command.env_remove("SLUICE_LOG");
         // Tests run beside each other, and a port is one for all.
         command.env("SLUICE_LISTEN", "off");
+        // What builds plugins in other languages was installed there.
+        command.env("SLUICE_TOOLCHAINS", std::path::absolute(project().join("target/toolchains")).unwrap_or_default());
     }
 
     /// Runs `sluice` to its end.

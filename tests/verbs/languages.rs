@@ -208,3 +208,32 @@ fn a_configuration_that_does_not_fit_is_refused_in_every_language() {
         }
     }
 }
+
+#[test]
+fn a_plugin_is_begun_built_tested_and_run_in_every_language() {
+    let workspace = Workspace::new();
+    workspace.write("events", "hello\n\n");
+    for language in ["rust", "go", "python", "js", "ts", "c", "cpp", "zig", "assemblyscript"] {
+        let name = format!("{language}-capitals");
+        let told = workspace.sluice(&["plugin", "new", &name, "--lang", language]).ok();
+        assert!(told.contains("sluice plugin build"), "{told}");
+        let built = workspace.sluice(&["plugin", "build", &name]).ok();
+        assert!(built.contains("nothing to be granted"), "{language}: {built}");
+        let tested = workspace.sluice(&["test", &name]).ok();
+        assert!(tested.contains("2 passed, 0 failed"), "{language}: {tested}");
+        let ran = workspace.sluice(&["plugin", "run", &name, "--events", "events"]);
+        assert_eq!(ran.code, Some(1), "{language}: an event failed");
+        assert!(
+            ran.stdout.contains("out  -  HELLO\n") && ran.stdout.contains("it is empty"),
+            "{language}: {}",
+            ran.stdout
+        );
+    }
+    assert!(workspace.sluice(&["plugin", "new", "c-capitals", "--lang", "c"]).fails(2).contains("is there already"));
+    assert!(workspace.sluice(&["plugin", "new", "Großes"]).fails(2).contains("not a name for a plugin"));
+    assert!(workspace.sluice(&["plugin", "build", "pipelines"]).fails(2).contains("not a plugin's folder"));
+    workspace.write("c-capitals/src/consumer.c", "int oops");
+    assert!(workspace.sluice(&["plugin", "build", "c-capitals"]).fails(1).contains("does not build"));
+    // What built well stays.
+    assert!(workspace.sluice(&["test", "c-capitals"]).ok().contains("2 passed"));
+}
