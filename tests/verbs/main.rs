@@ -365,6 +365,10 @@ fn plugins_are_inspected() {
     assert_eq!(shown["world"], "batch-consumer");
     let imports: Vec<_> = shown["imports"].as_array().unwrap().iter().map(|i| i.as_str().unwrap().to_owned()).collect();
     assert_eq!(imports, ["sluicegate:plugin/log@1.1.0", "sluicegate:plugin/progress@1.1.0"]);
+    assert_eq!((&shown["contract"], &shown["state-version"]), (&"1.1.0".into(), &0.into()));
+    assert!(shown["memory"].as_u64() >= Some(65_536), "{shown}");
+    let told = workspace.sluice(&["plugin", "inspect", "plugins/python/dedupe"]).ok();
+    assert!(told.contains("consumer 1.1.0") && told.contains("capabilities = [\"state\"]"), "{told}");
 }
 
 /// The text of the n-th block of this language in the README.

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use sluice_engine::Plugin as _;
 use sluice_env::SystemClock;
-use sluice_host::{Code, Compiler, Host, Limits};
+use sluice_host::{Code, Compiler, Host, Limits, Stage};
 use sluice_node::definitions::{read_wasm, wasm_file};
 
 use crate::access::Access;
@@ -88,31 +89,80 @@ fn inspect(global: &Global, file: &Path) -> Result<ExitCode, Failure> {
         // Names in it are the plugin's.
         Failure::usage(format!("{}: {}", file.display(), sluice_node::legible(&error.to_string())))
     })?;
-    show::answer(global, &to_json(file, &code), || describe(file, &code))?;
+    let inspected = Inspected::of(&host, code);
+    show::answer(global, &inspected.to_json(file), || inspected.describe(file))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(file: &Path, code: &Code) -> String {
-    let names = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
-    let keeps = code.imports().iter().any(|import| import.starts_with("sluicegate:plugin/state@"));
-    let needs = if keeps { "capabilities = [\"state\"]" } else { "nothing to be granted" };
-    let rows = [
-        ("kind", format!("{}, {} bytes", kind(code), code.size)),
-        ("world", code.world.to_string()),
-        ("exports", names(code.exports())),
-        ("imports", names(code.imports())),
-        ("needs", needs.to_owned()),
-        ("sha-256", code.digest.to_string()),
-    ];
-    let lines: String = rows.iter().map(|(name, value)| format!("  {name:<8} {value}\n")).collect();
-    format!("{}\n{lines}", file.display())
+/// What a plugin is told to be.
+struct Inspected {
+    code: Code,
+    /// The contract that it was built for.
+    contract: Option<String>,
+    /// What a stage has to grant it.
+    capabilities: Vec<&'static str>,
+    /// Of an instance: bytes of memory when it has started, and the version of its state; or why it does not start without a configuration.
+    started: Result<(usize, u32), String>,
 }
 
-fn to_json(file: &Path, code: &Code) -> serde_json::Value {
-    serde_json::json!({
-        "file": file, "kind": kind(code), "bytes": code.size, "world": code.world.to_string(),
-        "exports": code.exports(), "imports": code.imports(), "sha-256": code.digest.to_string(),
-    })
+impl Inspected {
+    fn of(host: &Arc<Host>, code: Code) -> Self {
+        let contract = code.exports().iter().find_map(|export| {
+            let (_, version) = export.strip_prefix("sluicegate:plugin/")?.split_once('@')?;
+            Some(version.to_owned())
+        });
+        let imports = |name: &&str| {
+            let interface = format!("sluicegate:plugin/{name}@");
+            code.imports().iter().any(|import| import.starts_with(&interface))
+        };
+        let capabilities: Vec<_> = ["state", "timers"].into_iter().filter(imports).collect();
+        let stage = Stage::new(host, &code, "inspected", Limits::default(), "{}".to_owned(), &capabilities);
+        let started = stage.map_err(|error| error.to_string()).and_then(|stage| {
+            let instance = stage.instantiate(None).map_err(|error| error.message)?;
+            Ok((instance.memory(), instance.state_version()))
+        });
+        Self { code, contract, capabilities, started }
+    }
+
+    fn describe(&self, file: &Path) -> String {
+        let Self { code, contract, capabilities, started } = self;
+        let names = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        let needs = match capabilities.is_empty() {
+            true => "nothing to be granted".to_owned(),
+            false => format!("capabilities = {capabilities:?}"),
+        };
+        let rows = [
+            ("kind", format!("{}, {} bytes", kind(code), code.size)),
+            ("world", format!("{} {}", code.world, contract.as_deref().unwrap_or_default())),
+            ("exports", names(code.exports())),
+            ("imports", names(code.imports())),
+            ("needs", needs),
+            (
+                "memory",
+                match started {
+                    Ok((bytes, _)) => format!("{} KiB when it has started", bytes >> 10),
+                    Err(reason) => {
+                        format!("does not start without a configuration: {}", sluice_node::brief(reason, 200))
+                    }
+                },
+            ),
+            ("state", started.as_ref().map_or_else(|_| "-".to_owned(), |(_, version)| format!("version {version}"))),
+            ("sha-256", code.digest.to_string()),
+        ];
+        let lines: String = rows.iter().map(|(name, value)| format!("  {name:<8} {value}\n")).collect();
+        format!("{}\n{lines}", file.display())
+    }
+
+    fn to_json(&self, file: &Path) -> serde_json::Value {
+        let Self { code, contract, capabilities, started } = self;
+        let started = started.as_ref().ok();
+        serde_json::json!({
+            "file": file, "kind": kind(code), "bytes": code.size, "world": code.world.to_string(), "contract": contract,
+            "exports": code.exports(), "imports": code.imports(), "capabilities": capabilities,
+            "memory": started.map(|started| started.0), "state-version": started.map(|started| started.1),
+            "sha-256": code.digest.to_string(),
+        })
+    }
 }
 
 /// What the file is.
