@@ -3,7 +3,9 @@ import { Bytes } from "./sluice";
 
 let at: usize = 0;
 let end: usize = 0;
-let text: Bytes = new Bytes(0, 0);
+/** The string that was passed over last: what each would allocate is most of what reading costs. */
+let textAt: usize = 0;
+let textLength: i32 = 0;
 let hasEscapes: bool = false;
 
 function space(): void {
@@ -20,7 +22,7 @@ function next(c: u8): bool {
   return true;
 }
 
-/** A string, without its quotes: `text`. */
+/** A string: `textAt` and `textLength`, without its quotes. */
 function passString(): bool {
   if (!next(0x22)) return false;
   const start = at;
@@ -28,7 +30,8 @@ function passString(): bool {
   for (; at < end; at++) {
     const c = load<u8>(at);
     if (c == 0x22) {
-      text = new Bytes(start, <i32>(at - start));
+      textAt = start;
+      textLength = <i32>(at - start);
       at++;
       return true;
     }
@@ -99,20 +102,27 @@ function skip(depth: i32): bool {
 
 /** The fields of an object that somebody asks for: their values as they stand there. */
 export class Fields {
-  private values: StaticArray<Bytes | null> = new StaticArray<Bytes | null>(0);
+  private names: StaticArray<Bytes>;
+  /** Where each begins; 0 where there is none. */
+  private starts: StaticArray<usize>;
+  private lengths: StaticArray<i32>;
   /** There are fields that nobody has asked for. */
   hasOthers: bool = false;
 
-  constructor(private names: string[]) {
-    this.values = new StaticArray<Bytes | null>(names.length);
+  constructor(names: string[]) {
+    this.names = new StaticArray<Bytes>(names.length);
+    this.starts = new StaticArray<usize>(names.length);
+    this.lengths = new StaticArray<i32>(names.length);
+    for (let i = 0; i < names.length; i++) this.names[i] = Bytes.of(names[i]);
   }
 
   /** Reads an object; false where it is none. */
   read(object: Bytes): bool {
+    const names = this.names, starts = this.starts, count = names.length;
     at = object.ptr;
     end = at + object.length;
     this.hasOthers = false;
-    for (let i = 0; i < this.values.length; i++) this.values[i] = null;
+    for (let i = 0; i < count; i++) unchecked((starts[i] = 0));
     space();
     if (!next(0x7b)) return false;
     space();
@@ -120,16 +130,18 @@ export class Fields {
       do {
         space();
         if (!passString()) return false;
-        const name = text;
+        const name = textAt, length = textLength;
         space();
         if (!next(0x3a)) return false;
         space();
         const start = at;
         if (!skip(0)) return false;
         let found = false;
-        for (let i = 0; i < this.names.length; i++) {
-          if (!name.is(this.names[i])) continue;
-          this.values[i] = new Bytes(start, <i32>(at - start));
+        for (let i = 0; i < count; i++) {
+          const own = unchecked(names[i]);
+          if (own.length != length || memory.compare(own.ptr, name, length) != 0) continue;
+          unchecked((starts[i] = start));
+          unchecked((this.lengths[i] = <i32>(at - start)));
           found = true;
         }
         this.hasOthers = this.hasOthers || !found;
@@ -142,34 +154,36 @@ export class Fields {
   }
 
   has(index: i32): bool {
-    return this.values[index] !== null;
+    return this.starts[index] != 0;
   }
 
   /** Whether a field is a whole number; `integer` is that. */
   isInteger(index: i32): bool {
-    const value = this.values[index];
-    if (!value) return false;
-    const start = value.length > 0 && value[0] == 0x2d ? 1 : 0;
-    if (value.length == start || value.length - start > 18) return false;
-    for (let i = start; i < value.length; i++) if (<u8>(value[i] - 0x30) > 9) return false;
+    const start = this.starts[index];
+    if (start == 0) return false;
+    const length = this.lengths[index];
+    const first = length > 0 && load<u8>(start) == 0x2d ? 1 : 0;
+    if (length == first || length - first > 18) return false;
+    for (let i = first; i < length; i++) if (<u8>(load<u8>(start + i) - 0x30) > 9) return false;
     return true;
   }
 
   integer(index: i32): i64 {
-    const value = this.values[index]!;
+    const start = this.starts[index], length = this.lengths[index];
+    const isNegative = load<u8>(start) == 0x2d;
     let sum: i64 = 0;
-    for (let i = value[0] == 0x2d ? 1 : 0; i < value.length; i++) sum = sum * 10 + (value[i] - 0x30);
-    return value[0] == 0x2d ? -sum : sum;
+    for (let i = isNegative ? 1 : 0; i < length; i++) sum = sum * 10 + (load<u8>(start + i) - 0x30);
+    return isNegative ? -sum : sum;
   }
 
   /** The text of a field that is a string; null where it is none. */
   string(index: i32): Bytes | null {
-    const value = this.values[index];
-    if (!value) return null;
-    at = value.ptr;
-    end = at + value.length;
+    at = this.starts[index];
+    if (at == 0) return null;
+    end = at + this.lengths[index];
     if (!passString() || at != end) return null;
-    return hasEscapes ? unescaped(text) : text;
+    const raw = new Bytes(textAt, textLength);
+    return hasEscapes ? unescaped(raw) : raw;
   }
 }
 
@@ -265,10 +279,28 @@ export class Writer {
   }
 
   integer(value: i64): Writer {
-    return this.raw(value.toString());
+    let rest = value < 0 ? 0 - <u64>value : <u64>value;
+    let length = value < 0 ? 2 : 1;
+    for (let more = rest; more >= 10; more /= 10) length++;
+    let to = this.room(length) + length;
+    do {
+      store<u8>(--to, <u8>(0x30 + rest % 10));
+      rest /= 10;
+    } while (rest > 0);
+    if (value < 0) store<u8>(--to, 0x2d);
+    return this;
   }
 
   string(value: Bytes): Writer {
+    let isPlain = true;
+    for (let i = 0; i < value.length && isPlain; i++) isPlain = value[i] >= 0x20 && value[i] != 0x22 && value[i] != 0x5c;
+    if (isPlain) {
+      const to = this.room(value.length + 2);
+      store<u8>(to, 0x22);
+      memory.copy(to + 1, value.ptr, value.length);
+      store<u8>(to + 1 + value.length, 0x22);
+      return this;
+    }
     this.raw('"');
     for (let i = 0; i < value.length; i++) {
       const c = value[i];

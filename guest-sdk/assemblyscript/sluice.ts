@@ -95,7 +95,7 @@ export class Header {
   constructor(public name: Bytes, public value: Bytes) {}
 }
 
-/** An event as a consumer gets it. */
+/** An event as a consumer gets it. It is the next one as soon as `process` has returned: who wants to keep something copies it. */
 export class Event {
   topic: string = "";
   partition: u32 = 0;
@@ -105,6 +105,8 @@ export class Event {
   /** Null where there is none: absent and empty differ. */
   key: Bytes | null = null;
   value: Bytes = new Bytes(0, 0);
+  /** Where the key lies, if there is one. */
+  ownKey: Bytes = new Bytes(0, 0);
   headerCount: i32 = 0;
   table: usize = 0;
 
@@ -429,7 +431,7 @@ function fetch(key: Bytes): void {
   wantKey(key);
   let at = rest;
   for (let number: u32 = 0; number < restCount; number++) {
-    consumer.wants(eventAt(at, count - restCount + number));
+    consumer.wants(eventAt(at, count - restCount + number, AHEAD));
     at += load<u32>(at);
   }
   keys.length = 0;
@@ -536,6 +538,9 @@ let watermark: i64 = i64.MIN_VALUE;
 let rest: usize = 0;
 let restCount: u32 = 0;
 const OUT = new Outputs();
+/** The event in hand, and one that is looked at ahead. */
+const IN_TURN = new Event();
+const AHEAD = new Event();
 let records: Buffer = new Buffer();
 let told: Bytes = new Bytes(0, 0);
 /** What the host hands back, and what is returned: an address and a length, or whether it failed, and these. */
@@ -547,8 +552,7 @@ export function start(own: Consumer): void {
   consumer = own;
 }
 
-function eventAt(at: usize, number: u32): Event {
-  const event = new Event();
+function eventAt(at: usize, number: u32, event: Event): Event {
   const flags = load<u16>(at, 4);
   let from = at + 24;
   event.topic = topic;
@@ -563,8 +567,12 @@ function eventAt(at: usize, number: u32): Event {
   event.table = from;
   from += 8 * event.headerCount;
   const keyLength = load<i32>(at, 16);
-  if ((flags & 1) != 0) event.key = new Bytes(from, keyLength);
-  event.value = new Bytes(from + keyLength, load<i32>(at, 20));
+  const key = event.ownKey, value = event.value;
+  key.ptr = from;
+  key.length = keyLength;
+  event.key = (flags & 1) != 0 ? key : null;
+  value.ptr = from + keyLength;
+  value.length = load<i32>(at, 20);
   return event;
 }
 
@@ -641,7 +649,7 @@ export function sluice_process(header: usize, headerLength: i32, events: usize, 
       due += load<u32>(due);
       fired += u32(goesOn);
     } else if (processed < count) {
-      const event = eventAt(at, processed);
+      const event = eventAt(at, processed, IN_TURN);
       source = 0;
       index = processed;
       now = event.timestamp;

@@ -5,24 +5,22 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strconv"
 
 	"sluicegate.dev/sluice"
 )
 
-type flight struct {
-	Delay       *int64  `json:"delay"`
-	Origin      *string `json:"origin"`
-	Destination *string `json:"destination"`
-}
-
-type late struct {
-	Route   [2]string `json:"route"`
-	Minutes int64     `json:"minutes"`
-}
-
 type lateFlights struct {
 	Threshold int64 `json:"threshold-minutes"`
 }
+
+var (
+	names    = []string{"delay", "origin", "destination"}
+	found    = make([][]byte, len(names))
+	late     []byte
+	noObject = errors.New("it is no JSON object")
+	noFlight = errors.New("no flight: it has no delay, origin and destination")
+)
 
 func init() { sluice.Export(&lateFlights{30}) }
 
@@ -35,19 +33,21 @@ func (c *lateFlights) Init(config []byte) error {
 }
 
 func (c *lateFlights) Process(event *sluice.Event, out *sluice.Outputs) error {
-	var f flight
-	if err := json.Unmarshal(event.Value, &f); err != nil {
-		return err
+	if !sluice.JSONFields(event.Value, names, found) {
+		return noObject
 	}
-	if f.Delay == nil || f.Origin == nil || f.Destination == nil {
-		return errors.New("no flight: it has no delay, origin and destination")
+	delay, hasDelay := sluice.JSONInt(found[0])
+	origin, hasOrigin := sluice.JSONText(found[1])
+	destination, hasDestination := sluice.JSONText(found[2])
+	if !hasDelay || !hasOrigin || !hasDestination {
+		return noFlight
 	}
-	if *f.Delay < c.Threshold {
+	if delay < c.Threshold {
 		return nil
 	}
-	value, err := json.Marshal(late{[2]string{*f.Origin, *f.Destination}, *f.Delay})
-	if err != nil {
-		return err
-	}
-	return out.Send([]byte(*f.Origin), value)
+	late = append(late[:0], `{"route":[`...)
+	late = append(sluice.AppendJSONText(late, origin), ',')
+	late = append(sluice.AppendJSONText(late, destination), `],"minutes":`...)
+	late = append(strconv.AppendInt(late, delay, 10), '}')
+	return out.Send(origin, late)
 }

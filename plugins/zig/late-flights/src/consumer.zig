@@ -4,8 +4,6 @@ const sluice = @import("sluice");
 
 pub const panic = sluice.panic;
 
-// Of whatever kind: a number in quotes is none.
-const Flight = struct { delay: std.json.Value, origin: []const u8, destination: []const u8 };
 const Late = struct { route: [2][]const u8, minutes: i64 };
 const Config = struct { @"threshold-minutes": i64 = 30 };
 
@@ -18,12 +16,13 @@ fn init(config: []const u8) !void {
 }
 
 fn process(event: *const sluice.Event, out: *sluice.Outputs) !void {
-    if (!std.unicode.utf8ValidateSlice(event.value)) return sluice.fail(.permanent, "not UTF-8", .{});
-    const flight = try std.json.parseFromSliceLeaky(Flight, sluice.allocator(), event.value, .{ .ignore_unknown_fields = true });
-    const delay = if (flight.delay == .integer) flight.delay.integer else return error.NoDelay;
+    const found = sluice.json.fields(event.value, &.{ "delay", "origin", "destination" }) orelse return error.NotJson;
+    const delay = sluice.json.integer(found[0]) orelse return error.NoDelay;
+    const origin = sluice.json.string(found[1]) orelse return error.NoOrigin;
+    const destination = sluice.json.string(found[2]) orelse return error.NoDestination;
     if (delay < threshold) return;
-    const late: Late = .{ .route = .{ flight.origin, flight.destination }, .minutes = delay };
-    try out.send(flight.origin, try std.json.Stringify.valueAlloc(sluice.allocator(), late, .{}));
+    const late: Late = .{ .route = .{ origin, destination }, .minutes = delay };
+    try out.send(origin, try std.json.Stringify.valueAlloc(sluice.allocator(), late, .{}));
 }
 
 comptime {

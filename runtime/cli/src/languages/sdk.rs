@@ -18,7 +18,7 @@ const SDKS: &[(Language, Files)] = files! {
     Zig: "zig" / "sluice.zig";
     Assemblyscript: "assemblyscript" / "sluice.ts", "assemblyscript" / "json.ts", "assemblyscript" / "exports.ts",
         "assemblyscript" / "exports.mjs";
-    Go: "go" / "go.mod", "go" / "sluice.go", "go" / "guest.go";
+    Go: "go" / "go.mod", "go" / "sluice.go", "go" / "guest.go", "go" / "json.go";
     Python: "python" / "sluice.py", "python" / "sluice_plugin.py";
     Js: "js" / "sluice.js", "js" / "sluice.d.ts";
 };
