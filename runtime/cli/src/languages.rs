@@ -75,6 +75,11 @@ impl Language {
     }
 }
 
+/// Whether a folder holds the source of a plugin.
+pub(crate) fn is_source(dir: &Path) -> bool {
+    Language::of(dir).is_ok()
+}
+
 /// Builds a plugin's folder: the .wasm file there.
 ///
 /// # Errors

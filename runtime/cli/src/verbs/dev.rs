@@ -89,7 +89,7 @@ impl Sources {
     fn of(pipelines: &[Pipeline]) -> Result<Self, Failure> {
         let mut folders: BTreeMap<PathBuf, (Watch, Vec<String>)> = BTreeMap::new();
         for pipeline in pipelines {
-            for stage in pipeline.stages.iter().filter(|stage| stage.plugin.join("Cargo.toml").is_file()) {
+            for stage in pipeline.stages.iter().filter(|stage| languages::is_source(&stage.plugin)) {
                 let (_, names) = folders.entry(stage.plugin.clone()).or_default();
                 names.push(pipeline.name.clone());
                 names.dedup();
