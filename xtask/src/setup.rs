@@ -182,7 +182,7 @@ fn digest(parts: &[std::path::PathBuf]) -> Result<String> {
         if path.is_dir() {
             let entries = std::fs::read_dir(&path)?.collect::<Result<Vec<_>, _>>()?;
             let own = entries.into_iter().map(|entry| entry.path());
-            left.extend(own.filter(|path| !path.ends_with("build") && !path.ends_with("go.sum")));
+            left.extend(own.filter(|path| !["build", "go.sum", "__pycache__"].iter().any(|own| path.ends_with(own))));
         } else {
             files.push(path);
         }
