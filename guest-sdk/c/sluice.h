@@ -87,8 +87,6 @@ typedef enum { SLUICE_TRACE, SLUICE_DEBUG, SLUICE_INFO, SLUICE_WARN, SLUICE_ERRO
 // Is handed a key and its value.
 typedef bool (*sluice_visit)(sluice_bytes key, sluice_bytes value, void *with);
 
-typedef struct sluice_entries_ sluice_entries;
-
 // What a plugin consists of.
 typedef struct {
     // Deals with an event.
@@ -144,7 +142,7 @@ SLUICE_API void sluice_migrated(sluice_bytes key, sluice_bytes value, int64_t ex
 SLUICE_API void sluice_timer_set(sluice_clock clock, int64_t time, sluice_bytes key, sluice_bytes tag);
 SLUICE_API void sluice_timer_clear(sluice_bytes key, sluice_bytes tag);
 
-// Memory that is valid until the event or timer in hand is dealt with.
+// Memory that is valid until the end of the call, which has a whole batch.
 SLUICE_API void *sluice_scratch(size_t len);
 
 // ---- How it works ----
@@ -683,7 +681,7 @@ static bool sluice_is_changed_(const sluice_timer *timer) {
 // ---- A call ----
 
 static void sluice_write_states_(void) {
-    // In the order in which they were changed last.
+    // In the order in which they were first asked for or changed.
     for (uint32_t number = 0; number < sluice_slot_count_(); number++) {
         sluice_slot_ *slot = sluice_slot_at_(number);
         if (!slot->changed) continue;

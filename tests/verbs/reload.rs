@@ -393,17 +393,8 @@ fn definitions_are_taken_over_too_and_what_cannot_be_is_refused() {
 #[test]
 fn what_keeps_state_keeps_its_stage() {
     let workspace = Workspace::new();
-    let totals = r#"name = "p"
-[source]
-topics = ["in"]
-[[stage]]
-plugin = "../plugins/totals"
-name = "sums"
-capabilities = ["state"]
-[[sink]]
-topic = "out"
-"#;
-    workspace.write("pipelines/p.toml", totals);
+    let totals = totals("totals", "");
+    workspace.write("pipelines/p.toml", &totals);
     workspace.sluice(&["topic", "create", "in"]).ok();
     let mut node = workspace.start(&[]).unwrap();
     let pay = |cents: u32| {

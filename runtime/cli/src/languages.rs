@@ -6,7 +6,7 @@ mod template;
 mod toolchain;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use clap::ValueEnum;
 use sluice_node::definitions::{tidy, wasm_file};
@@ -105,7 +105,10 @@ pub(crate) fn build(dir: &Path, setup: bool) -> Result<PathBuf, Failure> {
             let tool = tool.find(dir, setup)?;
             sdk::write(language, &folder.join("sdk"))?;
             for mut command in commands(language, dir, &folder, &new, &tool)? {
-                run(&mut command, dir)?;
+                if !run(command.current_dir(dir))?.success() {
+                    let what = format!("{} does not build; the compiler's errors are above", tidy(dir).display());
+                    return Err(Failure::failed(what));
+                }
             }
         }
     }
@@ -118,23 +121,23 @@ fn cannot_write(file: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("cannot write {}: {error}", file.display()))
 }
 
-fn run(command: &mut Command, dir: &Path) -> Result<(), Failure> {
+/// Runs a program to its end. What it prints is not this program's answer; where it fails, what it says has gone to stderr.
+fn run(command: &mut Command) -> Result<ExitStatus, Failure> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.current_dir(dir).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let output = output.map_err(|error| Failure::failed(format!("cannot start {program}: {error}")))?;
-    if output.status.success() {
-        return Ok(());
+    if !output.status.success() {
+        eprint!("{}", String::from_utf8_lossy(&output.stdout));
     }
-    // Some tell it there.
-    eprint!("{}", String::from_utf8_lossy(&output.stdout));
-    Err(Failure::failed(format!("{} does not build; the compiler's errors are above", tidy(dir).display())))
+    Ok(output.status)
 }
 
-/// Whether a word stands in any of a plugin's sources: languages whose tools import a whole world import no more than they use.
-fn mentions(dir: &Path, words: &[&str]) -> bool {
+/// Whether a plugin uses state, and timers, by what stands in its sources: languages whose tools import a whole world import no more than they use.
+fn uses(dir: &Path, state: &str, timers: [&str; 2]) -> [(&'static str, bool); 2] {
     let entries = std::fs::read_dir(dir.join("src")).into_iter().flatten().flatten();
-    let texts = entries.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
-    texts.into_iter().any(|text| words.iter().any(|word| text.contains(word)))
+    let texts: Vec<_> = entries.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).collect();
+    let mentions = |word: &str| texts.iter().any(|text| text.contains(word));
+    [("state", mentions(state)), ("timers", timers.into_iter().any(mentions))]
 }
 
 /// What makes `out` of a plugin's sources.
@@ -185,12 +188,13 @@ fn commands(
             command.envs([("GOOS", "wasip1"), ("GOARCH", "wasm"), ("GOTOOLCHAIN", "local"), ("GOFLAGS", "-mod=mod")]);
         }
         Language::Python => {
-            world(dir, &sdk, &["State(", "set_timer(", "clear_timer("])?;
+            world(&sdk, uses(dir, "State(", ["set_timer(", "clear_timer("]))?;
             command.arg("-d").arg(sdk.join("wit")).args(["-w", "of-this", "componentize", "--stub-wasi"]);
             command.arg("-p").arg(dir.join("src")).arg("-p").arg(&sdk).arg("sluice_plugin").arg("-o").arg(out);
         }
         Language::Js | Language::Ts => {
-            world(dir, &sdk, &["State(", "setTimer(", "clearTimer("])?;
+            let used = uses(dir, "State(", ["setTimer(", "clearTimer("]);
+            world(&sdk, used)?;
             let (bundle, source) = (folder.join("bundle.js"), if language == Language::Js { "js" } else { "ts" });
             std::fs::write(
                 sdk.join("plugin.js"),
@@ -198,12 +202,11 @@ fn commands(
                     "import consumer from '../../src/consumer.{source}';\nimport {{ plugin }} from './sluice.js';\nexport const {{ handler, lifecycle, versionedState }} = plugin(consumer);\n"
                 ),
             )?;
-            let import = |name: &str, used: bool| match used {
+            let import = |(name, used)| match used {
                 true => format!("export * as {name} from 'sluicegate:plugin/{name}@1.1.0';\n"),
                 false => format!("export const {name} = undefined;\n"),
             };
-            let (state, timers) = (mentions(dir, &["State("]), mentions(dir, &["setTimer(", "clearTimer("]));
-            std::fs::write(sdk.join("imports.js"), import("state", state) + &import("timers", timers))?;
+            std::fs::write(sdk.join("imports.js"), used.map(import).concat())?;
             let mut option = std::ffi::OsString::from("--alias:sluice=");
             option.push(sdk.join("sluice.js"));
             let mut bundler = tool.other("esbuild");
@@ -227,12 +230,10 @@ fn commands(
     Ok(vec![command])
 }
 
-/// Writes the world of a plugin that uses state and timers only where its sources say so.
-fn world(dir: &Path, sdk: &Path, words: &[&str]) -> Result<(), Failure> {
-    let (state, timers) = (mentions(dir, &words[..1]), mentions(dir, &words[1..]));
-    let imports = [("state", state), ("timers", timers)];
+/// Writes the world of a plugin, which imports of these what it uses.
+fn world(sdk: &Path, used: [(&str, bool); 2]) -> Result<(), Failure> {
     let imports: String =
-        imports.iter().filter(|(_, used)| *used).map(|(name, _)| format!("  import {name};\n")).collect();
+        used.iter().filter(|(_, used)| *used).map(|(name, _)| format!("  import {name};\n")).collect();
     let exports = "  export handler;\n  export lifecycle;\n  export versioned-state;\n";
     let text = format!(
         "package sluicegate:plugin@1.1.0;\n\nworld of-this {{\n  import log;\n  import progress;\n{imports}{exports}}}\n"

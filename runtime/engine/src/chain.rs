@@ -299,7 +299,7 @@ impl Chain {
             let own = if at == due.stage { due } else { &nothing };
             let told = self.call_stage(at, batch, marks, own).map_err(|error| {
                 self.forget_call();
-                StageError { stage: at, name: self.stages[at].config.name.clone(), error: self.at_source(at, error) }
+                self.error_of(at, self.at_source(at, error))
             })?;
             let (told, cut) = told;
             if count == 1 {

@@ -27,8 +27,7 @@ pub trait Consumer: Send {
     /// # Errors
     /// When it cannot, or the call did not return. The instance must not be used again then.
     fn migrate(&mut self, from: u32, _entries: &Entries) -> Result<Entries, CallError> {
-        let what = format!("its state is of version {from}, and the plugin has no `migrate`");
-        Err(CallError::new(CallErrorKind::Permanent, what))
+        Err(CallError::no_migration(from))
     }
 
     /// Whether what a failed event did to the state is undone in the outcome. Otherwise nothing of a call with a failure can be used.
@@ -69,6 +68,12 @@ impl CallError {
     /// One of no event in particular.
     pub fn new(kind: CallErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), in_hand: None, backtrace: Vec::new() }
+    }
+
+    /// That of a plugin which does not know how values of this version are brought over.
+    pub fn no_migration(from: u32) -> Self {
+        let what = format!("its state is of version {from}, and the plugin has no `migrate`");
+        Self::new(CallErrorKind::Permanent, what)
     }
 
     /// The same, of this event.

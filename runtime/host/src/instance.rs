@@ -359,8 +359,7 @@ impl Consumer for Instance {
 
     fn migrate(&mut self, from: u32, entries: &Entries) -> Result<Entries, CallError> {
         let Some(migrate) = self.exports.migrate else {
-            let what = format!("its state is of version {from}, and the plugin has no `migrate`");
-            return Err(CallError::new(CallErrorKind::Permanent, what));
+            return Err(CallError::no_migration(from));
         };
         if let Some(access) = &mut self.store.data_mut().access {
             access.begin(std::iter::empty(), std::iter::empty());
@@ -378,8 +377,9 @@ impl Consumer for Instance {
     }
 
     fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError> {
+        let is_typed = matches!(self.exports.process, Process::Typed(_));
         if let Some(access) = &mut self.store.data_mut().access {
-            access.set_watermarks(View::parse(header).ok().as_ref());
+            access.set_watermarks(View::parse(header).ok().as_ref(), is_typed);
         }
         self.store.data_mut().in_hand = None;
         let result = self.watched(|instance| instance.try_call(header, events));

@@ -118,11 +118,11 @@ impl Access {
         }
     }
 
-    /// A call begins, with these watermarks.
-    pub(crate) fn set_watermarks(&mut self, view: Option<&View<'_>>) {
+    /// A call begins, with these watermarks. That before each event is noted for guests that tell which of them is in hand.
+    pub(crate) fn set_watermarks(&mut self, view: Option<&View<'_>>, of_each: bool) {
         self.watermarks.clear();
         self.watermark = view.and_then(|view| view.watermark);
-        if let Some(view) = view.filter(|view| !view.watermarks.is_empty()) {
+        if let Some(view) = view.filter(|view| of_each && !view.watermarks.is_empty()) {
             self.watermarks.extend((0..=view.count).map(|index| view.watermark_before(index)));
         }
     }
@@ -245,8 +245,7 @@ impl Access {
         }
         self.takes_up(key.len() + value.as_ref().map_or(0, Vec::len))?;
         let expires = time_to_live.map(|millis| timestamp.saturating_add_unsigned(millis));
-        // The very beginning of the epoch means never where it is kept.
-        let expires = expires.map(|expires| if expires == 0 { 1 } else { expires });
+        let expires = expires.map(as_kept);
         self.writes.insert(key, (Slot { value, expires }, origin));
         Ok(())
     }
@@ -284,6 +283,11 @@ pub(crate) struct Entry {
     expires: Option<i64>,
 }
 
+/// An expiry as it is kept, where the very beginning of the epoch means never.
+fn as_kept(expires: i64) -> i64 {
+    if expires == 0 { 1 } else { expires }
+}
+
 /// Entries as guests get them.
 pub(crate) fn given(entries: &Entries) -> Vec<Entry> {
     let entry = |(key, slot): &(Vec<u8>, Slot)| {
@@ -294,9 +298,7 @@ pub(crate) fn given(entries: &Entries) -> Vec<Entry> {
 
 /// Entries that guests return.
 pub(crate) fn returned(entries: Vec<Entry>) -> Entries {
-    // The very beginning of the epoch means never where it is kept.
-    let expires = |expires: Option<i64>| expires.map(|expires| if expires == 0 { 1 } else { expires });
-    let entry = |entry: Entry| (entry.key, Slot { value: Some(entry.value), expires: expires(entry.expires) });
+    let entry = |entry: Entry| (entry.key, Slot { value: Some(entry.value), expires: entry.expires.map(as_kept) });
     entries.into_iter().map(entry).collect()
 }
 

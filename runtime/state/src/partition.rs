@@ -581,7 +581,6 @@ impl PartitionState {
     /// # Errors
     /// When the store cannot be read.
     pub fn size_with(&self, spaces: &[&str], changes: &Layer, enough: u64) -> Result<u64, Error> {
-        let prefixes: Vec<_> = spaces.iter().flat_map(|space| [prefix_of(space), timer::prefix(space)]).collect();
         let usage = |space: &&str| self.applied.usage.get(*space).map_or(0, |usage| usage.bytes);
         let committed = spaces.iter().map(usage).sum::<u64>();
         let layers = || self.layers.iter().map(|layer| &layer.changes).chain([changes]);
@@ -589,6 +588,7 @@ impl PartitionState {
         if at_most <= enough {
             return Ok(at_most);
         }
+        let prefixes: Vec<_> = spaces.iter().flat_map(|space| [prefix_of(space), timer::prefix(space)]).collect();
         let size = |key: &[u8], value: Option<&[u8]>| {
             let own = space_and_key(key).map_or(0, |(_, own)| own.len());
             value.map_or(0, |value| (own + value.len()) as u64)

@@ -1,7 +1,7 @@
 //! Tools that build plugins: which, where they are, and how they come there.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use sluice_node::definitions::tidy;
 
@@ -147,14 +147,9 @@ impl Tool {
 
 fn run(command: &mut Command, help: &str) -> Result<(), Failure> {
     let program = command.get_program().to_string_lossy().into_owned();
-    // Whatever is printed is not this program's answer.
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => {
-            eprint!("{}", String::from_utf8_lossy(&output.stdout));
-            Err(Failure::failed(format!("{program} failed: {}", output.status)).help(help))
-        }
-        Err(error) => Err(Failure::failed(format!("cannot start {program}: {error}")).help(help)),
-    }
+    let ended = super::run(command).and_then(|status| match status.success() {
+        true => Ok(()),
+        false => Err(Failure::failed(format!("{program} failed: {status}"))),
+    });
+    ended.map_err(|failure| failure.help(help))
 }

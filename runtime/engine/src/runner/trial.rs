@@ -39,7 +39,7 @@ const MOST_HELD: usize = 10_000;
 const MOST_HELD_BYTES: usize = 64 << 20;
 
 /// What it is held against.
-enum Held {
+enum Against {
     Asked(Box<Chain>),
     /// So many given up, of so many events.
     Known(u64, u64),
@@ -48,7 +48,7 @@ enum Held {
 /// A generation on probation.
 pub(super) struct Trial {
     pub(super) probation: Arc<Probation>,
-    before: Held,
+    before: Against,
     /// Commits of attempts that wait for the end, in order.
     held: VecDeque<(u64, Commit)>,
     held_bytes: usize,
@@ -61,8 +61,8 @@ impl Trial {
         state: Option<SharedState>,
     ) -> Self {
         let before = match before {
-            Before::Asked { stages, sinks } => Held::Asked(Box::new(Chain::new(of, stages, sinks.clone(), state))),
-            Before::Known { given_up, events } => Held::Known(*given_up, *events),
+            Before::Asked { stages, sinks } => Against::Asked(Box::new(Chain::new(of, stages, sinks.clone(), state))),
+            Before::Known { given_up, events } => Against::Known(*given_up, *events),
         };
         Self { probation, before, held: VecDeque::new(), held_bytes: 0 }
     }
@@ -109,8 +109,8 @@ impl Trial {
             }
         };
         let before = match &mut self.before {
-            Held::Asked(before) => before,
-            Held::Known(given_up, events) => {
+            Against::Asked(before) => before,
+            Against::Known(given_up, events) => {
                 let known = (*given_up, *events);
                 return judge_by_rate(&self.probation, (batch, due), result, &own, known);
             }

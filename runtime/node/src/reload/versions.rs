@@ -37,10 +37,15 @@ enum Shape {
 }
 
 impl Node {
-    fn shape_of(&self, candidate: &Candidate, info: &PipelineInfo) -> Result<Shape, NodeError> {
+    /// `known` are the pipeline's generations.
+    fn shape_of(
+        &self,
+        candidate: &Candidate,
+        info: &PipelineInfo,
+        known: &[GenerationInfo],
+    ) -> Result<Shape, NodeError> {
         let own = candidate.state_versions();
         let partitions = info.cursors.keys().map(|tp| tp.partition).collect::<BTreeSet<_>>();
-        let known = generations::of(&self.log, &info.name)?;
         let is_known = known.last().is_some_and(|last| last.state_versions == own);
         if own.is_empty() || is_known || self.log.topic(&changelog_topic(&info.name)).is_err() {
             return Ok(Shape::Same);
@@ -65,24 +70,36 @@ impl Node {
     pub(super) fn look_at_shape(&self, candidate: &Candidate) -> Result<Option<Migrates>, NodeError> {
         let pipeline = &candidate.pipeline;
         let Some(info) = self.log.pipeline(&pipeline.name) else { return Ok(None) };
-        match self.shape_of(candidate, &info)? {
+        let known = generations::of(&self.log, &pipeline.name)?;
+        self.prepare_for(self.shape_of(candidate, &info, &known)?, candidate, &info, &known)
+    }
+
+    /// What is to be done about a candidate's shape before it comes in force.
+    fn prepare_for(
+        &self,
+        shape: Shape,
+        candidate: &Candidate,
+        info: &PipelineInfo,
+        known: &[GenerationInfo],
+    ) -> Result<Option<Migrates>, NodeError> {
+        let pipeline = &candidate.pipeline;
+        match shape {
             Shape::Same => Ok(None),
             Shape::Older(stage, kept, own) => Err(NodeError::Refused(vec![too_old(pipeline, &stage, (kept, own))])),
             Shape::Newer => {
-                let Some(past) = self.states.past(&self.log, &info) else { return Ok(None) };
+                let Some(past) = self.states.past(&self.log, info) else { return Ok(None) };
                 let stages = candidate.configs();
-                let tried = replay::try_migration(&self.log, &info, &past, (pipeline, &stages));
+                let tried = replay::try_migration(&self.log, info, &past, (pipeline, &stages));
                 tried.map_err(|error| NodeError::Failed(format!("on a copy of the state: {error}")))?;
-                let before = rate(pipeline, &info);
-                Ok(Some(Migrates { checkpoint: self.checkpoint_before(&info)?, before }))
+                let before = rate(pipeline, info);
+                Ok(Some(Migrates { checkpoint: self.checkpoint_before(info, known)?, before }))
             }
         }
     }
 
-    fn checkpoint_before(&self, info: &PipelineInfo) -> Result<String, NodeError> {
+    fn checkpoint_before(&self, info: &PipelineInfo, known: &[GenerationInfo]) -> Result<String, NodeError> {
         let prefix = format!("{}.before-migration-", info.name);
         // Of one that did not come in force, nobody needs it.
-        let known = generations::of(&self.log, &info.name)?;
         let is_needed = |name: &str| known.iter().any(|generation| generation.checkpoint.as_deref() == Some(name));
         for left in checkpoint::list(self.log.root())? {
             if left.name.starts_with(&prefix) && !is_needed(&left.name) {
@@ -100,17 +117,10 @@ impl Node {
         let name = &candidate.pipeline.name;
         let Some(info) = self.log.pipeline(name) else { return Ok(None) };
         let known = generations::of(&self.log, name)?;
-        let versions = candidate.state_versions();
-        let is_newer = |generation: &&GenerationInfo| {
-            let mut all = generation.state_versions.iter();
-            all.any(|(stage, version)| versions.get(stage).is_some_and(|own| version > own))
-        };
-        // From behind: the first of those in a row that are newer has come after what this one can read. Whether it has brought over anything yet only its lanes know.
-        let newer: Vec<_> = known.iter().rev().take_while(is_newer).collect();
-        if let Some(checkpoint) = newer.iter().rev().find_map(|generation| generation.checkpoint.clone()) {
+        if let Some(checkpoint) = checkpoint_behind(candidate, &known) {
             return Ok(Some(checkpoint));
         }
-        let Shape::Older(stage, kept, own) = self.shape_of(candidate, &info)? else { return Ok(None) };
+        let Shape::Older(stage, kept, own) = self.shape_of(candidate, &info, &known)? else { return Ok(None) };
         let what = format!("the state of stage {stage} is of version {kept}, and that generation's is of {own}");
         Err(NodeError::Failed(format!("{what}: there is no checkpoint to take it back to")))
     }
@@ -157,7 +167,8 @@ impl Node {
         let Some(info) = self.log.pipeline(name) else { return Ok((None, before)) };
         let known = generations::of(&self.log, name)?;
         let taken_out = |last: &GenerationInfo| matches!(last.standing, Standing::Failed | Standing::RolledBack);
-        if let Shape::Older(..) = self.shape_of(candidate, &info)?
+        let shape = self.shape_of(candidate, &info, &known)?;
+        if let Shape::Older(..) = shape
             && known.last().is_some_and(taken_out)
             && let Some(checkpoint) = self.way_back(candidate)?
         {
@@ -168,7 +179,7 @@ impl Node {
         // It has begun to bring it over already: the way back is known.
         let migrates = match last.and_then(|last| last.checkpoint.clone()) {
             Some(checkpoint) => Some(Migrates { checkpoint, before: rate(&candidate.pipeline, &info) }),
-            None => self.look_at_shape(candidate)?,
+            None => self.prepare_for(shape, candidate, &info, &known)?,
         };
         let before = before.map(|before| match &migrates {
             Some(migrates) => migrates.before.clone(),
@@ -176,6 +187,18 @@ impl Node {
         });
         Ok((migrates, before))
     }
+}
+
+/// The checkpoint from before those generations that are newer than what a candidate can read. Whether they have brought over anything yet only their lanes know.
+fn checkpoint_behind(candidate: &Candidate, known: &[GenerationInfo]) -> Option<String> {
+    let versions = candidate.state_versions();
+    let is_newer = |generation: &&GenerationInfo| {
+        let mut all = generation.state_versions.iter();
+        all.any(|(stage, version)| versions.get(stage).is_some_and(|own| version > own))
+    };
+    // From behind, those in a row: the first of them has come after what this one can read.
+    let newer: Vec<_> = known.iter().rev().take_while(is_newer).collect();
+    newer.iter().rev().find_map(|generation| generation.checkpoint.clone())
 }
 
 /// What a candidate can be held against: the generation before, if it reads the same state.
