@@ -131,10 +131,19 @@ export function clearTimer(key, tag = new Uint8Array()) {
   hostTimers.clear(origin, key, tag);
 }
 
+/** A stack with lines of the sources: `sluice plugin build` adds to the bundle where its lines come from. */
+function placed(stack) {
+  const { sources, lines } = globalThis.sluicePlaces ?? { sources: [], lines: [] };
+  return stack.replace(/[^\s(]*bundle\.js:(\d+):\d+/g, (whole, number) => {
+    const [source, line] = lines[number - 1] ?? [];
+    return line === undefined ? whole : `${sources[source]}:${line}`;
+  });
+}
+
 function told(error) {
   if (error instanceof Failure) return error.message;
   if (!(error instanceof Error)) return String(error);
-  return `${error.name}: ${error.message}\n${error.stack}`.trimEnd();
+  return `${error.name}: ${error.message}\n${placed(error.stack)}`.trimEnd();
 }
 
 class Outputs {

@@ -92,6 +92,24 @@ fn an_animal_behind_another_stage_is_stopped_like_one_in_front() {
 }
 
 #[test]
+fn an_instance_that_grows_with_each_call_makes_room_for_a_new_one_before_it_may_not() {
+    let grows = "(func $process (param $header i32) (param i32 i32 i32) (result i32)
+        (drop (memory.grow (i32.const 1)))
+        (call $outcome (i32.load offset=8 (local.get $header)) (i32.const 0) (i32.const 1088)))";
+    let workspace = cage(&of_fields(grows), ", memory = \"1MiB\"");
+    let text = std::fs::read_to_string(workspace.path("pipelines/wild.toml")).unwrap();
+    // At most once, so that no call is made again.
+    workspace.write("pipelines/wild.toml", format!("delivery = \"at-most-once\"\n{text}[batch]\nmax-events = 1\n"));
+    let lines: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    workspace.produce("wild-in", &lines.iter().map(String::as_str).collect::<Vec<_>>());
+    workspace.sluice(&["run", "--until-idle"]).ok();
+    let audit = workspace.json(&["audit"]);
+    let wild = audit["accounts"].as_array().unwrap().iter().find(|account| account["pipeline"] == "wild").unwrap();
+    assert_eq!((&wild["balances"], &wild["lost"]), (&true.into(), &0.into()), "{audit}");
+    assert_eq!(workspace.values("wild.dead").len(), 0);
+}
+
+#[test]
 fn globals_that_no_instance_counts_are_bounded() {
     let globals = "(global i32 (i32.const 0))".repeat(200_000);
     let instances = "(core instance (instantiate $m))".repeat(20);

@@ -1,5 +1,6 @@
 //! Languages that plugins are written in: how one is begun, what builds it, and where that comes from.
 
+mod places;
 mod rust;
 mod sdk;
 mod template;
@@ -104,17 +105,20 @@ pub(crate) fn build(dir: &Path, setup: bool) -> Result<PathBuf, Failure> {
         Some(tool) => {
             let tool = tool.find(dir, setup)?;
             sdk::write(language, &folder.join("sdk"))?;
-            for mut command in commands(language, dir, &folder, &new, &tool)? {
-                if !run(command.current_dir(dir))?.success() {
-                    let what = format!("{} does not build; the compiler's errors are above", tidy(dir).display());
-                    return Err(Failure::failed(what));
-                }
-            }
+            builds(&mut command(language, dir, &folder, &new, &tool)?, dir)?;
         }
     }
     #[expect(clippy::disallowed_methods, reason = "a build product, no part of the log")]
     std::fs::rename(&new, &built).map_err(|error| cannot_write(&built, &error))?;
     Ok(built)
+}
+
+/// Has a compiler work in a plugin's folder.
+fn builds(command: &mut Command, dir: &Path) -> Result<(), Failure> {
+    if run(command.current_dir(dir))?.success() {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("{} does not build; the compiler's errors are above", tidy(dir).display())))
 }
 
 fn cannot_write(file: &Path, error: &std::io::Error) -> Failure {
@@ -140,14 +144,14 @@ fn uses(dir: &Path, state: &str, timers: [&str; 2]) -> [(&'static str, bool); 2]
     [("state", mentions(state)), ("timers", timers.into_iter().any(mentions))]
 }
 
-/// What makes `out` of a plugin's sources.
-fn commands(
+/// What makes `out` of a plugin's sources, when all that comes before is done.
+fn command(
     language: Language,
     dir: &Path,
     folder: &Path,
     out: &Path,
     tool: &toolchain::Found,
-) -> Result<Vec<Command>, Failure> {
+) -> Result<Command, Failure> {
     let sdk = folder.join("sdk");
     let mut command = tool.command();
     match language {
@@ -215,11 +219,14 @@ fn commands(
                 "--format=esm",
                 "--external:sluicegate:*",
                 "--log-level=warning",
+                "--sourcemap=external",
+                "--sources-content=false",
             ]);
             bundler.arg(option).arg(format!("--outfile={}", bundle.display()));
+            builds(&mut bundler, dir)?;
+            places::add(&bundle, dir)?;
             command.arg("--wit").arg(sdk.join("wit")).arg("--js").arg(&bundle);
             command.args(["-n", "of-this", "--sync", "--stub-wasi", "-o"]).arg(out);
-            return Ok(vec![bundler, command]);
         }
         Language::Assemblyscript => {
             command.arg("assembly/consumer.ts").args(["-O3", "--runtime", "incremental"]);
@@ -227,7 +234,7 @@ fn commands(
             command.arg("-o").arg(out);
         }
     }
-    Ok(vec![command])
+    Ok(command)
 }
 
 /// Writes the world of a plugin, which imports of these what it uses.

@@ -497,7 +497,7 @@ impl Chain {
         let nothing = || CallError::new(CallErrorKind::BadOutcome, "it returned nothing");
         let told = told.unwrap_or_else(|| Err(nothing()))?;
         // Only an instance that behaved is used again.
-        stage.consumer = Some(consumer);
+        stage.consumer = Some(consumer).filter(|consumer| !consumer.is_worn());
         Ok(told)
     }
 

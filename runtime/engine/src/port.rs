@@ -17,6 +17,11 @@ pub trait Consumer: Send {
         0
     }
 
+    /// Whether a new instance should take its place before the next call: it has grown so much that it may soon have more memory than it may.
+    fn is_worn(&self) -> bool {
+        false
+    }
+
     /// The version of the shape that its values have in the state. It sees no others.
     fn state_version(&self) -> u32 {
         0

@@ -190,6 +190,8 @@ pub(crate) struct Instance {
     store: Store<Data>,
     exports: Exports,
     limits: Limits,
+    /// Bytes of memory it had when it was made.
+    at_first: usize,
 }
 
 /// What a guest exports.
@@ -247,7 +249,10 @@ impl Instance {
         let made = Self::make(&mut store, code, config);
         drop(running);
         match made {
-            Ok(Ok(exports)) => Ok(Self { host: host.clone(), store, exports, limits }),
+            Ok(Ok(exports)) => {
+                let at_first = store.data().limiter.memory();
+                Ok(Self { host: host.clone(), store, exports, limits, at_first })
+            }
             Ok(Err(refused)) => {
                 Err(cannot_instantiate(format!("init refused the configuration: {}", legible(&refused))))
             }
@@ -346,6 +351,10 @@ fn cannot_instantiate(message: String) -> CallError {
 impl Consumer for Instance {
     fn memory(&self) -> usize {
         self.store.data().limiter.memory()
+    }
+
+    fn is_worn(&self) -> bool {
+        self.store.data().limiter.is_worn(self.at_first)
     }
 
     fn undoes_failures(&self) -> bool {

@@ -71,6 +71,12 @@ impl Limiter {
     pub(crate) fn memory(&self) -> usize {
         self.memory
     }
+
+    /// Whether little is left of what it may have, for one that began with little: runtimes of some languages do not free all that a call takes, and
+    /// a new instance is better than a call that fails.
+    pub(crate) fn is_worn(&self, at_first: usize) -> bool {
+        self.memory > self.memory_limit / 4 * 3 && at_first <= self.memory_limit / 4
+    }
 }
 
 impl ResourceLimiter for Limiter {
