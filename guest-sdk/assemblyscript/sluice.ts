@@ -411,8 +411,8 @@ export class State {
     for (let at = 0; at < own.length; at++) {
       const slot = own[at];
       if (!slot.changed || slot.key.length < whole.length || memory.compare(slot.key.ptr, whole.ptr, whole.length) != 0) continue;
-      const value = isGone(slot.expires) ? null : slot.value;
-      if (value) found.set(unit(slot.key), new Entry(slot.key, value));
+      const value = slot.value;
+      if (value && !isGone(slot.expires)) found.set(unit(slot.key), new Entry(slot.key, value));
       else found.delete(unit(slot.key));
     }
     const keys = found.keys();

@@ -1,4 +1,4 @@
-//! Every language has the same four consumers (`plugins/LANGUAGE/CONSUMER`; Rust's are `plugins/CONSUMER`), and all make the same of the same events, byte for byte. A language is added by
+//! Every language has the same consumers (`plugins/LANGUAGE/CONSUMER`; Rust's are `plugins/CONSUMER`), and all make the same of the same events, byte for byte. A language is added by
 //! adding a folder.
 
 use std::fmt::Write;
@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 use sluice_tests::sluice::{Workspace, project};
 
-const CONSUMERS: [&str; 4] = ["late-flights", "route-averages", "dedupe", "picky"];
+const CONSUMERS: [&str; 5] = ["late-flights", "route-averages", "dedupe", "picky", "visits"];
 
 /// A consumer, its configuration, and events.
 struct Vector {
@@ -111,6 +111,47 @@ fn picked(panics: bool) -> Vec<Value> {
     events
 }
 
+/// What sets timers, clears and replaces them, deletes and scans what is kept, and undoes all of it.
+fn visited() -> Vec<Value> {
+    let event = |key: &str, value: &str, timestamp: i64| json!({ "key": key, "value": value, "timestamp": timestamp });
+    let mut events = vec![
+        event("a", "first", 0),
+        event("b", "first", 0),
+        event("a", "again, which sets the timer anew", 400),
+        event("who", "who ", 400),
+        event("a", "the third, with a timer more", 800),
+        event("b", "bad, but not quite", 900),
+        // Fires what is due before: `b` fails afterwards with all it has set.
+        event("b", "bad", 1_350),
+        event("c", "bad", 1_350),
+        event("a", "bye", 1_400),
+        event("a", "from the start", 1_500),
+        event("ab", "one", 1_600),
+        event("abc", "two", 1_600),
+        event("ab\u{0}", "three", 1_600),
+        event("ä", "four", 1_600),
+        event("who", "who a", 1_700),
+        event("who", "who ab", 1_700),
+        event("who", "who nobody", 1_700),
+        json!({ "value": "no key", "timestamp": 1_800 }),
+        event("late", "behind the others", 100),
+        // All of these are due at once.
+        event("d", "first", 10_000),
+        event("d", "second", 10_000),
+        event("d", "third, whose timer comes before the others", 10_000),
+        event("d", "once more", 10_499),
+        event("who", "who ", 10_500),
+        event("d", "bye", 10_999),
+    ];
+    // More than a host hands over at once, some of which have left in the same call.
+    events.extend((0..1_500).map(|number| event(&format!("many-{number}"), "here", 12_000)));
+    events.extend((0..1_500).step_by(2).map(|number| event(&format!("many-{number}"), "bye", 12_100)));
+    events.push(event("who", "who many-", 12_200));
+    events.push(event("after", "all of them go", 20_000));
+    events.push(event("who", "who ", 20_000));
+    events
+}
+
 fn vectors() -> Vec<Vector> {
     let vector = |name, consumer, config, events| Vector { name, consumer, config, events };
     let many = || flights(10_000);
@@ -125,6 +166,7 @@ fn vectors() -> Vec<Vector> {
         vector("keys, headers and sizes", "dedupe", json!({ "for-seconds": 10 }), keyed()),
         vector("failures", "picky", json!({}), picked(false)),
         vector("panics", "picky", json!({}), picked(true)),
+        vector("timers and scans", "visits", json!({}), visited()),
     ]
 }
 
@@ -193,6 +235,50 @@ fn consumers_in_every_language_make_the_same_of_the_same_events() {
             }
         }
     }
+}
+
+/// What version 0 of `visits` may have kept, and what comes then.
+#[test]
+fn state_of_an_older_version_is_brought_over_in_every_language() {
+    let workspace = Workspace::new();
+    let kept = |name: &str, value: &str, expires: Option<i64>| json!({ "key": name, "value": value, "expires": expires });
+    let before = vec![
+        kept("visit/a", "2", None),
+        kept("visit/b", "0", None),
+        kept("visit/c", "41", Some(5_000)),
+        kept("visit/d", "7", Some(1_000)),
+    ];
+    let many = (0..12_000).map(|number| kept(&format!("visit/z-{number:05}"), "9", None));
+    let told = json!({ "state_version": 0, "state": before.iter().cloned().chain(many).collect::<Vec<_>>() });
+    workspace.write("before", told.to_string());
+    let event = |key: &str, value: &str, time: i64| json!({ "key": key, "value": value, "timestamp": time }).to_string();
+    let asked = ["who a", "who c", "who d", "who z-11"].map(|asked| event("who", asked, 2_000));
+    let events = [event("a", "the third", 100), event("c", "x", 200), asked.join("\n")].join("\n");
+    workspace.write("events", events);
+    let run = |plugin: &str, state: &str| {
+        let arguments = ["plugin", "run", plugin, "--events", "events", "--events-json", "--state", state, "--json"];
+        workspace.sluice(&arguments)
+    };
+    let rust: Value = serde_json::from_str(&run("plugins/visits", "before").ok()).unwrap();
+    assert_eq!(rust["state"].as_array().unwrap().len(), 12_000);
+    assert_eq!(rust["state_version"], 1);
+    let values: Vec<_> = rust["outputs"].as_array().unwrap().iter().map(|output| &output["value"]).collect();
+    assert!(values.contains(&&json!("third 3 at 600")), "{:?}", &values[..4]);
+    workspace.write("odd", json!({ "state_version": 0, "state": [kept("visit/a", "many", None)] }).to_string());
+    for language in languages() {
+        let plugin = format!("plugins/{language}/visits");
+        let came = serde_json::from_str(&run(&plugin, "before").ok()).unwrap();
+        if let Some(difference) = difference(&rust, &came) {
+            panic!("{plugin}: {difference}");
+        }
+        let ran = run(&plugin, "odd");
+        let told = ran.fails(1);
+        assert!(told.contains("permanent failure"), "{plugin}: {told}");
+    }
+    // An older plugin never sees newer state.
+    workspace.write("newer", json!({ "state_version": 2, "state": before }).to_string());
+    let told = run("plugins/visits", "newer").fails(1);
+    assert!(told.contains("version 2"), "{told}");
 }
 
 #[test]

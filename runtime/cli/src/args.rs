@@ -135,6 +135,9 @@ pub(crate) struct PluginRun {
     /// Sinks that outputs may name, besides the first
     #[arg(long, value_name = "NAME")]
     pub(crate) sink: Vec<String>,
+    /// Begin with what an earlier run has kept, maybe of an older version: what that has printed with --json
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state: Option<PathBuf>,
     /// In the end, have timers fire that are set for a time of events
     #[arg(long)]
     pub(crate) close_windows: bool,

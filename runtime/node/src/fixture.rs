@@ -15,7 +15,7 @@ use sluice_env::SystemClock;
 use sluice_host::{Compiler, Host};
 
 use self::definition::Fixture;
-pub use self::outcomes::{Asked, Outcomes, outcomes};
+pub use self::outcomes::{Asked, Before, Outcomes, outcomes};
 use crate::definitions::{self, Trial};
 use crate::node::NodeError;
 

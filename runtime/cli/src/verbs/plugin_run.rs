@@ -1,11 +1,12 @@
 //! `sluice plugin run`
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::Value;
 use sluice_event::NewEvent;
 use sluice_host::Compiler;
-use sluice_node::fixture::{Asked, Outcomes, outcomes};
+use sluice_node::fixture::{Asked, Before, Outcomes, outcomes};
 
 use crate::args::{Global, PluginRun};
 use crate::exit::Failure;
@@ -48,10 +49,31 @@ pub(crate) fn run(global: &Global, verb: &PluginRun) -> Result<ExitCode, Failure
         close_windows: verb.close_windows,
         // Where a node runs here, what it has compiled is used.
         cache: global.data.is_dir().then(|| global.data.join("cache")),
+        before: match &verb.state {
+            Some(file) => before(file)
+                .map_err(|what| Failure::usage(format!("{}: {what}", file.display())).help("--state takes what an earlier `sluice plugin run … --json` has printed"))?,
+            None => Before::default(),
+        },
     };
     let came = outcomes(&asked, Compiler::Apart, events)?;
     show::answer(global, &came, || describe(&came))?;
     Ok(if came.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What an earlier run has kept.
+fn before(file: &Path) -> Result<Before, String> {
+    let text = std::fs::read(file).map_err(|error| error.to_string())?;
+    let told: Value = serde_json::from_slice(&text).map_err(|error| format!("no JSON: {error}"))?;
+    let version = told.get("state_version").and_then(Value::as_u64).and_then(|version| version.try_into().ok());
+    let kept = |value: &Value| {
+        let bytes = |name: &str| sluice_node::text::bytes_of_json(value.get(name)?);
+        Some((bytes("key")?, bytes("value")?, value.get("expires").and_then(Value::as_i64)))
+    };
+    let values: Option<_> = told.get("state").and_then(Value::as_array).map(|all| all.iter().map(kept).collect());
+    match (version, values.flatten()) {
+        (Some(version), Some(values)) => Ok(Before { version, values }),
+        _ => Err("no `state` with keys and values, or no `state_version`".to_owned()),
+    }
 }
 
 fn event(verb: &PluginRun, line: &[u8]) -> Result<Given, String> {
