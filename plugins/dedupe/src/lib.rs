@@ -1,4 +1,4 @@
-//! Lets each key through once within some time. One of the four consumers that every language has: see `tests/verbs/languages.rs`.
+//! Lets each key through once within some time. One of the consumers that every language has: see `tests/verbs/languages.rs`.
 
 use std::time::Duration;
 

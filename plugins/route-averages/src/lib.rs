@@ -1,4 +1,4 @@
-//! The average delay of each route so far, in whole minutes towards zero. One of the four consumers that every language has: see `tests/verbs/languages.rs`.
+//! The average delay of each route so far, in whole minutes towards zero. One of the consumers that every language has: see `tests/verbs/languages.rs`.
 
 use std::borrow::Cow;
 

@@ -15,6 +15,7 @@ use wasmparser::{ElementItems, Parser, Payload};
 use crate::code::{Error, is_core_module};
 use crate::componentize::componentize;
 use crate::host::engine;
+use crate::interrupt::{Interruption, checks};
 use crate::limits::{Limits, humantime};
 
 /// Where plugins are compiled.
@@ -46,8 +47,10 @@ pub fn compile_if_asked() {
         return;
     }
     let mut limit = || arguments.next()?.to_str()?.parse().ok();
-    let result = match (limit(), limit()) {
-        (Some(memory), Some(seconds)) => compile_within(memory, seconds),
+    let (memory, seconds) = (limit(), limit());
+    let interruption = arguments.next().and_then(|name| Interruption::named(name.to_str()?));
+    let result = match (memory, seconds, interruption) {
+        (Some(memory), Some(seconds), Some(interruption)) => compile_within(memory, seconds, interruption),
         _ => Err(Error::Host { what: "compile", reason: "not told how much it may use".to_owned() }),
     };
     let mut out = std::io::stdout().lock();
@@ -56,7 +59,7 @@ pub fn compile_if_asked() {
     std::process::exit(i32::from(written.is_err()));
 }
 
-fn compile_within(memory: u64, seconds: u64) -> Result<Vec<u8>, Error> {
+fn compile_within(memory: u64, seconds: u64, interruption: Interruption) -> Result<Vec<u8>, Error> {
     let failed = |reason: &dyn std::fmt::Display| Error::Host { what: "compile", reason: reason.to_string() };
     let at_most = |most: u64| Rlimit { current: Some(most), maximum: Some(most) };
     for (resource, most) in [(Resource::As, memory), (Resource::Cpu, seconds), (Resource::Core, 0)] {
@@ -68,16 +71,21 @@ fn compile_within(memory: u64, seconds: u64) -> Result<Vec<u8>, Error> {
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| failed(&error))?;
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-    compile_here(&bytes)
+    compile_here(&bytes, interruption)
 }
 
 /// Compiles in this process: a component, or a core module that is made one.
-pub(crate) fn compile_here(bytes: &[u8]) -> Result<Vec<u8>, Error> {
-    let engine = engine()?;
+pub(crate) fn compile_here(bytes: &[u8], interruption: Interruption) -> Result<Vec<u8>, Error> {
+    let engine = engine(interruption)?;
     let invalid = |error: &dyn std::fmt::Display| Error::Invalid(format!("{error:#}"));
     let component = if is_core_module(bytes)? { Some(componentize(bytes)?) } else { None };
     let component = component.as_deref().unwrap_or(bytes);
     check_parts(component).map_err(|error| invalid(&error))??;
+    let checked = match interruption {
+        Interruption::Page => Some(checks::add(component).map_err(Error::Invalid)?),
+        Interruption::Epochs => None,
+    };
+    let component = checked.as_deref().unwrap_or(component);
     engine.precompile_component(component).map_err(|error| invalid(&error))
 }
 
@@ -106,14 +114,14 @@ fn check_parts(component: &[u8]) -> wasmparser::Result<Result<(), Error>> {
 }
 
 /// Compiles in a process of its own.
-pub(crate) fn compile_apart(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, Error> {
+pub(crate) fn compile_apart(bytes: &[u8], limits: &Limits, interruption: Interruption) -> Result<Vec<u8>, Error> {
     let failed =
         |error: std::io::Error| Error::Host { what: "start a process that compiles", reason: error.to_string() };
     // The limit of processor time knows whole seconds only.
     let time = Duration::from_secs(limits.compile_time.as_secs().max(1));
     // This very program, also when its file was replaced meanwhile.
     let mut child = Command::new("/proc/self/exe")
-        .args([FLAG, &limits.compile_memory.to_string(), &time.as_secs().to_string()])
+        .args([FLAG, &limits.compile_memory.to_string(), &time.as_secs().to_string(), interruption.name()])
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -14,8 +14,11 @@ use crate::code::{Code, Digest, Error, is_core_module};
 use crate::compile::{Compiler, compile_apart, compile_here};
 use crate::contract::Surface;
 use crate::instance::{self, Data};
+use crate::interrupt::Interruption;
+use crate::interrupt::checks;
+use crate::interrupt::page::Memories;
+use crate::interrupt::watch::Ticker;
 use crate::limits::{Limits, STACK};
-use crate::ticker::Ticker;
 
 /// Is told of a line: the plugin's name, its level, the text.
 pub(crate) type OnLine = Box<dyn Fn(&str, &str, &str) + Send + Sync>;
@@ -29,6 +32,7 @@ pub struct Host {
     /// Is told of each line that a plugin writes.
     pub(crate) on_line: OnceLock<OnLine>,
     compiler: Compiler,
+    interruption: Interruption,
     cache: Option<Cache>,
     /// Many pipelines may use one plugin: it is loaded once.
     loaded: Mutex<HashMap<Digest, Code>>,
@@ -40,14 +44,28 @@ impl Host {
     /// # Errors
     /// When the engine cannot be made, or the folder cannot be used.
     pub fn new(cache: Option<&Path>, clock: Arc<dyn Clock>, compiler: Compiler) -> Result<Arc<Self>, Error> {
+        let chosen = Interruption::chosen().map_err(|reason| Error::Host { what: "start the engine", reason })?;
+        Self::with_interruption(chosen, cache, clock, compiler)
+    }
+
+    /// The same, where guests are stopped in this way.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_interruption(
+        interruption: Interruption,
+        cache: Option<&Path>,
+        clock: Arc<dyn Clock>,
+        compiler: Compiler,
+    ) -> Result<Arc<Self>, Error> {
         let failed = |what| move |reason: String| Error::Host { what, reason };
-        let engine = engine()?;
+        let engine = engine(interruption)?;
         let linker = instance::linker(&engine).map_err(|error| failed("link the contract")(format!("{error:#}")))?;
         let ticker = Ticker::start(engine.clone()).map_err(|error| failed("start a thread")(error.to_string()))?;
         let cache = cache.map(Cache::open).transpose();
         let cache = cache.map_err(|error| failed("open the cache of compiled code")(error.to_string()))?;
         let (on_line, loaded) = (OnceLock::new(), Mutex::default());
-        Ok(Arc::new(Self { engine, linker, ticker, clock, on_line, compiler, cache, loaded }))
+        Ok(Arc::new(Self { engine, linker, ticker, clock, on_line, compiler, interruption, cache, loaded }))
     }
 
     /// Has somebody told of each line that a plugin writes to the log, within its limit: its name, the level, the text. It must not block.
@@ -86,6 +104,7 @@ impl Host {
     fn compiled(&self, bytes: &[u8], digest: Digest, limits: &Limits) -> Result<(Component, bool), Error> {
         let mut settings = DefaultHasher::new();
         self.engine.precompile_compatibility_hash().hash(&mut settings);
+        (self.interruption.name(), checks::VERSION).hash(&mut settings);
         let name = format!("{digest}-{:016x}", settings.finish());
         if let Some(component) =
             self.cache.as_ref().and_then(|cache| cache.get(&name)).and_then(|code| self.load_compiled(&code))
@@ -93,8 +112,8 @@ impl Host {
             return Ok((component, true));
         }
         let compiled = match self.compiler {
-            Compiler::Here => compile_here(bytes)?,
-            Compiler::Apart => compile_apart(bytes, limits)?,
+            Compiler::Here => compile_here(bytes, self.interruption)?,
+            Compiler::Apart => compile_apart(bytes, limits, self.interruption)?,
         };
         if let Some(cache) = &self.cache {
             cache.put(&name, &compiled);
@@ -119,15 +138,15 @@ impl Drop for Host {
 }
 
 /// An engine; those of one build of this program take each other's compiled code.
-pub(crate) fn engine() -> Result<Engine, Error> {
+pub(crate) fn engine(interruption: Interruption) -> Result<Engine, Error> {
     let failed = |reason: String| Error::Host { what: "start the engine", reason };
     sluice_env::handle_fatal_signals().map_err(|error| failed(error.to_string()))?;
-    Engine::new(&config()).map_err(|error| failed(format!("{error:#}")))
+    Engine::new(&config(interruption)).map_err(|error| failed(format!("{error:#}")))
 }
 
 /// Settings that were found sound for hostile guests: everything that is not needed is off, and what a guest computes does
 /// not depend on the machine.
-fn config() -> Config {
+fn config(interruption: Interruption) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -135,14 +154,19 @@ fn config() -> Config {
         .wasm_gc(false)
         .wasm_exceptions(false)
         .wasm_function_references(false)
-        .wasm_threads(false)
         .wasm_memory64(false)
         .wasm_tail_call(false)
         .wasm_relaxed_simd(false)
         .concurrency_support(false)
         .shared_memory(false)
         .cranelift_nan_canonicalization(true)
-        .epoch_interruption(true)
         .max_wasm_stack(STACK);
+    match interruption {
+        // Atomic reads are for the checks alone: guests that have any were refused before.
+        Interruption::Page => {
+            config.wasm_threads(true).memory_init_cow(false).with_host_memory(Arc::new(Memories));
+        }
+        Interruption::Epochs => drop(config.wasm_threads(false).epoch_interruption(true)),
+    }
     config
 }

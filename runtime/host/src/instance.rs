@@ -12,9 +12,10 @@ use wasmtime::{Engine, Store, StoreContextMut, Trap, WasmBacktrace};
 
 use crate::contract::interface;
 use crate::host::Host;
+use crate::interrupt::page::pages_of;
+use crate::interrupt::watch::{Ticker, Watch};
 use crate::limits::{Limiter, Limits, MAX_HANDLES, MAX_PARTS, OverLimit, STACK, humantime};
 use crate::state::{self, Access, Entry};
-use crate::ticker::Ticker;
 use crate::typed;
 
 /// Functions of a guest's stack that are told of, innermost first.
@@ -186,7 +187,7 @@ fn write_line(level: Level, plugin: &str, message: &str) {
 
 /// An instance that can be called until it fails once.
 pub(crate) struct Instance {
-    host: Arc<Host>,
+    watch: Arc<Watch>,
     store: Store<Data>,
     exports: Exports,
     limits: Limits,
@@ -245,18 +246,19 @@ impl Instance {
         // Bounds what the host lifts for the guest: results, and arguments of imports.
         store.set_hostcall_fuel(limits.output_bytes);
         store.set_epoch_deadline(Ticker::ticks(limits.call_timeout));
-        let running = host.ticker.enter();
-        let made = Self::make(&mut store, code, config);
+        let watch = host.ticker.watch();
+        let running = watch.enter(limits.call_timeout);
+        let made = pages_of(&watch, || Self::make(&mut store, code, config));
         drop(running);
         match made {
             Ok(Ok(exports)) => {
                 let at_first = store.data().limiter.memory();
-                Ok(Self { host: host.clone(), store, exports, limits, at_first })
+                Ok(Self { watch, store, exports, limits, at_first })
             }
             Ok(Err(refused)) => {
                 Err(cannot_instantiate(format!("init refused the configuration: {}", legible(&refused))))
             }
-            Err(error) => Err(cannot_instantiate(explain(&mut store, &error, &limits).message)),
+            Err(error) => Err(cannot_instantiate(explain(&mut store, &error, &limits, watch.has_stopped()).message)),
         }
     }
 
@@ -313,8 +315,8 @@ impl Instance {
     fn watched<T>(&mut self, call: impl FnOnce(&mut Self) -> wasmtime::Result<T>) -> wasmtime::Result<T> {
         self.store.set_epoch_deadline(Ticker::ticks(self.limits.call_timeout));
         self.store.data_mut().printed.clear();
-        let host = self.host.clone();
-        let _running = host.ticker.enter();
+        let watch = self.watch.clone();
+        let _running = watch.enter(self.limits.call_timeout);
         call(self)
     }
 
@@ -381,7 +383,7 @@ impl Consumer for Instance {
         match result {
             Ok(Ok(entries)) => Ok(state::returned(entries)),
             Ok(Err(reason)) => Err(CallError::new(CallErrorKind::Permanent, legible(&reason))),
-            Err(error) => Err(explain(&mut self.store, &error, &self.limits)),
+            Err(error) => Err(explain(&mut self.store, &error, &self.limits, self.watch.has_stopped())),
         }
     }
 
@@ -398,13 +400,13 @@ impl Consumer for Instance {
                 Ok(())
             }
             Ok(Err(message)) => Err(CallError::new(CallErrorKind::BadOutcome, message)),
-            Err(error) => Err(explain(&mut self.store, &error, &self.limits)),
+            Err(error) => Err(explain(&mut self.store, &error, &self.limits, self.watch.has_stopped())),
         }
     }
 }
 
 /// What happened to a call, in words its author and an operator can use.
-fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) -> CallError {
+fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits, stopped: bool) -> CallError {
     let printed = Some(legible(store.data().printed.trim_end())).filter(|printed| !printed.is_empty());
     let panic = store.data_mut().panic.take().or(printed);
     let said = store.data().in_hand;
@@ -417,7 +419,7 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) ->
     let text = format!("{:#}", error.root_cause());
     let over_fuel = text.contains("fuel allocated for hostcalls");
     let (kind, mut message) = match (error.downcast_ref::<Trap>(), error.downcast_ref::<OverLimit>()) {
-        (Some(Trap::Interrupt), _) => {
+        (Some(trap), _) if *trap == Trap::Interrupt || (stopped && *trap == Trap::MemoryOutOfBounds) => {
             let timeout = humantime(limits.call_timeout);
             (CallErrorKind::Timeout, format!("not back after {timeout}; `limits.call-timeout` changes that"))
         }

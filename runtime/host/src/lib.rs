@@ -11,10 +11,10 @@ mod componentize;
 mod contract;
 mod host;
 mod instance;
+mod interrupt;
 mod limits;
 mod stage;
 mod state;
-mod ticker;
 mod typed;
 
 #[cfg(test)]
@@ -24,5 +24,6 @@ pub use code::{Code, Digest, Error};
 pub use compile::{Compiler, compile_if_asked};
 pub use contract::World;
 pub use host::Host;
+pub use interrupt::Interruption;
 pub use limits::Limits;
 pub use stage::Stage;

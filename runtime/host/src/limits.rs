@@ -110,7 +110,8 @@ impl ResourceLimiter for Limiter {
     }
 
     fn memories(&self) -> usize {
-        MAX_PARTS
+        // Each may have an interrupt page beside it.
+        2 * MAX_PARTS
     }
 }
 

@@ -7,7 +7,7 @@ use sluice_engine::{CallError, CallErrorKind, Plugin};
 use sluice_env::SystemClock;
 use sluice_event::{Batch, FailureKind, Items, NewEvent, Outcome, View};
 
-use crate::{Code, Compiler, Error, Host, Limits, Stage, World};
+use crate::{Code, Compiler, Error, Host, Interruption, Limits, Stage, World};
 
 /// A core module of the world `batch-consumer` from the body of `process` and other parts of a core module.
 fn component(process: &str, parts: &str) -> Vec<u8> {
@@ -71,6 +71,110 @@ fn an_endless_loop_is_stopped() {
 fn an_endless_loop_while_it_is_instantiated_is_stopped() {
     let start = "(func $start (loop br 0)) (start $start)";
     fails("unreachable", start, CallErrorKind::Instantiate, "limits.call-timeout");
+}
+
+/// Ways to run for ever: the body of `process`, and what else there is.
+const ENDLESS: [(&str, &str, &str); 13] = [
+    ("nothing in it", "(loop br 0) unreachable", ""),
+    ("registers only", "(local i64) (loop (local.set 4 (i64.add (local.get 4) (i64.const 1))) br 0) unreachable", ""),
+    ("left by no branch", "(loop (br_if 0 (i32.const 1))) unreachable", ""),
+    ("stores", "(loop (i32.store (i32.const 64) (i32.load (i32.const 68))) br 0) unreachable", ""),
+    (
+        "loops within",
+        "(local i32) (loop (loop (br_if 0 (i32.lt_u (local.tee 4 (i32.add (local.get 4) (i32.const 1))) (i32.const 9)))) (local.set 4 (i32.const 0)) br 0) unreachable",
+        "",
+    ),
+    ("by a table", "(loop (block (br_table 0 1 (i32.const 1)))) (loop (br_table 0 0 (i32.const 7))) unreachable", ""),
+    ("with a value", "(loop (result i32) (br 0)) ", ""),
+    (
+        "calls and calls",
+        "(call $fib (i32.const 90))",
+        "(func $fib (param i32) (result i32) (if (result i32) (i32.lt_u (local.get 0) (i32.const 2)) (then (i32.const 1)) (else (i32.add (call $fib (i32.sub (local.get 0) (i32.const 1))) (call $fib (i32.sub (local.get 0) (i32.const 2)))))))",
+    ),
+    (
+        "through a table",
+        "(call_indirect (type $t) (i32.const 60) (i32.const 0))",
+        "(type $t (func (param i32) (result i32))) (table 1 funcref) (elem (i32.const 0) $twice) (func $twice (type $t) (if (result i32) (local.get 0) (then (i32.add (call_indirect (type $t) (i32.sub (local.get 0) (i32.const 1)) (i32.const 0)) (call_indirect (type $t) (i32.sub (local.get 0) (i32.const 1)) (i32.const 0)))) (else (i32.const 1))))",
+    ),
+    ("fills memory", "(loop (memory.fill (i32.const 0) (i32.const 7) (i32.const 131072)) br 0) unreachable", ""),
+    ("without a memory of its own", "(call $far)", "(func $far (result i32) (loop br 0) unreachable)"),
+    (
+        "calls the host",
+        "(loop (call $log (i32.const 0) (i32.const 0) (i32.const 0)) br 0) unreachable",
+        r#"(import "sluicegate:plugin/log@1.0.0" "write" (func $log (param i32 i32 i32)))"#,
+    ),
+    (
+        "several memories",
+        "(loop (i32.store 1 (i32.const 0) (i32.const 1)) br 0) unreachable",
+        "(memory $more 0 41245) ",
+    ),
+];
+
+#[test]
+fn whatever_runs_for_ever_is_stopped_in_either_way() {
+    for interruption in [Interruption::Page, Interruption::Epochs] {
+        let host = Host::with_interruption(interruption, None, Arc::new(SystemClock), Compiler::Here).unwrap();
+        for (name, process, parts) in ENDLESS {
+            // Its own memory comes first, where there is another.
+            let (parts, more) = if parts.starts_with("(memory") { ("", parts) } else { (parts, "") };
+            let text = component_text(process, parts).replace(
+                "(memory (export \"memory\") 2)",
+                &format!("(memory (export \"memory\") 2) {}", more.replace("0 41245", "1 41245")),
+            );
+            let code = host.load(&wat::parse_str(text).unwrap(), &limits()).unwrap();
+            let stage = Stage::new(&host, &code, "test", limits(), "{}".into(), &[]).unwrap();
+            let mut instance = stage.instantiate(None).unwrap();
+            let error = instance.call(b"header", b"events", &mut |_| {}).unwrap_err();
+            assert_eq!(error.kind, CallErrorKind::Timeout, "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_comes_back_too_late_but_comes_back_is_called_again() {
+    // 20,000 times 128 KiB, without a check in between: stopped or not, whatever is quicker.
+    let fill = "(memory.fill (i32.const 0) (i32.const 0) (i32.const 131072)) ".repeat(20_000);
+    let data = format!(
+        "{fill} (i32.store (i32.const 32) (i32.const 40)) (i32.store (i32.const 36) (i32.const 3)) i32.const 32"
+    );
+    let (host, code) = load(&component(&data, "")).unwrap();
+    let limits = Limits { call_timeout: Duration::from_millis(1), ..limits() };
+    let stage = Stage::new(&host, &code, "test", limits, "{}".into(), &[]).unwrap();
+    let mut instance = stage.instantiate(None).unwrap();
+    for _ in 0..3 {
+        let mut returned = 0;
+        instance.call(b"header", b"events", &mut |outcome| returned = outcome.len()).unwrap();
+        assert_eq!(returned, 3);
+    }
+}
+
+#[test]
+fn what_reads_out_of_bounds_is_no_timeout() {
+    fails("(i32.load (i32.const 0x7fffffff))", "", CallErrorKind::Trap, "out of bounds");
+}
+
+#[test]
+fn an_instance_of_many_instances_is_stopped_in_each() {
+    // A start function in the second module of a component with memories of its own.
+    let text = r#"(component
+        (core module $a (memory 1) (func (export "f") (loop br 0)))
+        (core instance $i (instantiate $a))
+        (component $inner (core module $m (func $s (loop br 0)) (start $s)) (core instance (instantiate $m)))
+        (instance $n (instantiate $inner))
+        (core module $c (memory (export "memory") 2)
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) i32.const 65536)
+            (func (export "process") (param i32 i32 i32 i32) (result i32) i32.const 32))
+        (core instance $o (instantiate $c))
+        (alias core export $o "memory" (core memory $mem))
+        (type $bytes (list u8))
+        (func $process (param "header" $bytes) (param "events" $bytes) (result $bytes)
+            (canon lift (core func $o "process") (memory (core memory $mem)) (realloc (core func $o "cabi_realloc"))))
+        (instance $batch (export "process" (func $process)))
+        (export "sluicegate:plugin/batch@1.0.0" (instance $batch)))"#;
+    let (host, code) = load(&wat::parse_str(text).unwrap()).unwrap();
+    let stage = Stage::new(&host, &code, "test", limits(), "{}".into(), &[]).unwrap();
+    let error = stage.instantiate(None).err().unwrap();
+    assert!(error.message.contains("limits.call-timeout"), "{error}");
 }
 
 #[test]
