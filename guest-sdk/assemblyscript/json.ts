@@ -106,6 +106,8 @@ export class Fields {
   /** Where each begins; 0 where there is none. */
   private starts: StaticArray<usize>;
   private lengths: StaticArray<i32>;
+  /** Texts, each made once: an object for each would cost more than reading it. */
+  private texts: StaticArray<Bytes>;
   /** There are fields that nobody has asked for. */
   hasOthers: bool = false;
 
@@ -113,7 +115,11 @@ export class Fields {
     this.names = new StaticArray<Bytes>(names.length);
     this.starts = new StaticArray<usize>(names.length);
     this.lengths = new StaticArray<i32>(names.length);
-    for (let i = 0; i < names.length; i++) this.names[i] = Bytes.of(names[i]);
+    this.texts = new StaticArray<Bytes>(names.length);
+    for (let i = 0; i < names.length; i++) {
+      this.names[i] = Bytes.of(names[i]);
+      this.texts[i] = new Bytes(0, 0);
+    }
   }
 
   /** Reads an object; false where it is none. */
@@ -176,13 +182,15 @@ export class Fields {
     return isNegative ? -sum : sum;
   }
 
-  /** The text of a field that is a string; null where it is none. */
+  /** The text of a field that is a string, valid until the next `read`; null where it is none. */
   string(index: i32): Bytes | null {
     at = this.starts[index];
     if (at == 0) return null;
     end = at + this.lengths[index];
     if (!passString() || at != end) return null;
-    const raw = new Bytes(textAt, textLength);
+    const raw = unchecked(this.texts[index]);
+    raw.ptr = textAt;
+    raw.length = textLength;
     return hasEscapes ? unescaped(raw) : raw;
   }
 }
@@ -252,6 +260,7 @@ function unescaped(raw: Bytes): Bytes | null {
 /** A text under construction. */
 export class Writer {
   private bytes: Bytes = Bytes.make(256);
+  private told: Bytes = new Bytes(0, 0);
   private length: i32 = 0;
 
   /** Begins anew, in the same memory: what was written before is gone. */
@@ -322,7 +331,9 @@ export class Writer {
 
   /** What was written; valid until it is written to again. */
   done(): Bytes {
-    return new Bytes(this.bytes.ptr, this.length);
+    this.told.ptr = this.bytes.ptr;
+    this.told.length = this.length;
+    return this.told;
   }
 }
 

@@ -241,7 +241,8 @@ fn consumers_in_every_language_make_the_same_of_the_same_events() {
 #[test]
 fn state_of_an_older_version_is_brought_over_in_every_language() {
     let workspace = Workspace::new();
-    let kept = |name: &str, value: &str, expires: Option<i64>| json!({ "key": name, "value": value, "expires": expires });
+    let kept =
+        |name: &str, value: &str, expires: Option<i64>| json!({ "key": name, "value": value, "expires": expires });
     let before = vec![
         kept("visit/a", "2", None),
         kept("visit/b", "0", None),
@@ -251,7 +252,8 @@ fn state_of_an_older_version_is_brought_over_in_every_language() {
     let many = (0..12_000).map(|number| kept(&format!("visit/z-{number:05}"), "9", None));
     let told = json!({ "state_version": 0, "state": before.iter().cloned().chain(many).collect::<Vec<_>>() });
     workspace.write("before", told.to_string());
-    let event = |key: &str, value: &str, time: i64| json!({ "key": key, "value": value, "timestamp": time }).to_string();
+    let event =
+        |key: &str, value: &str, time: i64| json!({ "key": key, "value": value, "timestamp": time }).to_string();
     let asked = ["who a", "who c", "who d", "who z-11"].map(|asked| event("who", asked, 2_000));
     let events = [event("a", "the third", 100), event("c", "x", 200), asked.join("\n")].join("\n");
     workspace.write("events", events);

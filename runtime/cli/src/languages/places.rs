@@ -66,7 +66,7 @@ fn numbers(segment: &str) -> Option<Vec<i64>> {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut numbers, mut number, mut shift) = (Vec::new(), 0, 0);
     for byte in segment.bytes() {
-        let digit = DIGITS.iter().position(|digit| *digit == byte)? as i64;
+        let digit = i64::try_from(DIGITS.iter().position(|digit| *digit == byte)?).ok()?;
         number |= (digit & 31).checked_shl(shift).filter(|_| shift < 60)?;
         shift += 5;
         if digit & 32 == 0 {

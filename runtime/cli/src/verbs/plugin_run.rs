@@ -50,8 +50,10 @@ pub(crate) fn run(global: &Global, verb: &PluginRun) -> Result<ExitCode, Failure
         // Where a node runs here, what it has compiled is used.
         cache: global.data.is_dir().then(|| global.data.join("cache")),
         before: match &verb.state {
-            Some(file) => before(file)
-                .map_err(|what| Failure::usage(format!("{}: {what}", file.display())).help("--state takes what an earlier `sluice plugin run … --json` has printed"))?,
+            Some(file) => before(file).map_err(|what| {
+                Failure::usage(format!("{}: {what}", file.display()))
+                    .help("--state takes what an earlier `sluice plugin run … --json` has printed")
+            })?,
             None => Before::default(),
         },
     };
