@@ -14,10 +14,9 @@ use crate::code::{Code, Digest, Error, is_core_module};
 use crate::compile::{Compiler, compile_apart, compile_here};
 use crate::contract::Surface;
 use crate::instance::{self, Data};
-use crate::interrupt::Interruption;
-use crate::interrupt::checks;
 use crate::interrupt::page::Memories;
 use crate::interrupt::watch::Ticker;
+use crate::interrupt::{Interruption, checks};
 use crate::limits::{Limits, STACK};
 
 /// Is told of a line: the plugin's name, its level, the text.

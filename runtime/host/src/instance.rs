@@ -61,6 +61,7 @@ impl LogBudget {
 /// The host's side of an instance.
 pub(crate) struct Data {
     host: Arc<Host>,
+    watch: Arc<Watch>,
     pub(crate) limiter: Limiter,
     pub(crate) plugin: Arc<str>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -187,7 +188,6 @@ fn write_line(level: Level, plugin: &str, message: &str) {
 
 /// An instance that can be called until it fails once.
 pub(crate) struct Instance {
-    watch: Arc<Watch>,
     store: Store<Data>,
     exports: Exports,
     limits: Limits,
@@ -226,8 +226,10 @@ impl Instance {
         config: &str,
         state: Option<StageState>,
     ) -> Result<Self, CallError> {
+        let watch = host.ticker.watch();
         let data = Data {
             host: host.clone(),
+            watch: watch.clone(),
             limiter: Limiter::new(&limits),
             plugin: plugin.clone(),
             clock: host.clock.clone(),
@@ -246,19 +248,18 @@ impl Instance {
         // Bounds what the host lifts for the guest: results, and arguments of imports.
         store.set_hostcall_fuel(limits.output_bytes);
         store.set_epoch_deadline(Ticker::ticks(limits.call_timeout));
-        let watch = host.ticker.watch();
         let running = watch.enter(limits.call_timeout);
         let made = pages_of(&watch, || Self::make(&mut store, code, config));
         drop(running);
         match made {
             Ok(Ok(exports)) => {
                 let at_first = store.data().limiter.memory();
-                Ok(Self { watch, store, exports, limits, at_first })
+                Ok(Self { store, exports, limits, at_first })
             }
             Ok(Err(refused)) => {
                 Err(cannot_instantiate(format!("init refused the configuration: {}", legible(&refused))))
             }
-            Err(error) => Err(cannot_instantiate(explain(&mut store, &error, &limits, watch.has_stopped()).message)),
+            Err(error) => Err(cannot_instantiate(explain(&mut store, &error, &limits).message)),
         }
     }
 
@@ -315,7 +316,7 @@ impl Instance {
     fn watched<T>(&mut self, call: impl FnOnce(&mut Self) -> wasmtime::Result<T>) -> wasmtime::Result<T> {
         self.store.set_epoch_deadline(Ticker::ticks(self.limits.call_timeout));
         self.store.data_mut().printed.clear();
-        let watch = self.watch.clone();
+        let watch = self.store.data().watch.clone();
         let _running = watch.enter(self.limits.call_timeout);
         call(self)
     }
@@ -383,7 +384,7 @@ impl Consumer for Instance {
         match result {
             Ok(Ok(entries)) => Ok(state::returned(entries)),
             Ok(Err(reason)) => Err(CallError::new(CallErrorKind::Permanent, legible(&reason))),
-            Err(error) => Err(explain(&mut self.store, &error, &self.limits, self.watch.has_stopped())),
+            Err(error) => Err(explain(&mut self.store, &error, &self.limits)),
         }
     }
 
@@ -400,13 +401,14 @@ impl Consumer for Instance {
                 Ok(())
             }
             Ok(Err(message)) => Err(CallError::new(CallErrorKind::BadOutcome, message)),
-            Err(error) => Err(explain(&mut self.store, &error, &self.limits, self.watch.has_stopped())),
+            Err(error) => Err(explain(&mut self.store, &error, &self.limits)),
         }
     }
 }
 
 /// What happened to a call, in words its author and an operator can use.
-fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits, stopped: bool) -> CallError {
+fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits) -> CallError {
+    let stopped = store.data().watch.has_stopped();
     let printed = Some(legible(store.data().printed.trim_end())).filter(|printed| !printed.is_empty());
     let panic = store.data_mut().panic.take().or(printed);
     let said = store.data().in_hand;
@@ -440,7 +442,7 @@ fn explain(store: &mut Store<Data>, error: &wasmtime::Error, limits: &Limits, st
             (CallErrorKind::Limit, format!("more than {MAX_HANDLES} handles of resources, which cannot be changed"))
         }
         (None, None) if text.contains("resource limit exceeded") => {
-            let what = "instances, memories or tables in one component, which cannot be changed";
+            let what = "instances or tables, or twice as many memories, in one component, which cannot be changed";
             (CallErrorKind::Limit, format!("more than {MAX_PARTS} {what}: {text}"))
         }
         (None, None) => (CallErrorKind::Trap, text),

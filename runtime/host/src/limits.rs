@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 
-/// Core instances, memories and tables that one component may consist of.
+/// Core instances and tables that one component may consist of; of memories twice as many, for an interrupt page may stand beside each.
 pub(crate) const MAX_PARTS: usize = 128;
 /// Handles of resources that an instance may hold.
 pub(crate) const MAX_HANDLES: usize = 1024;
@@ -110,7 +110,6 @@ impl ResourceLimiter for Limiter {
     }
 
     fn memories(&self) -> usize {
-        // Each may have an interrupt page beside it.
         2 * MAX_PARTS
     }
 }

@@ -1,6 +1,8 @@
 //! Where the lines of a bundle of JavaScript come from: stacks name lines of the sources, not of the bundle.
 
-use std::path::{Component, Path};
+use std::path::Path;
+
+use sluice_node::definitions::tidy;
 
 use crate::exit::Failure;
 
@@ -31,13 +33,7 @@ fn malformed(what: &str) -> Failure {
 
 /// A file's name as seen from the plugin's folder, where it is in there.
 fn name(file: &Path, dir: &Path) -> String {
-    let mut plain = std::path::PathBuf::new();
-    for part in file.components() {
-        match part {
-            Component::ParentDir => drop(plain.pop()),
-            part => plain.push(part),
-        }
-    }
+    let plain = tidy(file);
     plain.strip_prefix(dir).unwrap_or(&plain).to_string_lossy().into_owned()
 }
 

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 
 use wasm_encoder::reencode::{self, Reencode, ReencodeComponent, component_utils};
 use wasm_encoder::{
-    CodeSection, Component, Function, Instruction, MemArg, MemorySection, MemoryType, Module, ModuleSection, SectionId,
+    CodeSection, Component, Function, Instruction, MemArg, MemorySection, MemoryType, Module, SectionId,
 };
 use wasmparser::{FunctionBody, Operator, Parser, Payload, TypeRef, Validator, WasmFeatures};
 
@@ -27,7 +27,7 @@ pub(crate) fn add(component: &[u8]) -> std::result::Result<Vec<u8>, String> {
     let features = WasmFeatures::default().difference(WasmFeatures::THREADS);
     Validator::new_with_features(features).validate_all(component).map_err(|error| error.to_string())?;
     let mut checked = Component::new();
-    InComponent.parse_component(&mut checked, Parser::new(0), component).map_err(|error| error.to_string())?;
+    Checks::default().parse_component(&mut checked, Parser::new(0), component).map_err(|error| error.to_string())?;
     Ok(checked.finish())
 }
 
@@ -42,32 +42,19 @@ fn unmarked(memory: wasmparser::MemoryType) -> MemoryType {
     }
 }
 
-struct InComponent;
-
-impl Reencode for InComponent {
-    type Error = Infallible;
-
-    fn memory_type(&mut self, memory: wasmparser::MemoryType) -> Result<MemoryType> {
-        Ok(unmarked(memory))
-    }
+/// Writes a component again, with checks in its modules.
+#[derive(Default)]
+struct Checks {
+    /// The index of the interrupt page in the module at hand; none where that has no code.
+    page: Option<u32>,
+    /// Whether that was added.
+    is_there: bool,
 }
 
-impl ReencodeComponent for InComponent {
-    fn parse_component_submodule(&mut self, component: &mut Component, parser: Parser, bytes: &[u8]) -> Result<()> {
-        let mut module = Module::new();
-        match memories(bytes)? {
-            Some(page) => {
-                let mut within = InModule { page, is_there: false };
-                reencode::utils::parse_core_module(&mut within, &mut module, parser, bytes)?;
-            }
-            None => reencode::utils::parse_core_module(self, &mut module, parser, bytes)?,
-        }
-        component.section(&ModuleSection(&module));
-        Ok(())
-    }
-
-    fn parse_component_payload(&mut self, component: &mut Component, payload: Payload<'_>, whole: &[u8]) -> Result<()> {
-        component_utils::parse_component_payload(self, component, payload, whole)
+impl ReencodeComponent for Checks {
+    fn parse_component_submodule(&mut self, component: &mut Component, parser: Parser, module: &[u8]) -> Result<()> {
+        *self = Self { page: memories(module)?, is_there: false };
+        component_utils::parse_component_submodule(self, component, parser, module)
     }
 }
 
@@ -89,30 +76,29 @@ fn memories(module: &[u8]) -> Result<Option<u32>> {
     Ok(has_code.then_some(count))
 }
 
-struct InModule {
-    /// The index of its interrupt page.
-    page: u32,
-    /// Whether that was added.
-    is_there: bool,
-}
-
-impl InModule {
+impl Checks {
     fn add_page(&mut self, memories: &mut MemorySection) {
         let page = MemoryType { minimum: 0, maximum: Some(MARK), memory64: false, shared: false, page_size_log2: None };
         memories.memory(page);
         self.is_there = true;
     }
 
+    /// Whether the module at hand lacks its page.
+    fn lacks_page(&self) -> bool {
+        self.page.is_some() && !self.is_there
+    }
+
     /// An atomic read: others are merged, or taken out of loops, by the compiler.
     fn check(&self, function: &mut Function) {
-        let place = MemArg { offset: 0, align: 2, memory_index: self.page };
+        let Some(page) = self.page else { return };
+        let place = MemArg { offset: 0, align: 2, memory_index: page };
         function.instruction(&Instruction::I32Const(0));
         function.instruction(&Instruction::I32AtomicLoad(place));
         function.instruction(&Instruction::Drop);
     }
 }
 
-impl Reencode for InModule {
+impl Reencode for Checks {
     type Error = Infallible;
 
     fn memory_type(&mut self, memory: wasmparser::MemoryType) -> Result<MemoryType> {
@@ -125,7 +111,9 @@ impl Reencode for InModule {
         section: wasmparser::MemorySectionReader<'_>,
     ) -> Result<()> {
         reencode::utils::parse_memory_section(self, memories, section)?;
-        self.add_page(memories);
+        if self.lacks_page() {
+            self.add_page(memories);
+        }
         Ok(())
     }
 
@@ -138,7 +126,7 @@ impl Reencode for InModule {
         use SectionId::{Code, Data, DataCount, Element, Export, Global, Start, Tag};
         let is_behind = before
             .is_none_or(|before| matches!(before, Tag | Global | Export | Start | Element | DataCount | Code | Data));
-        if is_behind && !self.is_there {
+        if is_behind && self.lacks_page() {
             let mut memories = MemorySection::new();
             self.add_page(&mut memories);
             module.section(&memories);

@@ -34,8 +34,8 @@ pub(crate) struct Memories;
 /// A reservation of address space, of which a part at its beginning can be used.
 struct Memory {
     mapped: Mapped,
-    /// Where the memory begins: a guard lies before it.
-    start: usize,
+    /// Bytes before the memory, and behind the reservation, that nobody can access.
+    guard: usize,
     size: usize,
     reserved: usize,
     /// Whose interrupt page it is, if it is one.
@@ -97,9 +97,16 @@ unsafe impl MemoryCreator for Memories {
         let is_page = ty.minimum() == 0 && ty.maximum() == Some(MARK);
         let watch = if is_page { MADE.with_borrow(Clone::clone) } else { None };
         mapped.open(guard, if is_page { PAGE } else { minimum }).map_err(told)?;
-        let start = mapped.base as usize + guard;
-        watch.iter().for_each(|watch| watch.add(Page(start)));
-        Ok(Box::new(Memory { mapped, start, size: minimum, reserved, watch }))
+        let memory = Memory { mapped, guard, size: minimum, reserved, watch };
+        memory.watch.iter().for_each(|watch| watch.add(memory.page()));
+        Ok(Box::new(memory))
+    }
+}
+
+impl Memory {
+    /// Its address, for the watch.
+    fn page(&self) -> Page {
+        Page(self.as_ptr().expose_provenance())
     }
 }
 
@@ -118,22 +125,23 @@ unsafe impl LinearMemory for Memory {
             return Err(wasmtime::format_err!("more memory than was reserved"));
         }
         if size > self.size {
-            let from = self.start - self.mapped.base as usize + self.size;
-            self.mapped.open(from, size - self.size).map_err(|error| wasmtime::format_err!("no memory: {error}"))?;
+            self.mapped
+                .open(self.guard + self.size, size - self.size)
+                .map_err(|error| wasmtime::format_err!("no memory: {error}"))?;
             self.size = size;
         }
         Ok(())
     }
 
     fn as_ptr(&self) -> *mut u8 {
-        self.mapped.base.cast::<u8>().wrapping_add(self.start - self.mapped.base as usize)
+        self.mapped.base.cast::<u8>().wrapping_add(self.guard)
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
         // Before it is unmapped: what is there then is somebody else's.
-        self.watch.iter().for_each(|watch| watch.remove(Page(self.start)));
+        self.watch.iter().for_each(|watch| watch.remove(self.page()));
     }
 }
 
