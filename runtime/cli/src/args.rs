@@ -138,6 +138,9 @@ pub(crate) struct PluginRun {
     /// Begin with what an earlier run has kept, maybe of an older version: what that has printed with --json
     #[arg(long, value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,
+    /// Give each event in a call of its own, and tell what each changes of what is kept
+    #[arg(long)]
+    pub(crate) changes: bool,
     /// In the end, have timers fire that are set for a time of events
     #[arg(long)]
     pub(crate) close_windows: bool,

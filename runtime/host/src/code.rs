@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use wasmtime::component::Component;
+use wasmtime::component::InstancePre;
 
 use crate::contract::{PACKAGE, Surface, VERSION, World, interface};
+use crate::instance::Data;
 
 /// SHA-256 of a plugin's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,7 +72,7 @@ pub enum Error {
     },
     /// It imports what no pipeline can grant.
     #[error(
-        "imports {import}, which is not available to plugins: remove what needs it (files, sockets, clocks and the environment are out of reach; on Rust, build for wasm32-unknown-unknown)"
+        "imports {import}, which is not available to plugins: remove what needs it (of WASI 0.2 the interfaces of command-line programs are there, with nothing in them; files, sockets and the environment are out of reach)"
     )]
     Import {
         /// The import.
@@ -100,7 +101,8 @@ pub enum Error {
 /// Compiled code of a plugin that keeps to the contract.
 #[derive(Clone)]
 pub struct Code {
-    pub(crate) component: Component,
+    /// With what it imports.
+    pub(crate) linked: InstancePre<Data>,
     pub(crate) surface: Surface,
     /// Of the plugin's bytes.
     pub digest: Digest,

@@ -4,6 +4,7 @@ use wasmtime::Engine;
 use wasmtime::component::types::{self, ComponentItem};
 
 use crate::code::Error;
+use crate::wasi;
 
 /// The package and the version of the contract; `guest-sdk/wit` says how it may evolve.
 pub(crate) const PACKAGE: &str = "sluicegate:plugin";
@@ -90,6 +91,7 @@ impl Surface {
         }
         match interface_of(import) {
             Some("types" | "log" | "progress" | "state" | "timers") => Ok(()),
+            None if wasi::interface_of(import).is_some() => Ok(()),
             _ => Err(Error::Import { import: import.to_owned() }),
         }
     }
@@ -120,7 +122,7 @@ mod tests {
         let granted = ["sluicegate:plugin/log@1.0.0", "sluicegate:plugin/progress@1.0.0"];
         assert_eq!(surface(&granted, &[BATCH]).check().unwrap(), World::BatchConsumer);
         for (import, says) in [
-            ("wasi:sockets/tcp@0.2.0", "wasi:sockets/tcp@0.2.0"),
+            ("wasi:sockets/tcp@0.3.0", "wasi:sockets/tcp@0.3.0"),
             ("sluicegate:plugin/log@2.0.0", "version"),
             ("sluicegate:plugin/log@1.9.0", "version"),
             ("sluicegate:plugin/other@1.0.0", "other"),

@@ -1,5 +1,6 @@
 //! The engine that all plugins of a node share.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
@@ -18,6 +19,7 @@ use crate::interrupt::page::Memories;
 use crate::interrupt::watch::Ticker;
 use crate::interrupt::{Interruption, checks};
 use crate::limits::{Limits, STACK};
+use crate::wasi;
 
 /// Is told of a line: the plugin's name, its level, the text.
 pub(crate) type OnLine = Box<dyn Fn(&str, &str, &str) + Send + Sync>;
@@ -87,11 +89,25 @@ impl Host {
         }
         let (component, cached) = self.compiled(bytes, digest, limits)?;
         let surface = Surface::of(&component.component_type(), &self.engine);
+        let linker = self.linker_for(&component, &surface)?;
         let world = surface.check()?;
+        let linked = linker.instantiate_pre(&component).map_err(invalid)?;
         let (size, used) = (bytes.len(), Arc::default());
-        let code = Code { component, surface, digest, world, size, core_module, cached, used };
+        let code = Code { linked, surface, digest, world, size, core_module, cached, used };
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, code.clone());
         Ok(code)
+    }
+
+    /// What a component is linked with: what every plugin may import and, where it asks for WASI, what it asks for, in whatever version.
+    fn linker_for(&self, component: &Component, surface: &Surface) -> Result<Cow<'_, Linker<Data>>, Error> {
+        if !wasi::is_wanted(&surface.imports) {
+            return Ok(Cow::Borrowed(&self.linker));
+        }
+        let mut linker = self.linker.clone();
+        match wasi::link(&mut linker, &component.component_type(), &self.engine).map_err(invalid)? {
+            Some(import) => Err(Error::Import { import }),
+            None => Ok(Cow::Owned(linker)),
+        }
     }
 
     /// Lets go of compiled code that no stage uses any more.
@@ -134,6 +150,10 @@ impl Drop for Host {
     fn drop(&mut self) {
         self.ticker.end();
     }
+}
+
+fn invalid(error: wasmtime::Error) -> Error {
+    Error::Invalid(format!("{error:#}"))
 }
 
 /// An engine; those of one build of this program take each other's compiled code.

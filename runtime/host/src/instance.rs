@@ -17,6 +17,7 @@ use crate::interrupt::watch::{Ticker, Watch};
 use crate::limits::{Limiter, Limits, MAX_HANDLES, MAX_PARTS, OverLimit, STACK, humantime};
 use crate::state::{self, Access, Entry};
 use crate::typed;
+use crate::wasi::Nothing;
 
 /// Functions of a guest's stack that are told of, innermost first.
 const MAX_FRAMES: usize = 16;
@@ -78,6 +79,7 @@ pub(crate) struct Data {
     in_hand: Option<u32>,
     /// Its state, where it is granted any.
     pub(crate) access: Option<Access>,
+    pub(crate) wasi: Nothing,
 }
 
 impl Data {
@@ -91,7 +93,7 @@ impl Data {
     }
 
     /// Takes in what is printed: lines go to the log, and the first of it is the reason should the call trap.
-    fn print(&mut self, text: &[u8]) {
+    pub(crate) fn print(&mut self, text: &[u8]) {
         let room = MAX_PRINTED.saturating_sub(self.printed.len());
         self.printed.push_str(&String::from_utf8_lossy(&text[..text.len().min(room)]));
         for part in text.split_inclusive(|byte| *byte == b'\n') {
@@ -241,6 +243,7 @@ impl Instance {
             progress: None,
             in_hand: None,
             access: state.map(|state| Access::new(state, limits.output_bytes)),
+            wasi: Nothing::default(),
         };
         let mut store = Store::new(&host.engine, data);
         store.limiter(|data| &mut data.limiter);

@@ -16,6 +16,7 @@ mod limits;
 mod stage;
 mod state;
 mod typed;
+mod wasi;
 
 #[cfg(test)]
 mod tests;

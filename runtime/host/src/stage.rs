@@ -25,10 +25,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Links code for a stage of this name, with these capabilities; `config` is JSON, `{}` when there is none.
+    /// Code for a stage of this name, with these capabilities; `config` is JSON, `{}` when there is none.
     ///
     /// # Errors
-    /// When it imports what it is not granted, or with another signature than the contract's.
+    /// When it imports what it is not granted.
     pub fn new(
         host: &Arc<Host>,
         code: &Code,
@@ -38,12 +38,9 @@ impl Stage {
         capabilities: &[&str],
     ) -> Result<Self, Error> {
         code.surface.check_granted(capabilities)?;
-        let world = code.surface.check()?;
-        let used = code.used.clone();
-        let linked = host.linker.instantiate_pre(&code.component);
-        let code = linked.map_err(|error| Error::Invalid(format!("{error:#}")))?;
+        let Code { linked, world, used, .. } = code.clone();
         let (host, log_budget) = (host.clone(), Arc::default());
-        Ok(Self { host, code, name: name.into(), log_budget, limits, config, world, _used: used })
+        Ok(Self { host, code: linked, name: name.into(), log_budget, limits, config, world, _used: used })
     }
 }
 

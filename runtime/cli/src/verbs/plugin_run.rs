@@ -47,6 +47,7 @@ pub(crate) fn run(global: &Global, verb: &PluginRun) -> Result<ExitCode, Failure
         config,
         sinks: verb.sink.clone(),
         close_windows: verb.close_windows,
+        changes: verb.changes,
         // Where a node runs here, what it has compiled is used.
         cache: global.data.is_dir().then(|| global.data.join("cache")),
         before: match &verb.state {
@@ -123,6 +124,10 @@ fn describe(came: &Outcomes) -> String {
     }
     for failure in &came.failures {
         out += &format!("event {} failed: {}\n", failure.event, failure.reason);
+    }
+    for change in came.changes.iter().flatten() {
+        let value = change.value.as_ref().map_or_else(|| "nothing any more".to_owned(), text);
+        out += &format!("event {} keeps  {}  {value}\n", change.event, text(&change.key));
     }
     for kept in &came.state {
         out += &format!("kept  {}  {}\n", text(&kept.key), text(&kept.value));
