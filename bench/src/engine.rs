@@ -6,22 +6,34 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use sluice_engine::{
-    Breaker, CallError, Consumer, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, OnError, PartitionBy,
-    Plugin, Retry, Sink, Source, SourceConfig, StageConfig, Step, Storage,
+    Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, OnError, PartitionBy, Retry, Sink, Source,
+    SourceConfig, StageConfig, Step, Storage,
 };
 use sluice_env::ManualClock;
 use sluice_event::Batch;
 use sluice_log::{Commit, Committed, Done, Error, ReadBatch, TopicPartition};
-use sluice_sdk::runner;
 
 use crate::events::Job;
+use crate::native_lane::NativePlugin;
 
 const SOURCE: TopicPartition = TopicPartition { topic: 1, partition: 0 };
 
 /// All events, and where each begins.
-struct Memory {
-    bytes: Vec<u8>,
-    starts: Vec<usize>,
+#[derive(Clone)]
+pub(crate) struct Memory {
+    bytes: Arc<Vec<u8>>,
+    starts: Arc<Vec<usize>>,
+}
+
+impl Memory {
+    pub(crate) fn of(batches: &[Batch]) -> Self {
+        let (mut bytes, mut starts) = (Vec::new(), vec![0]);
+        for event in batches.iter().flat_map(|batch| batch.region().events().flatten()) {
+            bytes.extend_from_slice(event.bytes());
+            starts.push(bytes.len());
+        }
+        Self { bytes: Arc::new(bytes), starts: Arc::new(starts) }
+    }
 }
 
 impl Source for Memory {
@@ -53,35 +65,14 @@ impl Storage for Nowhere {
     }
 }
 
-struct NativeConsumer;
-
-impl Consumer for NativeConsumer {
-    fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError> {
-        // The consumer remembers nothing: one for each call will do.
-        let outcome =
-            runner(orders::orders).run(&header.to_vec().into(), &events.to_vec().into(), &|_| {}).unwrap_or_default();
-        receive(&outcome);
-        Ok(())
-    }
-}
-
-struct NativePlugin;
-
-impl Plugin for NativePlugin {
-    fn instantiate(&self, _: Option<sluice_state::StageState>) -> Result<Box<dyn Consumer>, CallError> {
-        Ok(Box::new(NativeConsumer))
-    }
-}
-
-/// Makes so many events and, unless they are only to be made, runs them through a lane.
+/// Makes so many events of J1 and, unless they are only to be made, runs them through a lane: what callgrind counts.
 pub(crate) fn run(events: u64, only_make: bool) -> Result<()> {
-    let mut memory = Memory { bytes: Vec::new(), starts: vec![0] };
-    for batch in Job::J1.events(events) {
-        memory.add(&batch);
-    }
-    if only_make {
-        return Ok(());
-    }
+    let memory = Memory::of(&Job::J1.events(events));
+    if only_make { Ok(()) } else { run_lane(Job::J1, &memory) }
+}
+
+/// Runs events through a lane. The job's only stage keeps no state.
+pub(crate) fn run_lane(job: Job, memory: &Memory) -> Result<()> {
     let errors = ErrorPolicy {
         retry: Retry { attempts: 5, initial_backoff: Duration::from_millis(200), max_backoff: Duration::from_secs(30) },
         on_error: OnError::DeadLetter { topic: 3, partitions: 1 },
@@ -89,7 +80,7 @@ pub(crate) fn run(events: u64, only_make: bool) -> Result<()> {
     };
     let stage = StageConfig {
         name: "orders".into(),
-        plugin: Arc::new(NativePlugin),
+        plugin: Arc::new(NativePlugin { job, stage: 0 }),
         keys_unchanged: false,
         max_outputs_per_event: 1000,
         digest: "native".into(),
@@ -117,21 +108,13 @@ pub(crate) fn run(events: u64, only_make: bool) -> Result<()> {
     };
     let clock = Arc::new(ManualClock::default());
     let source = SourceConfig { source: SOURCE, topic_name: "in".into(), cursor: 0, tried: None };
-    let mut lane = LaneRunner::new(config, vec![(source, Box::new(memory))], Arc::new(Nowhere), clock, Arc::new(|| {}));
+    let mut lane =
+        LaneRunner::new(config, vec![(source, Box::new(memory.clone()))], Arc::new(Nowhere), clock, Arc::new(|| {}));
     loop {
         match lane.step(false) {
             Step::Worked => {}
             Step::Idle => return Ok(()),
             other => bail!("the lane came to {other:?}"),
-        }
-    }
-}
-
-impl Memory {
-    fn add(&mut self, batch: &Batch) {
-        for event in batch.region().events().flatten() {
-            self.bytes.extend_from_slice(event.bytes());
-            self.starts.push(self.bytes.len());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Made-up input, the same every time.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use sluice_event::{Batch, NewEvent, View};
@@ -13,7 +14,15 @@ pub(crate) enum Job {
     J2 { evenly: bool },
     /// Hand 100 bytes through.
     J3,
+    /// How late real flights leave each airport, hour by hour: windows that event time closes.
+    J4,
+    /// J1 in a chain of four stages, the others of which hand through.
+    J5,
 }
+
+/// One of each.
+pub(crate) const JOBS: [Job; 6] =
+    [Job::J1, Job::J2 { evenly: true }, Job::J2 { evenly: false }, Job::J3, Job::J4, Job::J5];
 
 impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -22,28 +31,58 @@ impl fmt::Display for Job {
             Self::J2 { evenly: true } => "J2: a running sum for each of 10,000 users, evenly spread",
             Self::J2 { evenly: false } => "J2: a running sum for each of 10,000 users, spread by Zipf's law",
             Self::J3 => "J3: hand 100 bytes through",
+            Self::J4 => "J4: how late flights leave each airport, in windows of an hour",
+            Self::J5 => "J5: a chain of four stages, J1 the second of them",
         })
     }
 }
 
 impl Job {
-    pub(crate) fn plugin(self) -> &'static str {
+    /// A word for it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::J1 => "plugins/orders",
-            Self::J2 { .. } => "plugins/totals",
-            Self::J3 => "plugins/pass-through",
+            Self::J1 => "J1",
+            Self::J2 { evenly: true } => "J2",
+            Self::J2 { evenly: false } => "J2 by Zipf's law",
+            Self::J3 => "J3",
+            Self::J4 => "J4",
+            Self::J5 => "J5",
+        }
+    }
+
+    /// Those of its stages.
+    pub(crate) fn plugins(self) -> &'static [&'static str] {
+        match self {
+            Self::J1 => &["plugins/orders"],
+            Self::J2 { .. } => &["plugins/totals"],
+            Self::J3 => &["plugins/pass-through"],
+            Self::J4 => &["plugins/airport-hours"],
+            Self::J5 => &["plugins/pass-through", "plugins/orders", "plugins/pass-through", "plugins/pass-through"],
+        }
+    }
+
+    /// What its stages need granted.
+    pub(crate) fn capabilities(self) -> &'static [&'static str] {
+        match self {
+            Self::J1 | Self::J3 | Self::J5 => &[],
+            Self::J2 { .. } => &["state"],
+            Self::J4 => &["state", "timers"],
         }
     }
 
     /// The events, in batches of the size that a pipeline's calls get.
     pub(crate) fn events(self, count: u64) -> Vec<Batch> {
+        self.events_from(0, count)
+    }
+
+    /// The same, from one of them on.
+    pub(crate) fn events_from(self, from: u64, count: u64) -> Vec<Batch> {
+        let flights = if self == Self::J4 { flights() } else { Vec::new() };
         let mut batches = vec![Batch::default()];
-        for number in 0..count {
-            let value = self.value(number);
-            let key = self.key(number);
+        for number in from..from + count {
+            let (timestamp, key, value) = self.event(number, &flights);
             let key = key.as_deref().map(str::as_bytes);
-            let event =
-                NewEvent { timestamp: number.cast_signed(), key, value: value.as_bytes(), ..NewEvent::default() };
+            let event = NewEvent { timestamp, key, value: value.as_bytes(), ..NewEvent::default() };
             if batches[batches.len() - 1].count() == 4096 {
                 batches.push(Batch::default());
             }
@@ -51,6 +90,17 @@ impl Job {
             batches[last].push(&event).expect("an event fits its format");
         }
         batches
+    }
+
+    fn event<'a>(self, number: u64, flights: &'a [Flight]) -> (i64, Option<Cow<'a, str>>, Cow<'a, str>) {
+        if self == Self::J4 {
+            // The same flights again and again, each time later by as long as they take.
+            let flight = &flights[number as usize % flights.len()];
+            let again = (number as usize / flights.len()) as i64;
+            let time = flight.time + again * (flights[flights.len() - 1].time - flights[0].time + HOUR);
+            return (time, Some(Cow::Borrowed(&flight.origin)), Cow::Borrowed(&flight.line));
+        }
+        (number.cast_signed(), self.key(number).map(Cow::Owned), Cow::Owned(self.value(number)))
     }
 
     /// Whose event it is, for jobs by key.
@@ -78,7 +128,7 @@ impl Job {
                     r#"{{"id":{number},"cents":{cents},"page":"/shop/{page:08x}","agent":"Mozilla/5.0 (X11; Linux)"}}"#
                 )
             }
-            Self::J1 => {
+            Self::J1 | Self::J5 => {
                 let kind = ["view", "click", "order", "search", "leave"][(mixed % 5) as usize];
                 let (user, cents, page) = (mixed % 10_000, mixed % 99_999, mixed >> 40);
                 format!(
@@ -87,9 +137,37 @@ impl Job {
                     cents % 100
                 )
             }
-            Self::J3 => format!("{mixed:016x}").repeat(6) + "....",
+            Self::J3 | Self::J4 => format!("{mixed:016x}").repeat(6) + "....",
         }
     }
+}
+
+/// Milliseconds.
+pub(crate) const HOUR: i64 = 3_600_000;
+
+/// A real flight.
+struct Flight {
+    time: i64,
+    origin: String,
+    line: String,
+}
+
+/// The flights that come with the project, in the order of their times.
+fn flights() -> Vec<Flight> {
+    let text =
+        std::fs::read_to_string("pipelines/data/flights.ndjson").expect("the bench runs in the project's folder");
+    let flight = |line: &str| {
+        let flight: serde_json::Value = serde_json::from_str(line).ok()?;
+        // Such as 2001/01/31 00:47; within the months of the file it is enough that later is more.
+        let date: Vec<i64> =
+            flight["date"].as_str()?.split(['/', ' ', ':']).filter_map(|part| part.parse().ok()).collect();
+        let [year, month, day, hour, minute] = date[..] else { return None };
+        let time = ((((year * 12 + month) * 31 + day) * 24 + hour) * 60 + minute) * 60_000;
+        Some(Flight { time, origin: flight["origin"].as_str()?.to_owned(), line: line.to_owned() })
+    };
+    let mut flights: Vec<_> = text.lines().filter_map(flight).collect();
+    flights.sort_by_key(|flight| flight.time);
+    flights
 }
 
 /// What a consumer is told of a batch.

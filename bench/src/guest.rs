@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use sluice_engine::{Consumer, Plugin};
 use sluice_env::SystemClock;
-use sluice_host::{Compiler, Host, Limits, Stage};
+use sluice_host::{Compiler, Host, Interruption, Limits, Stage};
 use sluice_state::{MemoryStore, PartitionState, SharedState};
 
 use crate::events::{Job, view};
@@ -21,10 +21,13 @@ const ROUNDS: usize = 15;
 const BETWEEN: usize = 4 << 20;
 
 /// Calls each guest with the job's events; nanoseconds for an event.
-pub(crate) fn run(job: Job, events: u64, files: &[PathBuf]) -> Result<Vec<Spread>> {
-    let host = Host::new(None, Arc::new(SystemClock), Compiler::Here)?;
+pub(crate) fn run(job: Job, events: u64, files: &[(PathBuf, Interruption)]) -> Result<Vec<Spread>> {
     let input = job.events(events);
-    let mut guests = files.iter().map(|file| instantiate(&host, file)).collect::<Result<Vec<_>>>()?;
+    let start = |(file, interruption): &(PathBuf, Interruption)| {
+        let host = Host::with_interruption(*interruption, None, Arc::new(SystemClock), Compiler::Here)?;
+        instantiate(&host, file)
+    };
+    let mut guests = files.iter().map(start).collect::<Result<Vec<_>>>()?;
     let mut taken = vec![Vec::new(); guests.len()];
     let (mut header, mut between) = (Vec::new(), vec![0_u8; BETWEEN]);
     for round in 0..=ROUNDS {

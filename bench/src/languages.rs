@@ -10,8 +10,10 @@ use sluice_env::SystemClock;
 use sluice_event::{Batch, NewEvent};
 use sluice_host::{Compiler, Host, Limits, Stage};
 
+use crate::Settings;
 use crate::events::view;
 use crate::measure::Spread;
+use crate::report::{Cell, Table};
 
 /// Events a call.
 const BATCH: usize = 1024;
@@ -68,30 +70,33 @@ struct Guest {
     offset: u64,
 }
 
-/// Measures, and prints the table that `guest-sdk/README.md` keeps.
-pub(crate) fn tell() -> Result<()> {
-    let all = run()?;
+/// The table that `guest-sdk/README.md` keeps.
+pub(crate) fn run(_: &Settings) -> Result<Vec<Table>> {
+    let all = measure()?;
     let rust = all[0].event.median;
-    println!(
-        "\n`late-flights` in each language, 19,456 flights in calls of 1,024, the guest alone; min / median / max"
+    let mut table = Table::new(
+        "languages",
+        "`late-flights`, 19,456 flights in calls of 1,024, the guest alone",
+        &[
+            "KiB",
+            "compiled, s",
+            "loaded, ms",
+            "an instance, µs",
+            "ns an event",
+            "of Rust's rate",
+            "memory, KiB",
+            "after 7 rounds",
+        ],
     );
-    println!(
-        "| | KiB | compiled, s | loaded, ms | an instance, µs | ns an event | of Rust's rate | memory, KiB, and after 7 rounds |"
-    );
-    println!("|---|---|---|---|---|---|---|---|");
-    for Taken { language, bytes, compiled, loaded, instantiated, event, memory } in &all {
-        println!(
-            "| {language} | {} | {compiled:.2} | {loaded:.1} | {instantiated} | {event} | {:.2} | {}, {} |",
-            bytes >> 10,
-            rust / event.median,
-            memory.0,
-            memory.1
-        );
+    for Taken { language, bytes, compiled, loaded, instantiated, event, memory } in all {
+        let [bytes, first, last] = [bytes >> 10, memory.0, memory.1].map(|count| Cell::from(count as f64));
+        let costs = [compiled.into(), loaded.into(), instantiated.into(), event.into(), (rust / event.median).into()];
+        table.row(language, [bytes].into_iter().chain(costs).chain([first, last]));
     }
-    Ok(())
+    Ok(vec![table])
 }
 
-fn run() -> Result<Vec<Taken>> {
+fn measure() -> Result<Vec<Taken>> {
     let input = events()?;
     let cache = tempfile::tempdir()?;
     let mut guests =

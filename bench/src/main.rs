@@ -4,57 +4,100 @@
 
 mod beside;
 mod checkpoints;
+mod counts;
 mod engine;
 mod events;
 mod guest;
 mod http;
+mod jobs;
 mod languages;
+mod latency;
+mod long;
 mod many;
 mod measure;
+mod modes;
 mod native;
+mod native_lane;
+mod plot;
 mod recovery;
 mod reloads;
+mod report;
+mod scaling;
+mod share;
 mod small_commits;
 mod through;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use sluice_host::Interruption;
 
 use crate::events::Job;
 use crate::measure::{Cost, Spread};
+use crate::report::{Cell, Machine, Report, Table};
 
 /// Events of a job.
 const EVENTS: u64 = 2_000_000;
-/// What there is to measure.
-const PARTS: [&str; 13] = [
-    "jobs",
-    "deliveries",
-    "chain",
-    "commits",
-    "many",
-    "recovery",
-    "checkpoints",
-    "reloads",
-    "languages",
-    "beside",
-    "instructions",
-    "memory",
-    "http",
-];
 /// Times each side runs, one after the other in turn, for the machine is noisy.
 const RUNS: usize = 5;
+/// Where a run's report goes.
+const REPORTS: &str = "target/bench";
+
+/// How much is measured.
+struct Settings {
+    /// A look whether all of it runs: the numbers mean little.
+    quick: bool,
+    events: u64,
+    runs: usize,
+}
+
+/// What there is to measure, and whether it is measured when nothing is named.
+type Part = (&'static str, fn(&Settings) -> Result<Vec<Table>>, bool);
+const PARTS: [Part; 21] = [
+    ("jobs", jobs::run, true),
+    ("share", share::run, true),
+    ("modes", modes::run, true),
+    ("cores", scaling::cores, true),
+    ("partitions", scaling::partitions, true),
+    ("calls", scaling::calls, true),
+    ("latency", latency::run, true),
+    ("counts", counts::run, true),
+    ("long", long::run, true),
+    ("ten-plugins", long::ten_plugins, true),
+    ("chain", chain, true),
+    ("commits", commits, true),
+    ("many", many, true),
+    ("recovery", recovery, true),
+    ("checkpoints", checkpoints, true),
+    ("reloads", reloads, true),
+    ("languages", languages::run, true),
+    ("beside", beside, false),
+    ("instructions", instructions, false),
+    ("memory", memory, false),
+    ("http", over_http, false),
+];
+
+const USAGE: &str = "cargo xtask bench [PART…] [--quick] [--json FILE] [--compare OLD.json] [--plots DIR]
+
+  PART          what to measure; all that does not stand in brackets where none is named
+  --quick       whether it all runs; the numbers mean little
+  --json        where the report goes; by default target/bench/SECONDS.json
+  --compare     puts what an earlier report says beside it; without a PART and with --json NEW.json, nothing is measured
+  --plots       draws what is measured, or what stands in --json NEW.json, as SVG";
 
 /// What the program does when it starts itself, or tries plugins; nothing when it is to measure.
 fn apart(arguments: &[String]) -> Option<Result<()>> {
+    let number = |text: &str| text.parse::<u64>().context("a number of events");
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--fill", dir, commits] => {
-            Some(commits.parse().map_err(Into::into).and_then(|commits| recovery::fill(Path::new(dir), commits)))
-        }
+        ["--fill", dir, commits] => Some(number(commits).and_then(|commits| recovery::fill(Path::new(dir), commits))),
         ["--serve", dir] => Some(http::serve(Path::new(dir))),
         [flag @ ("--engine" | "--make"), events] => {
-            Some(events.parse().map_err(Into::into).and_then(|events| engine::run(events, *flag == "--make")))
+            Some(number(events).and_then(|events| engine::run(events, *flag == "--make")))
         }
+        [flag @ ("--once" | "--fill-only"), job, events] => {
+            Some(number(events).and_then(|events| counts::once(job, events, *flag == "--once")))
+        }
+        ["--ten"] => Some(long::ten()),
         ["--guests", files @ ..] => Some(guests(&files.iter().map(PathBuf::from).collect::<Vec<_>>())),
         _ => None,
     }
@@ -62,168 +105,187 @@ fn apart(arguments: &[String]) -> Option<Result<()>> {
 
 /// A plugin of J2, tried in several ways.
 fn guests(files: &[PathBuf]) -> Result<()> {
-    for (file, taken) in files.iter().zip(guest::run(Job::J2 { evenly: true }, EVENTS / 10, files)?) {
+    let tried: Vec<_> = files.iter().map(|file| (file.clone(), Interruption::default())).collect();
+    for (file, taken) in files.iter().zip(guest::run(Job::J2 { evenly: true }, EVENTS / 10, &tried)?) {
         println!("{}: {taken} ns an event", file.display());
     }
     Ok(())
 }
 
+/// What is asked for.
+#[derive(Default)]
+struct Asked {
+    parts: Vec<&'static Part>,
+    quick: bool,
+    json: Option<PathBuf>,
+    compare: Option<PathBuf>,
+    plots: Option<PathBuf>,
+}
+
+impl Asked {
+    fn read(arguments: &[String]) -> Result<Self> {
+        let mut asked = Self::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let mut file = || arguments.next().map(PathBuf::from).with_context(|| format!("{argument} takes a path"));
+            match argument.as_str() {
+                "--quick" => asked.quick = true,
+                "--json" => asked.json = Some(file()?),
+                "--compare" => asked.compare = Some(file()?),
+                "--plots" => asked.plots = Some(file()?),
+                name => match PARTS.iter().find(|part| part.0 == name) {
+                    Some(part) => asked.parts.push(part),
+                    None => {
+                        let names =
+                            PARTS.map(|(name, _, usual)| if usual { name.to_owned() } else { format!("[{name}]") });
+                        bail!("unknown: {name}\n\n{USAGE}\n\nparts: {}", names.join(", "))
+                    }
+                },
+            }
+        }
+        Ok(asked)
+    }
+
+    /// A report that is there already, if nothing is to be measured.
+    fn found(&self) -> Result<Option<Report>> {
+        let looks = self.compare.is_some() || self.plots.is_some();
+        match &self.json {
+            Some(file) if looks && self.parts.is_empty() && file.is_file() => Report::read(file).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--help") {
+        println!("{USAGE}");
+        return Ok(());
+    }
     if let Some(done) = apart(&arguments) {
         return done;
     }
-    let known = |argument: &&String| *argument == "--quick" || PARTS.contains(&argument.as_str());
-    if let Some(unknown) = arguments.iter().find(|argument| !known(argument)) {
-        bail!("unknown: {unknown}; there are {}, --quick, and --guests FILE…", PARTS.join(", "));
-    }
-    let quick = arguments.iter().any(|argument| argument == "--quick");
-    let wanted = |part: &str| {
-        let named: Vec<_> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-        named.is_empty() || named.iter().any(|name| *name == part)
+    let asked = Asked::read(&arguments)?;
+    // Before anything is measured: it is known then whether it can be compared.
+    let old = asked.compare.as_deref().map(Report::read).transpose()?;
+    let report = match asked.found()? {
+        Some(report) => report,
+        None => measure(&asked)?,
     };
-    let (events, runs) = if quick { (EVENTS / 20, 2) } else { (EVENTS, RUNS) };
-    println!(
-        "{events} events a job, {runs} runs of each side in turn; durability os, one partition, where not said otherwise"
-    );
-    println!("M/s per core: million events per second of CPU time, all threads; min / median / max");
-    if wanted("jobs") {
-        if !quick {
-            measure::touch_memory();
-        }
-        jobs(events, runs)?;
+    if let Some(old) = old {
+        println!("{}", report.compare(&old));
     }
-    if wanted("deliveries") {
-        deliveries(events, runs)?;
-    }
-    if wanted("chain") {
-        // The two take turns at two shared cores: more runs than elsewhere.
-        chain(events, 2 * runs - 1)?;
-    }
-    if wanted("commits") {
-        let (commits, plain) = small_commits::run(runs)?;
-        println!("\nA commit of keyed output for 64 partitions under fsync, ms: {commits}");
-        println!(
-            "As many bytes appended to one file and synced, ms: {plain}; ratio of medians {:.2}",
-            commits.median / plain.median
-        );
-    }
-    if wanted("many") {
-        let many::Taken { start, idle, memory } = many::run()?;
-        println!(
-            "\n200 pipelines over 1,000 partitions: started in {:.2} s, again in {:.2} s; at rest {idle:.2} % of a core; {memory} MiB",
-            start[0], start[1]
-        );
-    }
-    if wanted("recovery") {
-        let (seconds, segments, commits) = recovery::run(quick)?;
-        println!(
-            "\nStart after SIGKILL, {:.1} GiB of events in 10 million commits, {} MiB of commit log, s: {seconds}",
-            segments as f64 / f64::from(1 << 30),
-            commits >> 20
-        );
-    }
-    if wanted("checkpoints") {
-        let checkpoints::Taken { keys, filled, memory, bytes, alone, during, took, each, together } =
-            checkpoints::run(quick)?;
-        println!(
-            "\nState of {keys} keys: filled in {filled:.0} s, {memory} MiB resident, {} MiB on disk; 50,000 updates a second, durability fsync",
-            bytes >> 20
-        );
-        println!("| | min / median / max |\n|---|---|");
-        println!("| longest time without a step of the cursor, ms | {alone} |");
-        println!("| the same, while a checkpoint is made | {during} |");
-        println!("| to make a checkpoint, ms | {took} |");
-        println!("| more on disk for each of 24 that are kept, 1 % of the keys changing between, MiB | {each} |");
-        println!("| the same, all of them | {together:.0} |");
-    }
-    if wanted("languages") {
-        languages::tell()?;
-    }
-    if wanted("reloads") {
-        let reloads::Taken { without, with, took } = reloads::run(quick)?;
-        println!("\nReloads of an 80 KB plugin whose code is cached, 50,000 events a second, durability fsync");
-        println!("| ms | half / 99 % / all within |\n|---|---|");
-        println!("| longest time without a step of the cursor in 100 ms | {without} |");
-        println!("| the same, with a reload in them | {with} |");
-        println!("| from the order until it is in force | {took} |");
-        println!("The pause that a reload causes, 99 %: {:.2} ms", with.at(99) - without.at(99));
-    }
-    if wanted("beside") {
-        println!("\n| J3, two partitions, beside | M/s by the clock | share of alone |\n|---|---|---|");
-        let rates = beside::run(events, 3)?;
-        let alone = rates[0].1.median;
-        for (name, rate) in rates {
-            println!("| {name} | {rate} | {:.2} |", rate.median / alone);
-        }
-    }
-    if wanted("instructions") {
-        instructions()?;
-    }
-    if wanted("memory") {
-        memory(events)?;
-    }
-    if wanted("http") {
-        over_http(runs)?;
+    if let Some(folder) = &asked.plots {
+        plot::draw(&report, folder)?;
     }
     Ok(())
 }
 
-/// Each job beside its native loop, all of them in turn: what one makes of another is told round by round.
-fn jobs(events: u64, runs: usize) -> Result<()> {
+fn measure(asked: &Asked) -> Result<Report> {
+    let quick = asked.quick;
+    let settings = if quick {
+        Settings { quick, events: EVENTS / 20, runs: 2 }
+    } else {
+        Settings { quick, events: EVENTS, runs: RUNS }
+    };
+    let (events, runs) = (settings.events, settings.runs);
+    let mut report = Report { machine: Machine::here(), events, runs, tables: Vec::new() };
+    let file = asked.json.clone().unwrap_or_else(|| Path::new(REPORTS).join(format!("{}.json", report.machine.at)));
+    println!("{}", report.machine);
     println!(
-        "\n| job, exactly-once | native loop | through the log and Wasm | ratio of medians | of J1 in the same round | M/s by the clock |"
+        "{events} events a job, {runs} runs of each side in turn; M/s: million events a second; per core: of processor time of all threads; min / **median** / max\n"
     );
-    println!("|---|---|---|---|---|---|");
-    let mut sides = Vec::new();
-    for job in [Job::J1, Job::J2 { evenly: true }, Job::J2 { evenly: false }, Job::J3] {
-        // Memory is to be that of the nodes alone.
-        let input = job.events(events);
-        sides.push((job, native::prepare(&input)?, through::Through::new(job, 1, &input)?, [vec![], vec![], vec![]]));
-    }
-    for run in 0..runs {
-        for (job, framed, through, [native, wasm, clock]) in &mut sides {
-            native.push(Cost::of(|| native::run(*job, framed))?.per_core(events));
-            let cost = Cost::of(|| through.run(run))?;
-            wasm.push(cost.per_core(events));
-            clock.push(cost.by_clock(events));
+    let usual = PARTS.iter().filter(|(.., usual)| *usual);
+    let parts: Vec<_> = if asked.parts.is_empty() { usual.collect() } else { asked.parts.clone() };
+    for (name, part, _) in parts {
+        let begin = std::time::Instant::now();
+        // One that fails does not take along what the others have found.
+        match part(&settings) {
+            Ok(tables) => {
+                tables.iter().for_each(|table| println!("{table}"));
+                report.tables.extend(tables);
+            }
+            Err(error) => println!("{name} failed: {error:#}\n"),
         }
+        eprintln!("{name}: {:.0} s", begin.elapsed().as_secs_f64());
+        report.write(&file)?;
     }
-    let of_j1 = sides[0].3[1].clone();
-    for (job, _, _, [native, wasm, clock]) in sides {
-        let rounds = Spread::of(wasm.iter().zip(&of_j1).map(|(rate, j1)| rate / j1).collect());
-        let (native, wasm) = (Spread::of(native), Spread::of(wasm));
-        let ratio = wasm.median / native.median;
-        println!("| {job} | {native} | {wasm} | {ratio:.2} | {rounds} | {} |", Spread::of(clock));
-    }
-    Ok(())
+    println!("report: {}", file.display());
+    Ok(report)
 }
 
-/// J1 with each delivery, in turn.
-fn deliveries(events: u64, runs: usize) -> Result<()> {
-    const DELIVERIES: [&str; 3] = ["at-least-once", "exactly-once", "at-most-once"];
-    let through = through::Through::new(Job::J1, 1, &Job::J1.events(events))?;
-    let mut costs = vec![(vec![], vec![]); 3];
-    for run in 0..runs {
-        for (delivery, (core, clock)) in DELIVERIES.iter().zip(&mut costs) {
-            let cost = Cost::of(|| through.run_as(delivery, run))?;
-            core.push(cost.per_core(events));
-            clock.push(cost.by_clock(events));
-        }
+/// A table of one row.
+fn single(name: &str, title: &str, columns: &[&str], cells: impl IntoIterator<Item = Cell>) -> Vec<Table> {
+    let mut table = Table::new(name, title, columns);
+    table.row("", cells);
+    vec![table]
+}
+
+fn commits(&Settings { runs, .. }: &Settings) -> Result<Vec<Table>> {
+    let (commits, plain) = small_commits::run(runs)?;
+    let columns = ["a commit", "as many bytes appended to one file and synced", "ratio of medians"];
+    let cells = [commits.into(), plain.into(), (commits.median / plain.median).into()];
+    Ok(single("commits", "keyed output for 64 partitions under fsync; ms", &columns, cells))
+}
+
+fn many(_: &Settings) -> Result<Vec<Table>> {
+    let many::Taken { start, idle, memory } = many::run()?;
+    let columns = ["started, s", "again, s", "at rest, % of a core", "MiB resident"];
+    let cells = [start[0].into(), start[1].into(), idle.into(), (memory as f64).into()];
+    Ok(single("many", "200 pipelines over 1,000 partitions", &columns, cells))
+}
+
+fn recovery(settings: &Settings) -> Result<Vec<Table>> {
+    let (seconds, segments, commits) = recovery::run(settings.quick)?;
+    let columns = ["s", "GiB of events", "MiB of commit log"];
+    let cells = [seconds.into(), (segments as f64 / f64::from(1 << 30)).into(), ((commits >> 20) as f64).into()];
+    Ok(single("recovery", "start after SIGKILL, with ten million commits in the log", &columns, cells))
+}
+
+fn checkpoints(settings: &Settings) -> Result<Vec<Table>> {
+    let checkpoints::Taken { keys, filled, memory, bytes, alone, during, took, each, together } =
+        checkpoints::run(settings.quick)?;
+    let title = format!("state of {keys} keys, then 50,000 updates a second, durability fsync");
+    let mut table = Table::new("checkpoints", &title, &["min / median / max"]);
+    table.row("filled in, s", [filled.into()]);
+    table.row("MiB resident", [(memory as f64).into()]);
+    table.row("MiB on disk", [((bytes >> 20) as f64).into()]);
+    table.row("longest time without a step of the cursor, ms", [alone.into()]);
+    table.row("the same, while a checkpoint is made", [during.into()]);
+    table.row("to make a checkpoint, ms", [took.into()]);
+    table.row("more on disk for each of 24 that are kept, 1 % of the keys changing between, MiB", [each.into()]);
+    table.row("the same, all of them", [together.into()]);
+    Ok(vec![table])
+}
+
+fn reloads(settings: &Settings) -> Result<Vec<Table>> {
+    let reloads::Taken { without, with, took } = reloads::run(settings.quick)?;
+    let title = "a plugin of 80 KB whose code is cached, 50,000 events a second, durability fsync; ms";
+    let mut table = Table::new("reloads", title, &["half / 99 % / all within"]);
+    table.row("longest time without a step of the cursor in 100 ms", [without.to_string().into()]);
+    table.row("the same, with a reload in them", [with.to_string().into()]);
+    table.row("from the order until it is in force", [took.to_string().into()]);
+    table.row("the pause that a reload causes, 99 %", [(with.at(99.0) - without.at(99.0)).into()]);
+    Ok(vec![table])
+}
+
+fn beside(&Settings { events, .. }: &Settings) -> Result<Vec<Table>> {
+    let rates = beside::run(events, 3)?;
+    let alone = rates[0].1.median;
+    let mut table = Table::new("beside", "J3, two partitions, beside", &["M/s by the clock", "share of alone"]);
+    for (name, rate) in rates {
+        table.row(name, [rate.into(), (rate.median / alone).into()]);
     }
-    println!("\n| J1 | M/s per core | ratio to at-least-once | M/s by the clock |\n|---|---|---|---|");
-    let first = Spread::of(costs[0].0.clone()).median;
-    for (delivery, (core, clock)) in DELIVERIES.iter().zip(costs) {
-        let core = Spread::of(core);
-        println!("| {delivery} | {core} | {:.2} | {} |", core.median / first, Spread::of(clock));
-    }
-    Ok(())
+    Ok(vec![table])
 }
 
 /// Two stages as a chain, and as two pipelines with a topic between them: with a partition for each core, so that both sides use the
 /// whole machine, and with one, where the two pipelines use two cores and the chain hardly more than one.
-fn chain(events: u64, runs: usize) -> Result<()> {
-    println!("\n| two stages of J3 | two pipelines through a topic | a chain | ratio of medians |\n|---|---|---|---|");
+fn chain(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
+    // The two take turns at two shared cores: more runs than elsewhere.
+    let runs = 2 * runs - 1;
+    let mut table =
+        Table::new("chain", "two stages of J3", &["two pipelines through a topic", "a chain", "ratio of medians"]);
     let input = Job::J3.events(events);
     for partitions in [2, 1] {
         let mut costs = [(vec![], vec![]), (vec![], vec![])];
@@ -239,15 +301,16 @@ fn chain(events: u64, runs: usize) -> Result<()> {
         }
         let [(two, two_clock), (one, one_clock)] = costs.map(|(core, clock)| (Spread::of(core), Spread::of(clock)));
         let (core, clock) = (one.median / two.median, one_clock.median / two_clock.median);
-        println!("| partitions: {partitions}; M/s by the clock | {two_clock} | {one_clock} | {clock:.2} |");
-        println!("| the same, M/s per core | {two} | {one} | {core:.2} |");
+        let by_clock = [two_clock.into(), one_clock.into(), clock.into()];
+        table.row(format!("partitions: {partitions}; M/s by the clock"), by_clock);
+        table.row(format!("partitions: {partitions}; M/s per core"), [two.into(), one.into(), core.into()]);
     }
-    Ok(())
+    Ok(vec![table])
 }
 
 /// Instructions that J1 takes in the engine alone with a native consumer, by callgrind: what every change can be compared by, for they
 /// hardly vary.
-fn instructions() -> Result<()> {
+fn instructions(_: &Settings) -> Result<Vec<Table>> {
     let count = |flag: &str, events: u64| -> Result<u64> {
         let dir = tempfile::tempdir()?;
         let mut command = std::process::Command::new("valgrind");
@@ -262,38 +325,44 @@ fn instructions() -> Result<()> {
     // What the start costs goes out in the difference, and what making events costs is counted by itself.
     let each = |flag: &str| -> Result<u64> { Ok((count(flag, 60_000)? - count(flag, 20_000)?) / 40_000) };
     let cost = each("--engine")? - each("--make")?;
-    println!("\nInstructions for an event of J1 in the engine with a native consumer: {cost}");
-    Ok(())
+    let title = "an event of J1 in the engine with a native consumer, counted by callgrind";
+    Ok(single("instructions", title, &["instructions"], [(cost as f64).into()]))
 }
 
 /// Producers and followers at a node.
-fn over_http(runs: usize) -> Result<()> {
+fn over_http(&Settings { runs, .. }: &Settings) -> Result<Vec<Table>> {
     let http::Found { events, p50, p99, sync, followers, memory, beside, killed } = http::run(runs)?;
-    println!("\n| over HTTP, 64 connections, 100 events of 100 bytes a request, durability fsync | |\n|---|---|");
-    println!("| events acknowledged a second, thousands | {} |", events.scaled(1e-3));
-    println!("| a request is answered after, ms: half of them | {p50} |");
-    println!("| 99 in 100 | {p99} |");
-    println!("| appending and syncing as much as all connections send at once, ms | {sync} |");
-    println!("| idle followers at once | {followers} |");
-    println!("| MiB of the node without them, with them | {}, {} |", memory.0, memory.1);
-    println!("| events acknowledged a second beside them, thousands | {:.0} |", beside / 1e3);
-    println!("| acknowledged before a SIGKILL, and there afterwards | {}, {} |", killed.0, killed.1);
-    Ok(())
+    let title = "over HTTP, 64 connections, 100 events of 100 bytes a request, durability fsync";
+    let mut table = Table::new("http", title, &["found"]);
+    table.row("events acknowledged a second, thousands", [events.scaled(1e-3).into()]);
+    table.row("a request is answered after, ms: half of them", [p50.into()]);
+    table.row("99 in 100", [p99.into()]);
+    table.row("appending and syncing as much as all connections send at once, ms", [sync.into()]);
+    table.row("idle followers at once", [(followers as f64).into()]);
+    table.row("MiB of the node without them", [(memory.0 as f64).into()]);
+    table.row("with them", [(memory.1 as f64).into()]);
+    table.row("events acknowledged a second beside them, thousands", [(beside / 1e3).into()]);
+    table.row("acknowledged before a SIGKILL", [(killed.0 as f64).into()]);
+    table.row("and there afterwards", [(killed.1 as f64).into()]);
+    Ok(vec![table])
 }
 
 /// Memory of a node while one pipeline deals with the same number of events again and again.
-fn memory(events: u64) -> Result<()> {
+fn memory(&Settings { events, .. }: &Settings) -> Result<Vec<Table>> {
     let input = Job::J3.events(events / 10);
     let through = through::Through::new(Job::J3, 1, &input)?;
     through.run(0)?;
-    let mut resident = vec![measure::resident_mib()?];
+    let mut resident = vec![measure::resident_mib()? as f64];
     for _ in 0..10 {
         for _ in 0..5 {
             through.append(&input)?;
             through.settle()?;
         }
-        resident.push(measure::resident_mib()?);
+        resident.push(measure::resident_mib()? as f64);
     }
-    println!("\nMiB resident after each {} events of J3 through one instance: {resident:?}", events / 2);
-    Ok(())
+    let title = format!("J3 through one instance, after each {} events", events / 2);
+    Ok(single("memory", &title, &["MiB resident", "at first", "in the end"], {
+        let (first, last) = (resident[0], resident[resident.len() - 1]);
+        [Spread::of(resident).into(), first.into(), last.into()]
+    }))
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// Touches as much memory as all runs of a job write. What a virtual machine has not touched before is slow to come by, and whoever writes most would pay
 /// most for that.
@@ -51,11 +52,11 @@ impl Cost {
 }
 
 /// Several runs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Spread {
-    min: f64,
+    pub(crate) min: f64,
     pub(crate) median: f64,
-    max: f64,
+    pub(crate) max: f64,
 }
 
 impl Spread {
@@ -66,6 +67,11 @@ impl Spread {
 }
 
 impl Spread {
+    /// Whether none of these lies among those, nor the other way round.
+    pub(crate) fn is_apart(&self, other: &Self) -> bool {
+        self.min > other.max || self.max < other.min
+    }
+
     /// The same in other units.
     pub(crate) fn scaled(self, factor: f64) -> Self {
         Self { min: self.min * factor, median: self.median * factor, max: self.max * factor }
@@ -75,6 +81,29 @@ impl Spread {
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.2} / **{:.2}** / {:.2}", self.min, self.median, self.max)
+    }
+}
+
+/// Times, sorted.
+pub(crate) struct Times(Vec<f64>);
+
+impl Times {
+    pub(crate) fn of(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        Self(times)
+    }
+
+    /// The time that so many percent of them do not exceed.
+    pub(crate) fn at(&self, percent: f64) -> f64 {
+        #[expect(clippy::cast_sign_loss, reason = "percent are not negative")]
+        let place = (self.0.len() as f64 * percent / 100.0) as usize;
+        self.0[place.min(self.0.len() - 1)]
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} / **{:.2}** / {:.2}", self.at(50.0), self.at(99.0), self.at(100.0))
     }
 }
 

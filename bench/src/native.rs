@@ -1,15 +1,17 @@
 //! The ceiling: the same consumer code, compiled natively, in one loop from a framed file to a framed file, with a CRC both
 //! ways. No transactions, no sandbox, no threads.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 use std::rc::Rc;
 
 use anyhow::{Result, anyhow, ensure};
-use sluice_event::{Batch, Items, Outcome};
+use serde::{Deserialize, Serialize};
+use sluice_event::{Batch, Items, NewEvent, Outcome, Region};
 use sluice_sdk::{Config, Consumer, Runner, Shared, consumer_runner, runner};
 
-use crate::events::{Job, view};
+use crate::events::{HOUR, Job, view};
 
 /// The input as a framed file.
 pub(crate) fn prepare(input: &[Batch]) -> Result<File> {
@@ -20,35 +22,139 @@ pub(crate) fn prepare(input: &[Batch]) -> Result<File> {
     Ok(source)
 }
 
-/// The job, from the framed file to another.
-pub(crate) fn run(job: Job, mut source: &File) -> Result<()> {
+/// The job's consumers, natively; none for J4, which the loop below is.
+pub(crate) fn consumers(job: Job) -> Result<Vec<Box<dyn Runner>>> {
+    Ok(match job {
+        Job::J1 => vec![runner(orders::orders)],
+        Job::J2 { .. } => {
+            let totals = consumer_runner(|| totals::Totals::init(&Config::from_json("{}")));
+            vec![totals.map_err(|failure| anyhow!("{}", failure.reason()))?]
+        }
+        Job::J3 => vec![runner(pass_through::pass_through)],
+        Job::J4 => Vec::new(),
+        Job::J5 => vec![
+            runner(pass_through::pass_through),
+            runner(orders::orders),
+            runner(pass_through::pass_through),
+            runner(pass_through::pass_through),
+        ],
+    })
+}
+
+/// The job, from the framed file to another; how many outputs there were.
+pub(crate) fn run(job: Job, mut source: &File) -> Result<u64> {
     source.rewind()?;
-    let mut consumer: Box<dyn Runner> = match job {
-        Job::J1 => runner(orders::orders),
-        Job::J2 { .. } => consumer_runner(|| totals::Totals::init(&Config::from_json("{}")))
-            .map_err(|failure| anyhow!("{}", failure.reason()))?,
-        Job::J3 => runner(pass_through::pass_through),
-    };
+    let (mut consumers, mut hours) = (consumers(job)?, Hours::default());
     let (mut source, mut sink) = (BufReader::with_capacity(1 << 20, source), tempfile::tempfile()?);
-    let (mut events, mut header, mut out, mut base_offset) =
-        (Shared::default(), Shared::default(), Batch::default(), 0);
+    let (mut events, mut header, mut out) = (Shared::default(), Shared::default(), Batch::default());
+    let (mut base_offset, mut outputs) = (0, 0);
     while let Some(count) = read_frame(&mut source, Rc::make_mut(&mut events))? {
-        let written = Rc::make_mut(&mut header);
-        written.clear();
-        view(count, base_offset).write(written);
-        let outcome = consumer.run(&header, &events, &|_| {})?;
-        let outcome = Outcome::parse(&outcome, Items { inputs: count, timers: &[] })?;
-        out.clear();
-        for output in outcome.outputs() {
-            let event = output?.event;
-            if let Some(origin) = event.origin() {
-                out.push_output(&event, origin);
+        if job == Job::J4 {
+            out.clear();
+            hours.take(&events, count, &mut out)?;
+        }
+        let mut items = count;
+        for (place, consumer) in consumers.iter_mut().enumerate() {
+            if place > 0 {
+                let events = Rc::make_mut(&mut events);
+                events.clear();
+                events.extend_from_slice(out.bytes());
             }
+            if items > 0 {
+                call(consumer.as_mut(), &events, (items, base_offset), &mut header, &mut out)?;
+            }
+            items = out.count();
         }
         write_frame(&mut sink, out.count(), out.bytes())?;
         base_offset += u64::from(count);
+        outputs += u64::from(out.count());
+    }
+    Ok(outputs)
+}
+
+/// The job's first consumer alone, on batches in memory.
+pub(crate) fn alone(job: Job, input: &[Batch]) -> Result<()> {
+    let mut consumers = consumers(job)?;
+    let (mut header, mut events, mut out) = (Shared::default(), Shared::default(), Batch::default());
+    for batch in input {
+        // In the sandbox, too, they are copied.
+        let own = Rc::make_mut(&mut events);
+        own.clear();
+        own.extend_from_slice(batch.bytes());
+        call(consumers[0].as_mut(), &events, (batch.count(), 0), &mut header, &mut out)?;
     }
     Ok(())
+}
+
+fn call(
+    consumer: &mut dyn Runner,
+    events: &Shared,
+    (count, base_offset): (u32, u64),
+    header: &mut Shared,
+    out: &mut Batch,
+) -> Result<()> {
+    let written = Rc::make_mut(header);
+    written.clear();
+    view(count, base_offset).write(written);
+    let outcome = consumer.run(header, events, &|_| {})?;
+    let outcome = Outcome::parse(&outcome, Items { inputs: count, timers: &[] })?;
+    out.clear();
+    for output in outcome.outputs() {
+        let event = output?.event;
+        if let Some(origin) = event.origin() {
+            out.push_output(&event, origin);
+        }
+    }
+    Ok(())
+}
+
+/// J4 as somebody would write it for this job alone: a table for each hour that is not over.
+#[derive(Default)]
+struct Hours {
+    open: BTreeMap<i64, HashMap<Vec<u8>, (u64, f64, f64)>>,
+    watermark: i64,
+}
+
+#[derive(Deserialize)]
+struct Delay {
+    delay: f64,
+}
+
+#[derive(Serialize)]
+struct Hour {
+    start: i64,
+    flights: u64,
+    average: f64,
+    worst: f64,
+}
+
+impl Hours {
+    fn take(&mut self, events: &[u8], count: u32, out: &mut Batch) -> Result<()> {
+        for event in Region::new(events, count).events() {
+            let event = event?;
+            let Delay { delay } = serde_json::from_slice(event.value())?;
+            let (time, key) = (event.timestamp(), event.key().unwrap_or_default());
+            if time > self.watermark {
+                self.watermark = time;
+                while let Some(hour) = self.open.first_entry().filter(|hour| hour.key() + HOUR <= time) {
+                    let (start, airports) = hour.remove_entry();
+                    for (airport, (flights, sum, worst)) in airports {
+                        let average = (sum / flights as f64 * 10.0).round() / 10.0;
+                        let value = serde_json::to_vec(&Hour { start, flights, average, worst })?;
+                        let (timestamp, key) = (start + HOUR - 1, Some(&airport[..]));
+                        out.push(&NewEvent { timestamp, key, value: &value, ..NewEvent::default() })?;
+                    }
+                }
+            }
+            let airports = self.open.entry(time - time.rem_euclid(HOUR)).or_default();
+            let (flights, sum, worst) = match airports.get_mut(key) {
+                Some(airport) => airport,
+                None => airports.entry(key.to_vec()).or_insert((0, 0.0, f64::MIN)),
+            };
+            (*flights, *sum, *worst) = (*flights + 1, *sum + delay, worst.max(delay));
+        }
+        Ok(())
+    }
 }
 
 fn write_frame(file: &mut File, count: u32, bytes: &[u8]) -> Result<()> {

@@ -11,33 +11,13 @@ use sluice_log::{Commit, Durability, NewTopic, TopicPartition};
 use sluice_node::{Compiler, Node, NodeOptions, definitions};
 
 use crate::events::Job;
+use crate::measure::Times;
 
 /// Events appended at once, and how often: 50,000 a second.
 const AT_ONCE: usize = 500;
 const EVERY: Duration = Duration::from_millis(10);
 /// A stretch of time.
 const STRETCH: Duration = Duration::from_millis(100);
-
-/// Milliseconds, sorted.
-pub(crate) struct Times(Vec<f64>);
-
-impl Times {
-    fn of(mut times: Vec<f64>) -> Self {
-        times.sort_by(f64::total_cmp);
-        Self(times)
-    }
-
-    /// The time that so many percent of them do not exceed.
-    pub(crate) fn at(&self, percent: usize) -> f64 {
-        self.0[(self.0.len() * percent / 100).min(self.0.len() - 1)]
-    }
-}
-
-impl std::fmt::Display for Times {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.2} / **{:.2}** / {:.2}", self.at(50), self.at(99), self.at(100))
-    }
-}
 
 pub(crate) struct Taken {
     pub(crate) without: Times,

@@ -16,22 +16,38 @@ pub(crate) struct Through {
     data: tempfile::TempDir,
 }
 
+/// How a pipeline runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct How {
+    pub(crate) delivery: &'static str,
+    /// Events of a call at most.
+    pub(crate) max_events: u32,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        Self { delivery: "exactly-once", max_events: 4096 }
+    }
+}
+
 impl Through {
     /// A node with the input in its log, spread over so many partitions.
     pub(crate) fn new(job: Job, partitions: u32, input: &[Batch]) -> Result<Self> {
+        Self::with(job, partitions, Durability::Os, input)
+    }
+
+    /// The same with another durability.
+    pub(crate) fn with(job: Job, partitions: u32, durability: Durability, input: &[Batch]) -> Result<Self> {
         let data = tempfile::tempdir()?;
-        let node = Node::open(&NodeOptions {
-            data: data.path().to_owned(),
-            durability: Durability::Os,
-            compiler: Compiler::Here,
-        })?;
+        let (folder, compiler) = (data.path().to_owned(), Compiler::Here);
+        let node = Node::open(&NodeOptions { data: folder, durability, compiler })?;
         let through = Self { node, job, data };
         for topic in ["warm-up", "in"] {
             sluice_node::topics::create(through.node.log(), NewTopic::new(topic, partitions))?;
         }
         // Compiling the plugin is none of the costs that are measured.
         through.append_to("warm-up", &input[..1])?;
-        through.start(&[pipeline("warm-up", "exactly-once", "warm-up", &[job.plugin()])?])?;
+        through.start(&[pipeline("warm-up", How::default(), "warm-up", job, job.plugins())?])?;
         through.append(input)?;
         Ok(through)
     }
@@ -71,7 +87,7 @@ impl Through {
     /// Runs a pipeline of its own, and waits until that has read everything, whatever others do.
     pub(crate) fn run_until_read(&self, run: usize) -> Result<()> {
         let name = format!("tame-{run}");
-        self.node.start(&[pipeline(&name, "exactly-once", "in", &[self.job.plugin()])?])?;
+        self.node.start(&[self.pipeline(&name, How::default())?])?;
         loop {
             let status = self.node.status();
             if status.pipelines.iter().any(|pipeline| pipeline.name == name && pipeline.lag == 0) {
@@ -84,23 +100,36 @@ impl Through {
 
     /// Runs a pipeline of its own over all of it.
     pub(crate) fn run(&self, run: usize) -> Result<()> {
-        self.run_as("exactly-once", run)
+        self.run_as(How::default(), run)
     }
 
-    /// The same with a delivery.
-    pub(crate) fn run_as(&self, delivery: &str, run: usize) -> Result<()> {
-        self.start(&[pipeline(&format!("{delivery}-{run}"), delivery, "in", &[self.job.plugin()])?])
+    /// The same in a certain way.
+    pub(crate) fn run_as(&self, how: How, run: usize) -> Result<()> {
+        self.start(&[self.pipeline(&format!("{}-{}-{run}", how.delivery, how.max_events), how)?])
+    }
+
+    /// The definition of such a pipeline.
+    pub(crate) fn pipeline(&self, name: &str, how: How) -> Result<Pipeline> {
+        pipeline(name, how, "in", self.job, self.job.plugins())
+    }
+
+    /// Events in all partitions of the topic that a run has written to.
+    pub(crate) fn outputs(&self, run: usize) -> Result<u64> {
+        let How { delivery, max_events } = How::default();
+        let topic = self.node.log().topic(&format!("out-{delivery}-{max_events}-{run}"))?;
+        let partition = |partition| Ok(self.node.log().partition(&topic, partition)?.high_watermark());
+        (0..topic.partitions).map(partition).sum()
     }
 
     /// Runs the job's plugin twice, one behind the other: as a chain, or as two pipelines with a topic between them.
     pub(crate) fn run_twice(&self, chained: bool, run: usize) -> Result<()> {
-        let plugin = self.job.plugin();
+        let (job, plugins, how) = (self.job, self.job.plugins(), How::default());
         if chained {
-            return self.start(&[pipeline(&format!("chain-{run}"), "exactly-once", "in", &[plugin, plugin])?]);
+            return self.start(&[pipeline(&format!("chain-{run}"), how, "in", job, &[plugins, plugins].concat())?]);
         }
         let (first, second) = (format!("first-{run}"), format!("second-{run}"));
-        let first = pipeline(&first, "exactly-once", "in", &[plugin])?;
-        let second = pipeline(&second, "exactly-once", &first.sinks[0].topic, &[plugin])?;
+        let first = pipeline(&first, how, "in", job, plugins)?;
+        let second = pipeline(&second, how, &first.sinks[0].topic, job, plugins)?;
         self.start(&[first, second])
     }
 
@@ -111,17 +140,16 @@ impl Through {
 }
 
 /// A pipeline of these plugins from a topic into one of its own.
-fn pipeline(name: &str, delivery: &str, source: &str, plugins: &[&str]) -> Result<Pipeline> {
-    let stages: String = plugins
-        .iter()
-        .enumerate()
-        .map(|(at, plugin)| {
-            let state = if *plugin == "plugins/totals" { "capabilities = [\"state\"]\n" } else { "" };
-            format!("[[stage]]\nplugin = {plugin:?}\nname = \"stage-{at}\"\n{state}")
-        })
-        .collect();
+pub(crate) fn pipeline(name: &str, how: How, source: &str, job: Job, plugins: &[&str]) -> Result<Pipeline> {
+    let capabilities = job.capabilities();
+    let stage = |(at, plugin)| {
+        format!("[[stage]]\nplugin = {plugin:?}\nname = \"stage-{at}\"\ncapabilities = {capabilities:?}\n")
+    };
+    let stages: String = plugins.iter().enumerate().map(stage).collect();
+    let late = if job == Job::J4 { "[[sink]]\ntopic = \"late\"\nname = \"too-late\"\n" } else { "" };
+    let How { delivery, max_events } = how;
     let text = format!(
-        "name = {name:?}\ndelivery = {delivery:?}\n[source]\ntopics = [{source:?}]\n{stages}[[sink]]\ntopic = \"out-{name}\"\n"
+        "name = {name:?}\ndelivery = {delivery:?}\n[source]\ntopics = [{source:?}]\n[batch]\nmax-events = {max_events}\n{stages}[[sink]]\ntopic = \"out-{name}\"\n{late}"
     );
     Pipeline::parse(Path::new("bench.toml"), &text).map_err(|_| anyhow!("not a pipeline: {text}"))
 }

@@ -368,8 +368,10 @@ fn a_component_that_wants_wasi_gets_a_world_with_nothing_in_it() {
     assert!(inspected.contains("wasi:filesystem/types@0.2."), "{inspected}");
     workspace.write("events", "one\ntwo\nexit\n");
     let run = || {
-        let ran = workspace.sluice(&["plugin", "run", "foreign.wasm", "--events", "events", "--json"]);
-        (serde_json::from_str::<Value>(&ran.stdout).unwrap_or_else(|_| panic!("{}", ran.stderr)), ran.stderr)
+        let mut command = workspace.command(&["plugin", "run", "foreign.wasm", "--events", "events", "--json"]);
+        let ran = command.env("SLUICE_LOG", "info").output().unwrap();
+        let log = String::from_utf8_lossy(&ran.stderr).into_owned();
+        (serde_json::from_slice::<Value>(&ran.stdout).unwrap_or_else(|_| panic!("{log}")), log)
     };
     let (came, log) = run();
     assert!(log.contains("printed by one"), "{log}");

@@ -83,7 +83,7 @@ pub(crate) fn compile_here(bytes: &[u8], interruption: Interruption) -> Result<V
     check_parts(component).map_err(|error| invalid(&error))??;
     let checked = match interruption {
         Interruption::Page => Some(checks::add(component).map_err(Error::Invalid)?),
-        Interruption::Epochs => None,
+        Interruption::Epochs | Interruption::Never => None,
     };
     let component = checked.as_deref().unwrap_or(component);
     engine.precompile_component(component).map_err(|error| invalid(&error))

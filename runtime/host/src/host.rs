@@ -186,6 +186,7 @@ fn config(interruption: Interruption) -> Config {
             config.wasm_threads(true).memory_init_cow(false).with_host_memory(Arc::new(Memories));
         }
         Interruption::Epochs => drop(config.wasm_threads(false).epoch_interruption(true)),
+        Interruption::Never => drop(config.wasm_threads(false)),
     }
     config
 }

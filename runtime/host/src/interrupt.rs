@@ -16,6 +16,8 @@ pub enum Interruption {
     Page,
     /// By Wasmtime's epochs: slower, and without rewriting any code.
     Epochs,
+    /// Not at all. No setting chooses it: it is there to measure what stopping costs.
+    Never,
 }
 
 impl Interruption {
@@ -40,6 +42,7 @@ impl Interruption {
         match self {
             Self::Page => "page",
             Self::Epochs => "epochs",
+            Self::Never => "never",
         }
     }
 }

@@ -1,0 +1,70 @@
+//! Deliveries and durabilities, in turn.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use sluice_engine::Delivery;
+use sluice_log::Durability;
+
+use crate::Settings;
+use crate::events::Job;
+use crate::measure::{Cost, Spread};
+use crate::native_lane;
+use crate::report::Table;
+use crate::through::{How, Through};
+
+const DELIVERIES: [&str; 3] = ["at-least-once", "exactly-once", "at-most-once"];
+const DURABILITIES: [(Durability, &str); 2] = [(Durability::Os, "os"), (Durability::Fsync, "fsync")];
+
+/// J1 and J2 in each; what the sandboxed side makes is compared with at-least-once and with `os` round by round.
+pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
+    let mut tables = Vec::new();
+    for job in [Job::J1, Job::J2 { evenly: true }] {
+        let input = job.events(events);
+        let nodes = DURABILITIES.map(|(durability, _)| Through::with(job, 1, durability, &input));
+        let nodes = nodes.into_iter().collect::<Result<Vec<_>>>()?;
+        drop(input);
+        // By delivery and durability: native, sandboxed, and the latter by the clock.
+        let mut taken = vec![vec![[vec![], vec![], vec![]]; 2]; 3];
+        for run in 0..runs {
+            for (delivery, taken) in DELIVERIES.iter().zip(&mut taken) {
+                for (node, [native, wasm, clock]) in nodes.iter().zip(taken) {
+                    let own = match *delivery {
+                        "at-least-once" => Delivery::AtLeastOnce { every: Duration::from_secs(1) },
+                        "at-most-once" => Delivery::AtMostOnce,
+                        _ => Delivery::ExactlyOnce,
+                    };
+                    let name = format!("native-{delivery}-{run}");
+                    let cost = Cost::of(|| native_lane::run(job, node.node().log(), own, &name))?;
+                    native.push(cost.per_core(events));
+                    let cost = Cost::of(|| node.run_as(How { delivery, ..How::default() }, run))?;
+                    wasm.push(cost.per_core(events));
+                    clock.push(cost.by_clock(events));
+                }
+            }
+        }
+        let mut table = Table::new(
+            &format!("modes {}", job.name()),
+            &format!("{}; M/s per core", job.name()),
+            &["native consumer", "sandbox", "of at-least-once", "of os", "M/s by the clock", "of os, by the clock"],
+        );
+        let ratio = |one: &[f64], other: &[f64]| Spread::of(one.iter().zip(other).map(|(a, b)| a / b).collect());
+        for (delivery, kept) in DELIVERIES.iter().zip(&taken) {
+            for (at, (_, name)) in DURABILITIES.iter().enumerate() {
+                let [native, wasm, clock] = &kept[at];
+                let cells = [
+                    Spread::of(native.clone()),
+                    Spread::of(wasm.clone()),
+                    ratio(wasm, &taken[0][at][1]),
+                    ratio(wasm, &kept[0][1]),
+                    Spread::of(clock.clone()),
+                    ratio(clock, &kept[0][2]),
+                ];
+                table.row(format!("{delivery}, {name}"), cells.map(Into::into));
+            }
+        }
+        table.note("By the clock, at-least-once waits for its last `commit-every` (1 s) in each run.");
+        tables.push(table);
+    }
+    Ok(tables)
+}

@@ -1,0 +1,114 @@
+//! One factor at a time: cores, partitions, events of a call.
+
+use anyhow::Result;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::Settings;
+use crate::events::Job;
+use crate::measure::{Cost, Spread};
+use crate::report::Table;
+use crate::through::{How, Through};
+
+const PARTITIONS: [u32; 5] = [1, 2, 8, 64, 1000];
+const CALLS: [u32; 7] = [1, 16, 64, 256, 1024, 4096, 16_384];
+
+/// Has this thread, and those it starts from now on, run on so many cores.
+fn on_cores(all: &CpuSet, cores: usize) -> Result<()> {
+    let mut some = CpuSet::new();
+    let first = (0..CpuSet::MAX_CPU).filter(|&core| all.is_set(core)).take(cores);
+    first.for_each(|core| some.set(core));
+    Ok(sched_setaffinity(None, &some)?)
+}
+
+/// One core and two, with eight partitions. A node stays on the cores it was begun on.
+pub(crate) fn cores(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
+    let all = sched_getaffinity(None)?;
+    let mut table = Table::new(
+        "cores",
+        "exactly-once, os, 8 partitions; M/s by the clock",
+        &["one core", "two cores", "two of one, round by round", "M/s per core: one", "two"],
+    );
+    for job in [Job::J1, Job::J2 { evenly: true }] {
+        let input = job.events(events);
+        let mut taken = [(vec![], vec![]), (vec![], vec![])];
+        for _ in 0..runs {
+            for (cores, (clock, core)) in (1..).zip(&mut taken) {
+                on_cores(&all, cores)?;
+                let through = Through::new(job, 8, &input)?;
+                let cost = Cost::of(|| through.run(0))?;
+                drop(through);
+                sched_setaffinity(None, &all)?;
+                clock.push(cost.by_clock(events));
+                core.push(cost.per_core(events));
+            }
+        }
+        let ratio = Spread::of(taken[1].0.iter().zip(&taken[0].0).map(|(two, one)| two / one).collect());
+        let [(one, one_core), (two, two_core)] = taken.map(|(clock, core)| (Spread::of(clock), Spread::of(core)));
+        table.row(job.name(), [one, two, ratio, one_core, two_core].map(Into::into));
+    }
+    Ok(vec![table])
+}
+
+/// From one partition to a thousand.
+pub(crate) fn partitions(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
+    let mut table = Table::new(
+        "partitions",
+        "exactly-once, os",
+        &["M/s by the clock", "of 8 partitions, round by round", "M/s per core", "of 8, per core"],
+    );
+    for job in [Job::J1, Job::J2 { evenly: true }] {
+        // A node of its own for each, and events enough that a partition's batches are not its first ones only.
+        let input = job.events(events);
+        let nodes = PARTITIONS.map(|partitions| Through::new(job, partitions, &input));
+        let nodes = nodes.into_iter().collect::<Result<Vec<_>>>()?;
+        let mut taken = vec![(vec![], vec![]); PARTITIONS.len()];
+        for run in 0..runs {
+            for (node, (clock, core)) in nodes.iter().zip(&mut taken) {
+                let cost = Cost::of(|| node.run(run))?;
+                clock.push(cost.by_clock(events));
+                core.push(cost.per_core(events));
+            }
+        }
+        let eight = taken[PARTITIONS.iter().position(|partitions| *partitions == 8).unwrap_or(0)].clone();
+        for (partitions, (clock, core)) in PARTITIONS.iter().zip(taken) {
+            let of = |one: &[f64], other: &[f64]| Spread::of(one.iter().zip(other).map(|(a, b)| a / b).collect());
+            let (by_clock, by_core) = (of(&clock, &eight.0), of(&core, &eight.1));
+            let cells = [Spread::of(clock), by_clock, Spread::of(core), by_core];
+            table.row(format!("{}, {partitions} partitions", job.name()), cells.map(Into::into));
+        }
+    }
+    Ok(vec![table])
+}
+
+/// From one event a call to many.
+pub(crate) fn calls(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
+    let input = Job::J1.events(events);
+    let through = Through::new(Job::J1, 1, &input)?;
+    // Single events are slow: fewer of them.
+    let few = events / 20;
+    let slow = Through::new(Job::J1, 1, &Job::J1.events(few))?;
+    let mut taken = vec![(vec![], vec![]); CALLS.len()];
+    for run in 0..runs {
+        for (&max_events, (core, clock)) in CALLS.iter().zip(&mut taken) {
+            let (node, count) = if max_events < 64 { (&slow, few) } else { (&through, events) };
+            let cost = Cost::of(|| node.run_as(How { max_events, ..How::default() }, run))?;
+            core.push(cost.per_core(count));
+            clock.push(cost.by_clock(count));
+        }
+    }
+    let mut table = Table::new(
+        "calls",
+        "J1, exactly-once, os, one partition",
+        &["M/s per core", "M/s by the clock", "µs of processor time a call"],
+    );
+    for (max_events, (core, clock)) in CALLS.iter().zip(taken) {
+        let core = Spread::of(core);
+        let call = Spread {
+            min: f64::from(*max_events) / core.max,
+            median: f64::from(*max_events) / core.median,
+            max: f64::from(*max_events) / core.min,
+        };
+        table.row(format!("`max-events = {max_events}`"), [core.into(), Spread::of(clock).into(), call.into()]);
+    }
+    Ok(vec![table])
+}
