@@ -97,7 +97,9 @@ impl Job {
             // The same flights again and again, each time later by as long as they take.
             let flight = &flights[number as usize % flights.len()];
             let again = (number as usize / flights.len()) as i64;
-            let time = flight.time + again * (flights[flights.len() - 1].time - flights[0].time + HOUR);
+            // The first at the beginning of 1970: the last of all is not to be in the future, where the engine would not believe it.
+            let (first, last) = (flights[0].time, flights[flights.len() - 1].time);
+            let time = flight.time - first + again * (last - first + HOUR);
             return (time, Some(Cow::Borrowed(&flight.origin)), Cow::Borrowed(&flight.line));
         }
         (number.cast_signed(), self.key(number).map(Cow::Owned), Cow::Owned(self.value(number)))

@@ -18,6 +18,7 @@ mod measure;
 mod modes;
 mod native;
 mod native_lane;
+mod peers;
 mod plot;
 mod recovery;
 mod reloads;
@@ -53,7 +54,7 @@ struct Settings {
 
 /// What there is to measure, and whether it is measured when nothing is named.
 type Part = (&'static str, fn(&Settings) -> Result<Vec<Table>>, bool);
-const PARTS: [Part; 21] = [
+const PARTS: [Part; 22] = [
     ("jobs", jobs::run, true),
     ("share", share::run, true),
     ("modes", modes::run, true),
@@ -71,6 +72,7 @@ const PARTS: [Part; 21] = [
     ("checkpoints", checkpoints, true),
     ("reloads", reloads, true),
     ("languages", languages::run, true),
+    ("peers", peers::run, true),
     ("beside", beside, false),
     ("instructions", instructions, false),
     ("memory", memory, false),
