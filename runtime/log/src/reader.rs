@@ -67,6 +67,8 @@ pub struct Reader {
     /// Of the batch in hand: what is left of its region, as a range of `buffer` or `plain`, and how many events that is.
     left: std::ops::Range<usize>,
     left_events: u32,
+    /// What was left before the last events of the batch in hand were handed out: the offset, where these begin, and how many were left.
+    taken: Option<(u64, usize, u32)>,
     append_time: i64,
     check_crc: bool,
 }
@@ -86,6 +88,7 @@ impl Reader {
             is_plain: false,
             left: 0..0,
             left_events: 0,
+            taken: None,
             append_time: 0,
             check_crc,
         }
@@ -101,16 +104,31 @@ impl Reader {
         self.next
     }
 
-    /// Goes on reading at `offset`.
+    /// Goes on reading at `offset`. Back into what was handed out last, as where a call dealt with the first of its events only, nothing is read anew.
     pub fn seek(&mut self, offset: u64) {
-        if offset != self.next {
-            (self.next, self.segment, self.left, self.left_events) = (offset, None, 0..0, 0);
+        if offset != self.next && !self.step_back(offset) {
+            (self.next, self.segment, self.left, self.left_events, self.taken) = (offset, None, 0..0, 0, None);
         }
+    }
+
+    /// Goes back into the events of the batch in hand that were handed out last, if the offset is of them.
+    fn step_back(&mut self, offset: u64) -> bool {
+        let Some((from, start, count)) = self.taken.filter(|(from, ..)| (*from..self.next).contains(&offset)) else {
+            return false;
+        };
+        let bytes = if self.is_plain { &self.plain } else { &self.buffer };
+        let Ok(left) = Region::new(&bytes[start..self.left.end], count).skip((offset - from) as u32) else {
+            return false;
+        };
+        (self.left.start, self.left_events) = (self.left.end - left.bytes().len(), left.count());
+        self.next = offset;
+        true
     }
 
     /// Gives back the memory it reads into, until it reads again.
     pub fn rest(&mut self) {
         (self.buffer, self.plain, self.segment, self.left, self.left_events) = (Vec::new(), Vec::new(), None, 0..0, 0);
+        self.taken = None;
     }
 
     /// Puts the next events into `out`, in place of what it held: at most `max_events` of them and `max_bytes`, but for one
@@ -163,6 +181,7 @@ impl Reader {
                 break;
             }
             out.bytes.extend_from_slice(taken.bytes());
+            self.taken = Some((self.next, self.left.start, self.left_events));
             let (count, length) = (taken.count(), taken.bytes().len());
             if out.append_times.last().is_none_or(|(_, time)| *time != self.append_time) {
                 out.append_times.push((out.count, self.append_time));
@@ -185,6 +204,7 @@ impl Reader {
 
     /// Takes the batch that holds `next` in hand; false when it stepped over a hole instead.
     fn load_batch(&mut self) -> Result<bool, Error> {
+        self.taken = None;
         let mut segment = match self.segment.take() {
             Some(segment) => segment,
             None => self.enter_segment()?,
@@ -288,5 +308,49 @@ impl Reader {
             return Err(Error::damaged(&segment.path, self.position + self.filled as u64, "the file is too short"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sluice_env::{SimDisk, SystemClock};
+    use sluice_event::{Batch, NewEvent};
+
+    use super::*;
+    use crate::{Commit, Log, NewTopic, Options, TopicPartition};
+
+    #[test]
+    fn a_reader_that_goes_back_and_forth_reads_what_a_new_one_reads() {
+        let disk = Arc::new(SimDisk::default());
+        let log = Log::open(disk, Arc::new(SystemClock), Path::new("/data"), Options::default()).unwrap();
+        log.commit(Commit { topics: vec![NewTopic::new("in", 1)], ..Commit::default() }).unwrap();
+        let to = TopicPartition { topic: log.topic("in").unwrap().id, partition: 0 };
+        let mut end = 0;
+        for count in [1_u64, 40, 3, 25, 2, 60] {
+            let mut batch = Batch::default();
+            for number in end..end + count {
+                let value = vec![number as u8; number as usize % 70];
+                batch.push(&NewEvent { value: &value, ..NewEvent::default() }).unwrap();
+            }
+            log.commit(Commit::append(to, batch)).unwrap();
+            end += count;
+        }
+        let partition = log.partition_of(to).unwrap();
+        let mut reader = log.reader(partition.clone(), 0);
+        let (mut read, mut expected) = (ReadBatch::default(), ReadBatch::default());
+        let (mut at, mut random) = (0_u64, 7_u64);
+        for _ in 0..5_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (max_events, back) = ((random >> 33) as u32 % 30 + 1, (random >> 50) % 12);
+            reader.seek(at);
+            reader.read(max_events, 2_000, &mut read).unwrap();
+            log.reader(partition.clone(), at).read(max_events, 2_000, &mut expected).unwrap();
+            assert_eq!(read, expected, "at {at}, {max_events} events");
+            // Mostly on to where it came, often a little back; from the end to anywhere.
+            at += u64::from(read.count);
+            at = if at == end { (random >> 40) % end } else { at.saturating_sub(back) };
+        }
     }
 }
