@@ -133,7 +133,7 @@ fn syncs(folder: &std::path::Path, bytes: usize, every: Duration, time: Duration
 
 /// Events of J1 in batches of one size.
 fn batches(count: u64, size: u64) -> Vec<Batch> {
-    (0..count).flat_map(|number| Job::J1.events_from(number * size, size)).collect()
+    (0..count).flat_map(|number| Job::J1.events_from(number * size, size, size as u32)).collect()
 }
 
 /// The highest rate, events a second by the clock: a producer that sends as fast as the log takes it, until all can be read in the sink.

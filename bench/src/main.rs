@@ -20,6 +20,7 @@ mod native;
 mod native_lane;
 mod peers;
 mod plot;
+mod profile;
 mod recovery;
 mod reloads;
 mod report;
@@ -54,7 +55,7 @@ struct Settings {
 
 /// What there is to measure, and whether it is measured when nothing is named.
 type Part = (&'static str, fn(&Settings) -> Result<Vec<Table>>, bool);
-const PARTS: [Part; 22] = [
+const PARTS: [Part; 23] = [
     ("jobs", jobs::run, true),
     ("share", share::run, true),
     ("modes", modes::run, true),
@@ -73,6 +74,7 @@ const PARTS: [Part; 22] = [
     ("reloads", reloads, true),
     ("languages", languages::run, true),
     ("peers", peers::run, true),
+    ("profile", profile::run, false),
     ("beside", beside, false),
     ("instructions", instructions, false),
     ("memory", memory, false),
@@ -99,6 +101,7 @@ fn apart(arguments: &[String]) -> Option<Result<()>> {
         [flag @ ("--once" | "--fill-only"), job, events] => {
             Some(number(events).and_then(|events| counts::once(job, events, *flag == "--once")))
         }
+        ["--when-told", job, events] => Some(number(events).and_then(|events| profile::when_told(job, events))),
         ["--ten"] => Some(long::ten()),
         ["--guests", files @ ..] => Some(guests(&files.iter().map(PathBuf::from).collect::<Vec<_>>())),
         _ => None,

@@ -21,21 +21,20 @@ pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table
     let mut tables = Vec::new();
     for job in [Job::J1, Job::J2 { evenly: true }] {
         let input = job.events(events);
-        let nodes = DURABILITIES.map(|(durability, _)| Through::with(job, 1, durability, &input));
-        let nodes = nodes.into_iter().collect::<Result<Vec<_>>>()?;
-        drop(input);
         // By delivery and durability: native, sandboxed, and the latter by the clock.
         let mut taken = vec![vec![[vec![], vec![], vec![]]; 2]; 3];
         for run in 0..runs {
-            for (delivery, taken) in DELIVERIES.iter().zip(&mut taken) {
-                for (node, [native, wasm, clock]) in nodes.iter().zip(taken) {
+            for (at, (durability, _)) in DURABILITIES.iter().enumerate() {
+                for (delivery, taken) in DELIVERIES.iter().zip(&mut taken) {
+                    // A directory of its own for each, as for jobs.
+                    let node = Through::with(job, 1, *durability, &input)?;
+                    let [native, wasm, clock] = &mut taken[at];
                     let own = match *delivery {
                         "at-least-once" => Delivery::AtLeastOnce { every: Duration::from_secs(1) },
                         "at-most-once" => Delivery::AtMostOnce,
                         _ => Delivery::ExactlyOnce,
                     };
-                    let name = format!("native-{delivery}-{run}");
-                    let cost = Cost::of(|| native_lane::run(job, node.node().log(), own, &name))?;
+                    let cost = Cost::of(|| native_lane::run(job, node.node().log(), own, "native"))?;
                     native.push(cost.per_core(events));
                     let cost = Cost::of(|| node.run_as(How { delivery, ..How::default() }, run))?;
                     wasm.push(cost.per_core(events));

@@ -72,6 +72,17 @@ pub(crate) fn run(job: Job, mut source: &File) -> Result<u64> {
     Ok(outputs)
 }
 
+/// What cannot be gone without: the bytes copied once, their CRC, and written to a file batch by batch.
+pub(crate) fn copy_and_write(input: &[Batch]) -> Result<()> {
+    let (mut sink, mut buffer) = (tempfile::tempfile()?, Vec::new());
+    for batch in input {
+        buffer.clear();
+        buffer.extend_from_slice(batch.bytes());
+        write_frame(&mut sink, batch.count(), &buffer)?;
+    }
+    Ok(())
+}
+
 /// The job's first consumer alone, on batches in memory.
 pub(crate) fn alone(job: Job, input: &[Batch]) -> Result<()> {
     let mut consumers = consumers(job)?;

@@ -175,7 +175,7 @@ fn write_inputs(folder: &Path, events: u64) -> Result<()> {
         for half in 0..2 {
             let mut file = std::io::BufWriter::new(std::fs::File::create(own.join(format!("{half}.txt")))?);
             for event in job
-                .events_from(half * events / 2, events / 2)
+                .events_from(half * events / 2, events / 2, 4096)
                 .iter()
                 .flat_map(|batch| batch.region().events().flatten())
             {

@@ -23,8 +23,9 @@ fn of(job: Job, events: u64, runs: usize) -> Result<Table> {
     let (memory, through) = (Memory::of(&input), Through::new(job, 1, &input)?);
     // Nanoseconds of processor time, of all threads.
     let each = |cost: Cost| 1e3 / cost.per_core(events);
-    let [mut alone, mut lane, mut logged, mut whole] = [const { Vec::new() }; 4];
+    let [mut floor, mut alone, mut lane, mut logged, mut whole] = [const { Vec::new() }; 5];
     for run in 0..runs {
+        floor.push(each(Cost::of(|| native::copy_and_write(&input))?));
         alone.push(each(Cost::of(|| native::alone(job, &input))?));
         lane.push(each(Cost::of(|| engine::run_lane(job, &memory))?));
         let name = format!("native-{run}");
@@ -37,6 +38,8 @@ fn of(job: Job, events: u64, runs: usize) -> Result<Table> {
     let file = PathBuf::from(plugin).join("build").join(format!("{name}.wasm"));
     let ways = [Interruption::Never, Interruption::Page, Interruption::Epochs].map(|way| (file.clone(), way));
     let guests = guest::run(job, events / 10, &ways)?;
+    let of_floor = Spread::of(floor.iter().zip(&whole).map(|(floor, whole)| floor / whole).collect());
+    let floor = Spread::of(floor);
     let [alone, lane, logged, whole] = [alone, lane, logged, whole].map(Spread::of);
     let title = format!("{}, one partition, os, exactly-once; ns an event", job.name());
     let mut table =
@@ -55,5 +58,8 @@ fn of(job: Job, events: u64, runs: usize) -> Result<Table> {
     part("log, engine and native consumer: reading, CRC, writing", logged, log);
     part("all, in the sandbox", whole, whole.median - (alone.median + sandbox + stopping + engine + log));
     table.note(format!("Stopped by Wasmtime's epochs, the guest alone takes {} ns. The last line's part is what the others do not explain.", guests[2]));
+    table.note(format!(
+        "To copy the same bytes once, take their CRC and write them to a file takes {floor} ns an event: the byte rate of all is {of_floor} of that, round by round."
+    ));
     Ok(table)
 }
