@@ -36,7 +36,7 @@ fn samples(job: Job, events: u64) -> Result<Vec<(String, String, f64)>> {
         .spawn()?;
     let (mut say, hear) = (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
     BufReader::new(hear).read_line(&mut String::new())?;
-    let mut perf = Command::new("perf")
+    let perf = Command::new("perf")
         .args(["record", "--freq", "2000", "--pid", &child.id().to_string(), "--output"])
         .arg(&data)
         .stdout(Stdio::null())
@@ -48,7 +48,7 @@ fn samples(job: Job, events: u64) -> Result<Vec<(String, String, f64)>> {
     std::thread::sleep(std::time::Duration::from_millis(500));
     say.write_all(b"\n")?;
     ensure!(child.wait()?.success(), "the job failed");
-    perf.wait()?;
+    let recorded = perf.wait_with_output()?;
     let report = Command::new("perf")
         .args([
             "report",
@@ -67,7 +67,7 @@ fn samples(job: Job, events: u64) -> Result<Vec<(String, String, f64)>> {
     let text = String::from_utf8_lossy(&report.stdout).into_owned();
     let mut found: Vec<(String, String, f64)> = Vec::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        let [share, thread, program, symbol] = line.split('\t').map(str::trim).collect::<Vec<_>>()[..] else {
+        let [share, thread, program, symbol, ..] = line.split('\t').map(str::trim).collect::<Vec<_>>()[..] else {
             continue;
         };
         let Ok(share) = share.trim_end_matches('%').parse::<f64>() else { continue };
@@ -81,7 +81,8 @@ fn samples(job: Job, events: u64) -> Result<Vec<(String, String, f64)>> {
         }
     }
     found.sort_by(|a, b| b.2.total_cmp(&a.2));
-    ensure!(!found.is_empty(), "perf has told nothing");
+    let told = [recorded.stderr, report.stderr].concat();
+    ensure!(!found.is_empty(), "perf has told nothing: {}", String::from_utf8_lossy(&told));
     Ok(found)
 }
 
