@@ -97,11 +97,11 @@ impl Job {
         batches
     }
 
-    fn event<'a>(self, number: u64, flights: &'a [Flight]) -> (i64, Option<Cow<'a, str>>, Cow<'a, str>) {
+    fn event(self, number: u64, flights: &[Flight]) -> (i64, Option<Cow<'_, str>>, Cow<'_, str>) {
         if self == Self::J4 {
             // The same flights again and again, each time later by as long as they take.
             let flight = &flights[number as usize % flights.len()];
-            let again = (number as usize / flights.len()) as i64;
+            let again = (number / flights.len() as u64).cast_signed();
             // The first at the beginning of 1970: the last of all is not to be in the future, where the engine would not believe it.
             let (first, last) = (flights[0].time, flights[flights.len() - 1].time);
             let time = flight.time - first + again * (last - first + HOUR);

@@ -120,7 +120,7 @@ fn syncs(folder: &std::path::Path, bytes: usize, every: Duration, time: Duration
     let mut file = File::options().create(true).append(true).open(folder.join("plain"))?;
     let (bytes, mut taken) = (vec![b'x'; bytes], Vec::new());
     let start = Instant::now();
-    for number in 0..(time.as_secs_f64() / every.as_secs_f64()) as u32 {
+    for number in 0..u32::try_from(time.as_micros() / every.as_micros()).unwrap_or(u32::MAX) {
         #[expect(clippy::disallowed_methods, reason = "waits for the time to sync")]
         std::thread::sleep((start + every * number).saturating_duration_since(Instant::now()));
         let begin = Instant::now();
@@ -154,9 +154,10 @@ pub(crate) fn run(&Settings { events, runs, quick }: &Settings) -> Result<Vec<Ta
         let highest = highest(&pipeline, events)?;
         rates.push(highest / 1e6);
         for ((percent, _), taken) in SHARES.iter().zip(&mut taken) {
+            #[expect(clippy::cast_sign_loss, reason = "a rate is not negative")]
             let size = (highest * f64::from(*percent) / 100.0 * EVERY.as_secs_f64()) as u64;
             let own = Pipeline::start()?;
-            let count = (time.as_secs_f64() / EVERY.as_secs_f64()) as u64;
+            let count = u64::try_from(time.as_micros() / EVERY.as_micros())?;
             let input = batches(count, size.clamp(5, 4096));
             let bytes = input[0].bytes().len();
             let plain = Times::of(syncs(own.data.path(), bytes, EVERY, time / 2)?);

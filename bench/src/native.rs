@@ -122,9 +122,12 @@ fn call(
 /// J4 as somebody would write it for this job alone: a table for each hour that is not over.
 #[derive(Default)]
 struct Hours {
-    open: BTreeMap<i64, HashMap<Vec<u8>, (u64, f64, f64)>>,
+    open: BTreeMap<i64, HashMap<Vec<u8>, Airport>>,
     watermark: i64,
 }
+
+/// Flights, the sum of their delays, and the worst.
+type Airport = (u64, f64, f64);
 
 #[derive(Deserialize)]
 struct Delay {

@@ -88,7 +88,7 @@ struct Running {
     say: ChildStdin,
     hear: BufReader<ChildStdout>,
     server: Option<Server>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A server of a peer, stopped when it is dropped.
@@ -119,7 +119,7 @@ impl Running {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).spawn()?;
         let (say, hear) = (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
         let hear = BufReader::new(hear);
-        let mut running = Self { peer, events, child, say, hear, server, _folder: folder };
+        let mut running = Self { peer, events, child, say, hear, server, folder };
         let ready = running.answer()?;
         ensure!(ready == "ready", "it says {ready:?}");
         Ok(running)
@@ -128,7 +128,7 @@ impl Running {
     fn answer(&mut self) -> Result<String> {
         let mut line = String::new();
         if self.hear.read_line(&mut line)? == 0 {
-            let told = std::fs::read_to_string(self._folder.path().join("stderr")).unwrap_or_default();
+            let told = std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default();
             let lines: Vec<&str> = told.lines().rev().take(10).collect();
             bail!("it ended: {}", lines.into_iter().rev().collect::<Vec<_>>().join(" / "));
         }
@@ -223,7 +223,7 @@ pub(crate) fn run(&Settings { quick, events, runs }: &Settings) -> Result<Vec<Ta
         "M/s per core",
         "MiB resident in the end",
     ];
-    let title = format!("exactly-once, os; {} events, {} runs in turn after one to warm up", events, runs);
+    let title = format!("exactly-once, os; {events} events, {runs} runs in turn after one to warm up");
     let mut table = Table::new("peers", &title, &columns);
     for job in JOBS {
         let through = Through::new(job, 1, &job.events(events))?;
@@ -241,7 +241,7 @@ pub(crate) fn run(&Settings { quick, events, runs }: &Settings) -> Result<Vec<Ta
                 }
                 match peer.run(job) {
                     Ok((_, _, found)) if found != outputs(job, peer.events) => {
-                        *failed = Some(format!("{found} outputs"))
+                        *failed = Some(format!("{found} outputs"));
                     }
                     Ok((seconds, time, _)) if run > 0 => {
                         cpu.push(seconds);

@@ -91,7 +91,7 @@ impl Host {
         let surface = Surface::of(&component.component_type(), &self.engine);
         let linker = self.linker_for(&component, &surface)?;
         let world = surface.check()?;
-        let linked = linker.instantiate_pre(&component).map_err(invalid)?;
+        let linked = linker.instantiate_pre(&component).map_err(|error| invalid(&error))?;
         let (size, used) = (bytes.len(), Arc::default());
         let code = Code { linked, surface, digest, world, size, core_module, cached, used };
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, code.clone());
@@ -104,7 +104,7 @@ impl Host {
             return Ok(Cow::Borrowed(&self.linker));
         }
         let mut linker = self.linker.clone();
-        match wasi::link(&mut linker, &component.component_type(), &self.engine).map_err(invalid)? {
+        match wasi::link(&mut linker, &component.component_type(), &self.engine).map_err(|error| invalid(&error))? {
             Some(import) => Err(Error::Import { import }),
             None => Ok(Cow::Owned(linker)),
         }
@@ -152,7 +152,7 @@ impl Drop for Host {
     }
 }
 
-fn invalid(error: wasmtime::Error) -> Error {
+fn invalid(error: &wasmtime::Error) -> Error {
     Error::Invalid(format!("{error:#}"))
 }
 
