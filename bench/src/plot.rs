@@ -105,3 +105,30 @@ fn svg(table: &Table, columns: &[usize], title: &str, machine: &str) -> String {
     );
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Machine;
+
+    #[test]
+    fn bars_are_as_long_as_their_medians_and_odd_names_do_no_harm() {
+        let mut table = Table::new("jobs", "M/s", &["a <loop>", "through & through", "other"]);
+        let spread = |rates: [f64; 3]| Cell::from(Spread::of(rates.to_vec()));
+        table.row("J1 <&>", [spread([1.0, 2.0, 4.0]), spread([0.5, 1.0, 1.5]), "–".into()]);
+        let report = Report { machine: Machine::here(), events: 1, runs: 3, tables: vec![table] };
+        let dir = tempfile::tempdir().unwrap();
+        draw(&report, dir.path()).unwrap();
+        let drawn = std::fs::read_to_string(dir.path().join("jobs.svg")).unwrap();
+        assert!(drawn.contains("J1 &lt;&amp;&gt;") && !drawn.contains("<loop>"), "{drawn}");
+        let widths: Vec<f64> = drawn
+            .split("y=\"")
+            .filter_map(|part| part.split_once("width=\"")?.1.split('"').next()?.parse().ok())
+            .collect();
+        let scale = (WIDTH - LABEL - 70.0) / 4.0;
+        for width in [2.0 * scale, scale] {
+            assert!(widths.iter().any(|found| (found - width).abs() < 0.1), "{widths:?}");
+        }
+        assert!(!dir.path().join("peers.svg").exists());
+    }
+}

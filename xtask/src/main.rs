@@ -13,7 +13,7 @@ const USAGE: &str = "cargo xtask COMMAND
   demo      set up, build, and run 20,000 real flights through a sandboxed consumer; kill it, run it again
   test      set up, then formatting, clippy and all tests; `--kills N` sets the number of kills of the crash test
   plugins   set up, and build the example plugins, in all languages
-  bench     measure, beside native ceilings; prints the table that bench/README.md keeps
+  bench     measure, beside native ceilings and neighbours (under an hour); `bench --help` tells of its parts, --compare and --plots
   guests    build the guest in C of the tests again (its .wasm is kept in tests/guests)
   setup     install what is missing: Rust's standard library for wasm32, strace for the tests";
 

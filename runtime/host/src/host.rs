@@ -183,7 +183,12 @@ fn config(interruption: Interruption) -> Config {
     match interruption {
         // Atomic reads are for the checks alone: guests that have any were refused before.
         Interruption::Page => {
-            config.wasm_threads(true).memory_init_cow(false).with_host_memory(Arc::new(Memories));
+            // What these give stays where it is, which code may rely on.
+            config
+                .wasm_threads(true)
+                .memory_init_cow(false)
+                .memory_may_move(false)
+                .with_host_memory(Arc::new(Memories));
         }
         Interruption::Epochs => drop(config.wasm_threads(false).epoch_interruption(true)),
         Interruption::Never => drop(config.wasm_threads(false)),
