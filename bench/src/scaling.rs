@@ -62,8 +62,11 @@ pub(crate) fn partitions(&Settings { events, runs, .. }: &Settings) -> Result<Ve
         let mut taken = vec![(vec![], vec![]); PARTITIONS.len()];
         for _ in 0..runs {
             for (&partitions, (clock, core)) in PARTITIONS.iter().zip(&mut taken) {
-                let node = Through::new(job, partitions, &input)?;
-                let cost = Cost::of(|| node.run(0))?;
+                // What is to be measured is a pipeline that runs: its topic's files and its first instances are there.
+                let node = Through::new(job, partitions, &job.events_from(0, 10 * u64::from(partitions), 10))?;
+                node.run(0)?;
+                node.paused(0, || node.append(&input))?;
+                let cost = Cost::of(|| node.resume(0))?;
                 clock.push(cost.by_clock(events));
                 core.push(cost.per_core(events));
             }
@@ -81,33 +84,26 @@ pub(crate) fn partitions(&Settings { events, runs, .. }: &Settings) -> Result<Ve
 
 /// From one event a call to many.
 pub(crate) fn calls(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    let input = Job::J1.events(events);
-    let through = Through::new(Job::J1, 1, &input)?;
-    // Single events are slow: fewer of them.
-    let few = events / 20;
-    let slow = Through::new(Job::J1, 1, &Job::J1.events(few))?;
-    let mut taken = vec![(vec![], vec![]); CALLS.len()];
-    for run in 0..runs {
-        for (&max_events, (core, clock)) in CALLS.iter().zip(&mut taken) {
-            let (node, count) = if max_events < 64 { (&slow, few) } else { (&through, events) };
-            let cost = Cost::of(|| node.run_as(How { max_events, ..How::default() }, run))?;
-            core.push(cost.per_core(count));
-            clock.push(cost.by_clock(count));
+    let columns = ["M/s per core", "M/s by the clock", "µs of processor time a call"];
+    let mut table = Table::new("calls", "exactly-once, os, one partition", &columns);
+    for job in [Job::J1, Job::J3] {
+        let mut taken = vec![(vec![], vec![]); CALLS.len()];
+        for run in 0..runs {
+            for (&max_events, (core, clock)) in CALLS.iter().zip(&mut taken) {
+                // Single events are slow: fewer of them.
+                let count = if max_events < 64 { events / 20 } else { events };
+                let node = Through::new(job, 1, &job.events(count))?;
+                let cost = Cost::of(|| node.run_as(How { max_events, ..How::default() }, run))?;
+                core.push(cost.per_core(count));
+                clock.push(cost.by_clock(count));
+            }
         }
-    }
-    let mut table = Table::new(
-        "calls",
-        "J1, exactly-once, os, one partition",
-        &["M/s per core", "M/s by the clock", "µs of processor time a call"],
-    );
-    for (max_events, (core, clock)) in CALLS.iter().zip(taken) {
-        let core = Spread::of(core);
-        let call = Spread {
-            min: f64::from(*max_events) / core.max,
-            median: f64::from(*max_events) / core.median,
-            max: f64::from(*max_events) / core.min,
-        };
-        table.row(format!("`max-events = {max_events}`"), [core.into(), Spread::of(clock).into(), call.into()]);
+        for (max_events, (core, clock)) in CALLS.iter().zip(taken) {
+            let (core, events) = (Spread::of(core), f64::from(*max_events));
+            let call = Spread { min: events / core.max, median: events / core.median, max: events / core.min };
+            let cells = [core.into(), Spread::of(clock).into(), call.into()];
+            table.row(format!("{}, `max-events = {max_events}`", job.name()), cells);
+        }
     }
     Ok(vec![table])
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow, bail};
 use sluice_config::Pipeline;
 use sluice_event::Batch;
-use sluice_log::{Commit, Durability, NewTopic, TopicPartition};
+use sluice_log::{Commit, Desired, Durability, NewTopic, TopicPartition};
 use sluice_node::{Compiler, Node, NodeOptions, Outcome};
 
 use crate::events::Job;
@@ -108,6 +108,18 @@ impl Through {
         self.start(&[self.pipeline(&format!("{}-{}-{run}", how.delivery, how.max_events), how)?])
     }
 
+    /// Does something while the pipeline of a run stands still.
+    pub(crate) fn paused(&self, run: usize, then: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.node.want(&name_of(run), Desired::Pause)?;
+        then()
+    }
+
+    /// Has the pipeline of a run go on, and waits until it has dealt with everything.
+    pub(crate) fn resume(&self, run: usize) -> Result<()> {
+        self.node.want(&name_of(run), Desired::Run)?;
+        self.settle()
+    }
+
     /// The definition of such a pipeline.
     pub(crate) fn pipeline(&self, name: &str, how: How) -> Result<Pipeline> {
         pipeline(name, how, "in", self.job, self.job.plugins())
@@ -115,8 +127,7 @@ impl Through {
 
     /// Events in all partitions of the topic that a run has written to.
     pub(crate) fn outputs(&self, run: usize) -> Result<u64> {
-        let How { delivery, max_events } = How::default();
-        let topic = self.node.log().topic(&format!("out-{delivery}-{max_events}-{run}"))?;
+        let topic = self.node.log().topic(&format!("out-{}", name_of(run)))?;
         let partition = |partition| Ok(self.node.log().partition(&topic, partition)?.high_watermark());
         (0..topic.partitions).map(partition).sum()
     }
@@ -137,6 +148,12 @@ impl Through {
         self.node.start(pipelines)?;
         self.settle()
     }
+}
+
+/// The name of the pipeline of a run that nothing else is said of.
+fn name_of(run: usize) -> String {
+    let How { delivery, max_events } = How::default();
+    format!("{delivery}-{max_events}-{run}")
 }
 
 /// A pipeline of these plugins from a topic into one of its own.
