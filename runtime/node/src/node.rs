@@ -26,7 +26,7 @@ use crate::operate::{self, Rewind};
 use crate::redrive::Redrives;
 use crate::reload::{Candidate, Reloads, check_state};
 use crate::replay::{self, Replay};
-use crate::scheduler::{Scheduler, Seen};
+use crate::scheduler::Scheduler;
 use crate::state::{self, States};
 use crate::status::{LaneStatus, PipelineState, PipelineStatus};
 use crate::topics;
@@ -262,7 +262,7 @@ impl Node {
         let lanes = self.lanes_of(pipeline);
         lanes.iter().for_each(|lane| self.scheduler.want(*lane, Desired::Pause));
         let until = self.clock.elapsed() + PATIENCE;
-        let rests = |lane: &usize| self.scheduler.seen(*lane).is_none_or(|seen| seen.at_rest && seen.state.settled);
+        let rests = |lane: &usize| self.scheduler.rests(*lane);
         while !lanes.iter().all(rests) {
             if self.clock.elapsed() > until {
                 let desired = self.log.pipeline(pipeline).map_or(Desired::Run, |info| info.desired);
@@ -645,16 +645,14 @@ impl Node {
         }
     }
 
-    /// How each lane was when it last came off its thread.
-    fn seen(&self) -> Vec<Seen> {
-        let running = self.running();
-        let lanes = running.iter().flat_map(Running::each_lane);
-        lanes.filter_map(|lane| self.scheduler.seen(lane)).collect()
+    /// All lanes of all pipelines.
+    fn lanes(&self) -> Vec<usize> {
+        self.running().iter().flat_map(Running::each_lane).collect()
     }
 
     /// Whether no lane is on a thread, and none has an attempt in flight.
     fn is_at_rest(&self) -> bool {
-        self.seen().iter().all(|seen| seen.at_rest && seen.state.settled)
+        self.lanes().into_iter().all(|lane| self.scheduler.rests(lane))
     }
 
     /// Whether all that can be dealt with has been, and what stands still.
@@ -680,8 +678,8 @@ impl Node {
     /// Why storage refuses, when it has refused some lane so often that waiting for it has no end.
     fn refused(&self) -> Option<Outcome> {
         const REFUSALS: u32 = 3;
-        let refused = self.seen().into_iter().find(|seen| seen.state.refusals >= REFUSALS)?;
-        refused.state.waits_for.map(Outcome::Refused)
+        let refused = self.lanes().into_iter().find_map(|lane| self.scheduler.refused(lane, REFUSALS));
+        refused.map(Outcome::Refused)
     }
 }
 

@@ -56,6 +56,11 @@ impl Slot {
     fn stands_still(&self) -> bool {
         self.desired.load(Ordering::SeqCst) == Desired::Pause as u8
     }
+
+    /// Whether it is on no thread, and has heard all it was told.
+    fn is_parked(&self) -> bool {
+        self.state.load(Ordering::SeqCst) == PARKED && self.told.load(Ordering::SeqCst) == 0
+    }
 }
 
 /// The lanes of one pipeline that are ready, and how many are on threads.
@@ -412,10 +417,22 @@ impl Scheduler {
         }
     }
 
+    /// Whether a lane is on no thread and has no attempt in flight, or is gone: asked of all lanes whenever one has had its turn.
+    pub(crate) fn rests(&self, lane: usize) -> bool {
+        self.shared.slot(lane).is_none_or(|slot| slot.is_parked() && lock(&slot.seen).settled)
+    }
+
+    /// Why a lane waits that storage has refused so many times; asked as often.
+    pub(crate) fn refused(&self, lane: usize, times: u32) -> Option<String> {
+        let slot = self.shared.slot(lane)?;
+        let seen = lock(&slot.seen);
+        seen.waits_for.clone().filter(|_| seen.refusals >= times)
+    }
+
     /// How a lane stood when it last came off its thread.
     pub(crate) fn seen(&self, lane: usize) -> Option<Seen> {
         let slot = self.shared.slot(lane)?;
-        let at_rest = slot.state.load(Ordering::SeqCst) == PARKED && slot.told.load(Ordering::SeqCst) == 0;
+        let at_rest = slot.is_parked();
         let state = lock(&slot.seen).clone();
         Some(Seen { state, at_rest, paused: slot.stands_still() })
     }
