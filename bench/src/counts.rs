@@ -1,12 +1,12 @@
 //! Bytes copied and pieces of memory allocated for an event, counted by valgrind's DHAT, which sees every call of `memcpy` and its like and of `malloc` in the host,
-//! and none of what the kernel copies: that is told beside, by the kernel's own count of bytes read and written.
+//! and none of what the kernel copies.
 
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::Settings;
-use crate::events::{JOBS, Job};
+use crate::events::Job;
 use crate::report::Table;
 use crate::through::Through;
 
@@ -14,9 +14,9 @@ use crate::through::Through;
 const FEW: u64 = 40_960;
 const MANY: u64 = 122_880;
 
-/// What `--once` does: a job over so many events. With `--fill` only their way into the log.
+/// What `--once` does: a job over so many events. With `--fill-only` just their way into the log.
 pub(crate) fn once(job: &str, events: u64, run: bool) -> Result<()> {
-    let job = JOBS.into_iter().find(|known| known.name() == job).context("no such job")?;
+    let job = Job::named(job)?;
     let through = Through::new(job, 1, &job.events(events))?;
     if run { through.run(0) } else { Ok(()) }
 }

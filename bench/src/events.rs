@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use anyhow::{Context, Result};
 use sluice_event::{Batch, NewEvent, View};
 
 /// What is done with the events.
@@ -53,6 +54,11 @@ impl Job {
             Self::J4 => "J4",
             Self::J5 => "J5",
         }
+    }
+
+    /// The one of this name.
+    pub(crate) fn named(name: &str) -> Result<Self> {
+        JOBS.into_iter().find(|job| job.name() == name).with_context(|| format!("there is no job {name}"))
     }
 
     /// Those of its stages.

@@ -64,8 +64,8 @@ pub(crate) fn run(&Settings { quick, events, runs, .. }: &Settings) -> Result<Ve
     );
     let of_j1 = jobs[0].1.wasm.clone();
     for (job, Sides { native, engine, wasm, clock }) in jobs {
-        let rounds = Spread::of(wasm.iter().zip(&of_j1).map(|(rate, j1)| rate / j1).collect());
-        let ratios = Spread::of(wasm.iter().zip(&native).map(|(rate, native)| rate / native).collect());
+        let rounds = Spread::of_ratios(&wasm, &of_j1);
+        let ratios = Spread::of_ratios(&wasm, &native);
         let engine = if engine.is_empty() { "–".into() } else { Spread::of(engine).into() };
         let (native, wasm, clock) = (Spread::of(native), Spread::of(wasm), Spread::of(clock));
         table.row(job.to_string(), [native.into(), engine, wasm.into(), ratios.into(), rounds.into(), clock.into()]);

@@ -101,10 +101,7 @@ fn apart(arguments: &[String]) -> Option<Result<()>> {
         [flag @ ("--once" | "--fill-only"), job, events] => {
             Some(number(events).and_then(|events| counts::once(job, events, *flag == "--once")))
         }
-        ["--when-told", job, events, partitions] => {
-            let partitions = partitions.parse().context("a number of partitions");
-            Some(partitions.and_then(|partitions| profile::when_told(job, number(events)?, partitions)))
-        }
+        ["--when-told", job, events] => Some(number(events).and_then(|events| profile::when_told(job, events))),
         ["--ten"] => Some(long::ten()),
         ["--guests", files @ ..] => Some(guests(&files.iter().map(PathBuf::from).collect::<Vec<_>>())),
         _ => None,

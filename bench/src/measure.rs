@@ -67,6 +67,11 @@ impl Spread {
 }
 
 impl Spread {
+    /// What one side makes of another, round by round.
+    pub(crate) fn of_ratios(one: &[f64], other: &[f64]) -> Self {
+        Self::of(one.iter().zip(other).map(|(one, other)| one / other).collect())
+    }
+
     /// Whether none of these lies among those, nor the other way round.
     pub(crate) fn is_apart(&self, other: &Self) -> bool {
         self.min > other.max || self.max < other.min

@@ -47,17 +47,16 @@ pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table
             &format!("{}; M/s per core", job.name()),
             &["native consumer", "sandbox", "of at-least-once", "of os", "M/s by the clock", "of os, by the clock"],
         );
-        let ratio = |one: &[f64], other: &[f64]| Spread::of(one.iter().zip(other).map(|(a, b)| a / b).collect());
         for (delivery, kept) in DELIVERIES.iter().zip(&taken) {
             for (at, (_, name)) in DURABILITIES.iter().enumerate() {
                 let [native, wasm, clock] = &kept[at];
                 let cells = [
                     Spread::of(native.clone()),
                     Spread::of(wasm.clone()),
-                    ratio(wasm, &taken[0][at][1]),
-                    ratio(wasm, &kept[0][1]),
+                    Spread::of_ratios(wasm, &taken[0][at][1]),
+                    Spread::of_ratios(wasm, &kept[0][1]),
                     Spread::of(clock.clone()),
-                    ratio(clock, &kept[0][2]),
+                    Spread::of_ratios(clock, &kept[0][2]),
                 ];
                 table.row(format!("{delivery}, {name}"), cells.map(Into::into));
             }

@@ -266,7 +266,7 @@ pub(crate) fn run(&Settings { quick, events, runs }: &Settings) -> Result<Vec<Ta
             match failed {
                 Some(why) => table.row(name, [Cell::from(format!("failed: {why}"))]),
                 None => {
-                    let ratio = Spread::of(cpu.iter().zip(&own.0).map(|(theirs, own)| theirs / own).collect());
+                    let ratio = Spread::of_ratios(&cpu, &own.0);
                     let rates = per_core(&cpu);
                     let memory = peer.mib()? as f64;
                     table.row(

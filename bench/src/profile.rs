@@ -16,10 +16,10 @@ const FOLDER: &str = "bench/profiles";
 /// Symbols with a lesser share are left out.
 const LEAST: f64 = 0.8;
 
-/// What `--when-told` does: a job over so many events and partitions, which begins when a line is read.
-pub(crate) fn when_told(job: &str, events: u64, partitions: u32) -> Result<()> {
-    let job = JOBS.into_iter().find(|known| known.name() == job).context("no such job")?;
-    let through = Through::new(job, partitions, &job.events_from(0, events, 500))?;
+/// What `--when-told` does: a job over so many events, which begins when a line is read.
+pub(crate) fn when_told(job: &str, events: u64) -> Result<()> {
+    let job = Job::named(job)?;
+    let through = Through::new(job, 1, &job.events(events))?;
     println!("ready");
     std::io::stdin().read_line(&mut String::new())?;
     through.run(0)
@@ -30,7 +30,7 @@ fn samples(job: Job, events: u64) -> Result<Vec<(String, String, f64)>> {
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("perf.data");
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["--when-told", job.name(), &events.to_string(), "1"])
+        .args(["--when-told", job.name(), &events.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;

@@ -42,7 +42,7 @@ pub(crate) fn cores(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Tab
                 core.push(cost.per_core(events));
             }
         }
-        let ratio = Spread::of(taken[1].0.iter().zip(&taken[0].0).map(|(two, one)| two / one).collect());
+        let ratio = Spread::of_ratios(&taken[1].0, &taken[0].0);
         let [(one, one_core), (two, two_core)] = taken.map(|(clock, core)| (Spread::of(clock), Spread::of(core)));
         table.row(job.name(), [one, two, ratio, one_core, two_core].map(Into::into));
     }
@@ -65,7 +65,8 @@ pub(crate) fn partitions(&Settings { events, runs, .. }: &Settings) -> Result<Ve
                 // What is to be measured is a pipeline that runs: its topic's files and its first instances are there.
                 let node = Through::new(job, partitions, &job.events_from(0, 10 * u64::from(partitions), 10))?;
                 node.run(0)?;
-                node.paused(0, || node.append(&input))?;
+                node.pause(0)?;
+                node.append(&input)?;
                 let cost = Cost::of(|| node.resume(0))?;
                 clock.push(cost.by_clock(events));
                 core.push(cost.per_core(events));
@@ -73,8 +74,7 @@ pub(crate) fn partitions(&Settings { events, runs, .. }: &Settings) -> Result<Ve
         }
         let eight = taken[PARTITIONS.iter().position(|partitions| *partitions == 8).unwrap_or(0)].clone();
         for (partitions, (clock, core)) in PARTITIONS.iter().zip(taken) {
-            let of = |one: &[f64], other: &[f64]| Spread::of(one.iter().zip(other).map(|(a, b)| a / b).collect());
-            let (by_clock, by_core) = (of(&clock, &eight.0), of(&core, &eight.1));
+            let (by_clock, by_core) = (Spread::of_ratios(&clock, &eight.0), Spread::of_ratios(&core, &eight.1));
             let cells = [Spread::of(clock), by_clock, Spread::of(core), by_core];
             table.row(format!("{}, {partitions} partitions", job.name()), cells.map(Into::into));
         }

@@ -39,7 +39,7 @@ fn of(job: Job, events: u64, runs: usize) -> Result<Table> {
     let file = PathBuf::from(plugin).join("build").join(format!("{name}.wasm"));
     let ways = [Interruption::Never, Interruption::Page, Interruption::Epochs].map(|way| (file.clone(), way));
     let guests = guest::run(job, events / 10, &ways)?;
-    let of_floor = Spread::of(floor.iter().zip(&whole).map(|(floor, whole)| floor / whole).collect());
+    let of_floor = Spread::of_ratios(&floor, &whole);
     let floor = Spread::of(floor);
     let [alone, lane, logged, whole] = [alone, lane, logged, whole].map(Spread::of);
     let title = format!("{}, one partition, os, exactly-once; ns an event", job.name());

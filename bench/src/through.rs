@@ -105,18 +105,17 @@ impl Through {
 
     /// The same in a certain way.
     pub(crate) fn run_as(&self, how: How, run: usize) -> Result<()> {
-        self.start(&[self.pipeline(&format!("{}-{}-{run}", how.delivery, how.max_events), how)?])
+        self.start(&[self.pipeline(&name_of(how, run), how)?])
     }
 
-    /// Does something while the pipeline of a run stands still.
-    pub(crate) fn paused(&self, run: usize, then: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.node.want(&name_of(run), Desired::Pause)?;
-        then()
+    /// Has the pipeline of a run begin nothing more.
+    pub(crate) fn pause(&self, run: usize) -> Result<()> {
+        Ok(self.node.want(&name_of(How::default(), run), Desired::Pause)?)
     }
 
     /// Has the pipeline of a run go on, and waits until it has dealt with everything.
     pub(crate) fn resume(&self, run: usize) -> Result<()> {
-        self.node.want(&name_of(run), Desired::Run)?;
+        self.node.want(&name_of(How::default(), run), Desired::Run)?;
         self.settle()
     }
 
@@ -127,7 +126,7 @@ impl Through {
 
     /// Events in all partitions of the topic that a run has written to.
     pub(crate) fn outputs(&self, run: usize) -> Result<u64> {
-        let topic = self.node.log().topic(&format!("out-{}", name_of(run)))?;
+        let topic = self.node.log().topic(&format!("out-{}", name_of(How::default(), run)))?;
         let partition = |partition| Ok(self.node.log().partition(&topic, partition)?.high_watermark());
         (0..topic.partitions).map(partition).sum()
     }
@@ -150,9 +149,8 @@ impl Through {
     }
 }
 
-/// The name of the pipeline of a run that nothing else is said of.
-fn name_of(run: usize) -> String {
-    let How { delivery, max_events } = How::default();
+/// The name of the pipeline of a run.
+fn name_of(How { delivery, max_events }: How, run: usize) -> String {
     format!("{delivery}-{max_events}-{run}")
 }
 
