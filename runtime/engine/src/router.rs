@@ -133,6 +133,8 @@ struct Routed {
     batches: Vec<Vec<Batch>>,
     /// Sinks and partitions with something in them.
     touched: Vec<(usize, u32)>,
+    /// Bytes that a batch is likely to have in the end.
+    room: usize,
 }
 
 impl Routed {
@@ -147,6 +149,7 @@ impl Routed {
         let batch = &mut row[partition as usize];
         if batch.is_empty() {
             self.touched.push((index, partition));
+            batch.reserve(self.room);
         }
         batch.push_output(event, origin);
     }
@@ -169,7 +172,7 @@ pub struct Router {
 impl Router {
     /// Routes to these sinks, the first being the default. Without sinks, outputs go nowhere.
     pub fn new(sinks: Vec<Sink>, source: TopicPartition) -> Self {
-        let routed = Routed { batches: vec![Vec::new(); sinks.len()], touched: Vec::new() };
+        let routed = Routed { batches: vec![Vec::new(); sinks.len()], touched: Vec::new(), room: 0 };
         Self { sinks, source, routed, ordinals: Vec::new(), of_timers: (0, 0), behind: (source, 0) }
     }
 
@@ -339,14 +342,19 @@ impl Router {
 
     /// What was routed since the last time, ready to be appended.
     pub fn take_appends(&mut self) -> Vec<Append> {
-        self.routed.touched.sort_unstable();
-        let taken = self.routed.touched.drain(..).map(|(sink, partition)| {
-            let batch = &mut self.routed.batches[sink][partition as usize];
-            let fresh = Batch::with_capacity(batch.bytes().len() + 4096);
-            let to = TopicPartition { topic: self.sinks[sink].topic, partition };
-            Append::new(to, std::mem::replace(batch, fresh))
+        let Routed { batches, touched, room } = &mut self.routed;
+        touched.sort_unstable();
+        // The next ones begin with room for what these have, and some more: none is made for partitions that get nothing.
+        let (count, mut bytes) = (touched.len().max(1), 0);
+        let taken = touched.drain(..).map(|(sink, partition)| {
+            let batch = std::mem::take(&mut batches[sink][partition as usize]);
+            bytes += batch.bytes().len();
+            Append::new(TopicPartition { topic: self.sinks[sink].topic, partition }, batch)
         });
-        taken.collect()
+        let taken = taken.collect();
+        let mean = bytes / count;
+        *room = mean + mean / 8;
+        taken
     }
 }
 
