@@ -19,10 +19,17 @@ const LEAST: f64 = 0.8;
 /// What `--when-told` does: a job over so many events, which begins when a line is read.
 pub(crate) fn when_told(job: &str, events: u64) -> Result<()> {
     let job = Job::named(job)?;
-    let through = Through::new(job, 1, &job.events(events))?;
+    let partitions: u32 = std::env::var("PARTS").map_or(1, |n| n.parse().unwrap());
+    let how = crate::through::How { partition_by: if std::env::var("SRC").is_ok() { "source" } else { "key" }, ..crate::through::How::default() };
+    let through = Through::new(job, partitions, &job.events_from(0, 100 * u64::from(partitions), 100))?;
+    through.run_as(how, 0)?;
+    through.pause(how, 0)?;
+    through.append(&job.events_from(0, events, 500))?;
     println!("ready");
     std::io::stdin().read_line(&mut String::new())?;
-    through.run(0)
+    let cost = crate::measure::Cost::of(|| through.resume(how, 0))?;
+    println!("{} M/s clock {} M/s core", cost.by_clock(events), cost.per_core(events));
+    Ok(())
 }
 
 /// Samples of a run: thread, symbol and share, the largest first.

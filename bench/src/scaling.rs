@@ -63,11 +63,11 @@ pub(crate) fn partitions(&Settings { events, runs, .. }: &Settings) -> Result<Ve
         for _ in 0..runs {
             for (&partitions, (clock, core)) in PARTITIONS.iter().zip(&mut taken) {
                 // What is to be measured is a pipeline that runs: its topic's files and its first instances are there.
-                let node = Through::new(job, partitions, &job.events_from(0, 10 * u64::from(partitions), 10))?;
+                let node = Through::new(job, partitions, &job.events_from(0, 100 * u64::from(partitions), 100))?;
                 node.run(0)?;
-                node.pause(0)?;
+                node.pause(How::default(), 0)?;
                 node.append(&input)?;
-                let cost = Cost::of(|| node.resume(0))?;
+                let cost = Cost::of(|| node.resume(How::default(), 0))?;
                 clock.push(cost.by_clock(events));
                 core.push(cost.per_core(events));
             }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
 use sluice_config::Pipeline;
+use sluice_engine::PartitionBy;
 use sluice_event::Batch;
 use sluice_log::{Commit, Desired, Durability, NewTopic, TopicPartition};
 use sluice_node::{Compiler, Node, NodeOptions, Outcome};
@@ -22,11 +23,13 @@ pub(crate) struct How {
     pub(crate) delivery: &'static str,
     /// Events of a call at most.
     pub(crate) max_events: u32,
+    /// How the sink spreads what it gets.
+    pub(crate) partition_by: &'static str,
 }
 
 impl Default for How {
     fn default() -> Self {
-        Self { delivery: "exactly-once", max_events: 4096 }
+        Self { delivery: "exactly-once", max_events: 4096, partition_by: "key" }
     }
 }
 
@@ -57,12 +60,27 @@ impl Through {
         self.append_to("in", input)
     }
 
+    /// Events with keys by these, as producers do it, and whole batches without keys in turn.
     fn append_to(&self, topic: &str, input: &[Batch]) -> Result<()> {
         let topic = self.node.log().topic(topic)?;
-        for (batch, partition) in input.iter().zip((0..topic.partitions).cycle()) {
+        let append = |partition, batch| {
             let to = TopicPartition { topic: topic.id, partition };
-            self.node.log().commit(Commit::append(to, batch.clone()))?;
+            self.node.log().commit(Commit::append(to, batch)).map(drop)
+        };
+        let mut gathered = vec![Batch::default(); topic.partitions as usize];
+        for (batch, in_turn) in input.iter().zip((0..topic.partitions).cycle()) {
+            for event in batch.region().events() {
+                let event = event?;
+                let partition = PartitionBy::Key.partition(event.key(), in_turn, 0, 0, topic.partitions);
+                let gathering = &mut gathered[partition as usize];
+                gathering.push_event(&event);
+                if gathering.count() == batch.count() {
+                    append(partition, std::mem::take(gathering))?;
+                }
+            }
         }
+        let rest = (0..).zip(gathered).filter(|(_, batch)| !batch.is_empty());
+        rest.into_iter().try_for_each(|(partition, batch)| append(partition, batch))?;
         Ok(())
     }
 
@@ -109,13 +127,13 @@ impl Through {
     }
 
     /// Has the pipeline of a run begin nothing more.
-    pub(crate) fn pause(&self, run: usize) -> Result<()> {
-        Ok(self.node.want(&name_of(How::default(), run), Desired::Pause)?)
+    pub(crate) fn pause(&self, how: How, run: usize) -> Result<()> {
+        Ok(self.node.want(&name_of(how, run), Desired::Pause)?)
     }
 
     /// Has the pipeline of a run go on, and waits until it has dealt with everything.
-    pub(crate) fn resume(&self, run: usize) -> Result<()> {
-        self.node.want(&name_of(How::default(), run), Desired::Run)?;
+    pub(crate) fn resume(&self, how: How, run: usize) -> Result<()> {
+        self.node.want(&name_of(how, run), Desired::Run)?;
         self.settle()
     }
 
@@ -150,8 +168,8 @@ impl Through {
 }
 
 /// The name of the pipeline of a run.
-fn name_of(How { delivery, max_events }: How, run: usize) -> String {
-    format!("{delivery}-{max_events}-{run}")
+fn name_of(How { delivery, max_events, partition_by }: How, run: usize) -> String {
+    format!("{delivery}-{max_events}-{partition_by}-{run}")
 }
 
 /// A pipeline of these plugins from a topic into one of its own.
@@ -162,9 +180,9 @@ pub(crate) fn pipeline(name: &str, how: How, source: &str, job: Job, plugins: &[
     };
     let stages: String = plugins.iter().enumerate().map(stage).collect();
     let late = if job == Job::J4 { "[[sink]]\ntopic = \"late\"\nname = \"too-late\"\n" } else { "" };
-    let How { delivery, max_events } = how;
+    let How { delivery, max_events, partition_by } = how;
     let text = format!(
-        "name = {name:?}\ndelivery = {delivery:?}\n[source]\ntopics = [{source:?}]\n[batch]\nmax-events = {max_events}\n{stages}[[sink]]\ntopic = \"out-{name}\"\n{late}"
+        "name = {name:?}\ndelivery = {delivery:?}\n[source]\ntopics = [{source:?}]\n[batch]\nmax-events = {max_events}\n{stages}[[sink]]\ntopic = \"out-{name}\"\npartition-by = {partition_by:?}\n{late}"
     );
     Pipeline::parse(Path::new("bench.toml"), &text).map_err(|_| anyhow!("not a pipeline: {text}"))
 }

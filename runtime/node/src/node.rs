@@ -109,7 +109,7 @@ pub struct LaneWork {
     pub memory: u64,
 }
 
-/// How often a wait looks whether it was interrupted.
+/// How often a wait looks whether it was interrupted, or storage refuses.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Opens the log of a data directory.
@@ -611,9 +611,10 @@ impl Node {
         self.wait_for(interrupted, || self.is_at_rest().then_some(Outcome::Idle).or_else(|| self.refused()))
     }
 
-    /// Looks again whenever a lane has come to rest, until there is an outcome.
+    /// Looks again whenever all lanes have come to rest, and after a while, until there is an outcome.
     fn wait_for(&self, interrupted: &dyn Fn() -> bool, outcome: impl Fn() -> Option<Outcome>) -> Outcome {
         loop {
+            let quiets = self.scheduler.quiets();
             if let Some(error) = self.scheduler.failure().or_else(|| self.log.failure()) {
                 return Outcome::Failed(error);
             }
@@ -626,7 +627,7 @@ impl Node {
             if interrupted() {
                 return Outcome::Interrupted;
             }
-            self.scheduler.wait_for_rest(LOOK);
+            self.scheduler.wait_for_quiet(quiets, LOOK);
         }
     }
 

@@ -79,6 +79,9 @@ struct Ready {
     turns: Vec<Turns>,
     /// Lanes that wait for a time, and whether because storage refused.
     delayed: BTreeMap<usize, (Duration, bool)>,
+    /// Lanes that are ready or on threads; and how often there were none left.
+    busy: usize,
+    quiets: u64,
     /// Lanes with instances, by when they last ran.
     warm: BTreeSet<(u64, usize)>,
     ran: HashMap<usize, u64>,
@@ -88,7 +91,16 @@ struct Ready {
 impl Ready {
     fn enqueue(&mut self, pipeline: usize, lane: usize, at_once: usize) {
         self.turns[pipeline].queue.push_back(lane);
+        self.busy += 1;
         self.offer(pipeline, at_once);
+    }
+
+    /// Notes that a lane of a pipeline is on a thread no more.
+    fn leave(&mut self, pipeline: usize, at_once: usize) {
+        self.turns[pipeline].running -= 1;
+        self.busy -= 1;
+        self.offer(pipeline, at_once);
+        self.quiets += u64::from(self.busy == 0);
     }
 
     /// Puts a pipeline in the row for a thread, if it has something to do and may have one.
@@ -137,8 +149,10 @@ struct Shared {
     readers: Mutex<HashMap<TopicPartition, Vec<usize>>>,
     ready: Mutex<Ready>,
     ready_changed: Condvar,
-    /// Told whenever a lane has come to rest.
+    /// Told whenever a lane has come off its thread.
     rested: Condvar,
+    /// Told whenever none is ready or on a thread any more.
+    quiet: Condvar,
     draining: AtomicBool,
     ended: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -219,7 +233,7 @@ impl Shared {
                         return Some((lane, slot));
                     }
                     // Removed while it was in the row.
-                    None => ready.turns[pipeline].running -= 1,
+                    None => ready.leave(pipeline, self.at_once),
                 }
             }
             let wait = ready.delayed.values().map(|(at, _)| at.saturating_sub(now)).min();
@@ -256,8 +270,7 @@ impl Shared {
             }
             let cold = {
                 let mut ready = lock(&self.ready);
-                ready.turns[slot.pipeline].running -= 1;
-                ready.offer(slot.pipeline, self.at_once);
+                ready.leave(slot.pipeline, self.at_once);
                 if let Some((at, refused)) = delay {
                     // Another thread may have run the lane meanwhile: what it was told by storage counts more.
                     let entry = ready.delayed.entry(lane).or_insert((at, refused));
@@ -271,6 +284,9 @@ impl Shared {
                     self.ready_changed.notify_one();
                 }
                 self.rested.notify_all();
+                if ready.busy == 0 {
+                    self.quiet.notify_all();
+                }
                 ready.note_warm(lane, warm)
             };
             self.cool(cold);
@@ -349,6 +365,7 @@ impl Scheduler {
             ready: Mutex::default(),
             ready_changed: Condvar::new(),
             rested: Condvar::new(),
+            quiet: Condvar::new(),
             draining: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             failure: Mutex::default(),
@@ -498,6 +515,7 @@ impl Scheduler {
                 turns.queue.retain(|queued| queued != lane);
             }
         }
+        ready.busy = ready.turns.iter().map(|turns| turns.queue.len() + turns.running).sum();
         drop(ready);
         drop(gone);
     }
@@ -507,10 +525,22 @@ impl Scheduler {
         lock(&self.shared.failure).clone()
     }
 
-    /// Waits until a lane comes to rest, or some time has passed.
+    /// Waits until a lane comes off its thread, or some time has passed.
     pub(crate) fn wait_for_rest(&self, at_most: Duration) {
         let ready = lock(&self.shared.ready);
         drop(self.shared.rested.wait_timeout(ready, at_most));
+    }
+
+    /// How often no lane was left that was ready or on a thread.
+    pub(crate) fn quiets(&self) -> u64 {
+        lock(&self.shared.ready).quiets
+    }
+
+    /// Waits until that has happened again since it was so many times, or some time has passed: a thousand lanes are not looked
+    /// at whenever one of them comes to rest.
+    pub(crate) fn wait_for_quiet(&self, since: u64, at_most: Duration) {
+        let ready = lock(&self.shared.ready);
+        drop(self.shared.quiet.wait_timeout_while(ready, at_most, |ready| ready.quiets == since));
     }
 
     /// Lets lanes finish what is in flight and begin nothing new.
