@@ -89,10 +89,11 @@ struct Ready {
 }
 
 impl Ready {
-    fn enqueue(&mut self, pipeline: usize, lane: usize, at_once: usize) {
+    /// Puts a lane in its pipeline's queue. Whether there is something for one more thread.
+    fn enqueue(&mut self, pipeline: usize, lane: usize, at_once: usize) -> bool {
         self.turns[pipeline].queue.push_back(lane);
         self.busy += 1;
-        self.offer(pipeline, at_once);
+        self.offer(pipeline, at_once)
     }
 
     /// Notes that a lane of a pipeline is on a thread no more.
@@ -104,12 +105,14 @@ impl Ready {
     }
 
     /// Puts a pipeline in the row for a thread, if it has something to do and may have one.
-    fn offer(&mut self, pipeline: usize, at_once: usize) {
+    fn offer(&mut self, pipeline: usize, at_once: usize) -> bool {
         let turns = &mut self.turns[pipeline];
-        if !turns.waits && !turns.queue.is_empty() && turns.running < at_once {
+        let offers = !turns.waits && !turns.queue.is_empty() && turns.running < at_once;
+        if offers {
             turns.waits = true;
             self.pipelines.push_back(pipeline);
         }
+        offers
     }
 
     fn pop(&mut self, at_once: usize) -> Option<(usize, usize)> {
@@ -200,8 +203,11 @@ impl Shared {
     }
 
     fn enqueue(&self, pipeline: usize, lane: usize) {
-        lock(&self.ready).enqueue(pipeline, lane, self.at_once);
-        self.ready_changed.notify_one();
+        let offers = lock(&self.ready).enqueue(pipeline, lane, self.at_once);
+        // Otherwise one of the threads that the pipeline has sees to it.
+        if offers {
+            self.ready_changed.notify_one();
+        }
     }
 
     /// The next lane that is ready; `None` when the scheduler ends.
@@ -248,28 +254,28 @@ impl Shared {
         while let Some((lane, slot)) = self.next() {
             slot.state.store(RUNNING, Ordering::SeqCst);
             let (step, warm) = self.turn(&slot);
-            let mut delay = None;
+            let (mut delay, mut again) = (None, false);
             match step {
-                Step::Worked => {
-                    slot.state.store(QUEUED, Ordering::SeqCst);
-                    self.enqueue(slot.pipeline, lane);
-                }
+                Step::Worked => again = true,
                 Step::Backoff(_) => delay = Some((self.clock.elapsed() + BACKOFF, true)),
                 Step::StopNode(error) => {
                     lock(&self.failure).get_or_insert(error);
                 }
                 Step::WaitingUntil(_) | Step::Waiting | Step::Idle | Step::Halted(_) => {
                     let parked = slot.state.compare_exchange(RUNNING, PARKED, Ordering::SeqCst, Ordering::SeqCst);
-                    if parked.is_err() {
-                        slot.state.store(QUEUED, Ordering::SeqCst);
-                        self.enqueue(slot.pipeline, lane);
-                    } else if let Step::WaitingUntil(until) = step {
+                    again = parked.is_err();
+                    if let (Ok(_), Step::WaitingUntil(until)) = (parked, step) {
                         delay = Some((until, false));
                     }
                 }
             }
             let cold = {
                 let mut ready = lock(&self.ready);
+                if again {
+                    slot.state.store(QUEUED, Ordering::SeqCst);
+                    ready.enqueue(slot.pipeline, lane, self.at_once);
+                }
+                // What is ready now is for this thread, which tells others of the rest.
                 ready.leave(slot.pipeline, self.at_once);
                 if let Some((at, refused)) = delay {
                     // Another thread may have run the lane meanwhile: what it was told by storage counts more.
@@ -279,8 +285,7 @@ impl Shared {
                     } else if !entry.1 {
                         entry.0 = entry.0.min(at);
                     }
-                }
-                if delay.is_some() || !ready.pipelines.is_empty() {
+                    // This thread may be at work by then.
                     self.ready_changed.notify_one();
                 }
                 self.rested.notify_all();
