@@ -309,7 +309,7 @@ impl LaneRunner {
     pub fn rest(&mut self) {
         self.chain.rest();
         self.sources.rest();
-        self.batch = ReadBatch::default();
+        self.batch.rest();
         self.state.warm = false;
     }
 

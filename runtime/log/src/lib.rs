@@ -30,6 +30,7 @@ mod reader;
 mod recovery;
 mod retention;
 mod segment;
+mod spare;
 mod snapshot;
 mod stored_batch;
 mod upkeep;

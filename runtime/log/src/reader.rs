@@ -9,10 +9,15 @@ use crate::error::Error;
 use crate::file_header::FILE_HEADER;
 use crate::partition::Partition;
 use crate::segment::Segment;
+use crate::spare::Spare;
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
 
 /// Bytes asked of the file at once; a batch may be larger.
 const READ_BYTES: usize = 1 << 20;
+
+/// What readers read into, and what they hand out.
+static BUFFERS: Spare = Spare::none();
+static BATCHES: Spare = Spare::none();
 
 /// Events that were read, from one or several batches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +36,11 @@ impl ReadBatch {
     /// The events, to be read.
     pub fn region(&self) -> Region<'_> {
         Region::new(&self.bytes, self.count)
+    }
+
+    /// Empties it, and gives back its memory.
+    pub fn rest(&mut self) {
+        BATCHES.give(std::mem::take(self).bytes);
     }
 
     /// Leaves only the first events.
@@ -127,7 +137,8 @@ impl Reader {
 
     /// Gives back the memory it reads into, until it reads again.
     pub fn rest(&mut self) {
-        (self.buffer, self.plain, self.segment, self.left, self.left_events) = (Vec::new(), Vec::new(), None, 0..0, 0);
+        BUFFERS.give(std::mem::take(&mut self.buffer));
+        (self.filled, self.plain, self.segment, self.left, self.left_events) = (0, Vec::new(), None, 0..0, 0);
         self.taken = None;
     }
 
@@ -138,6 +149,9 @@ impl Reader {
     /// # Errors
     /// [`Error::Damaged`] when the bytes are not what was written; the partition is stopped then.
     pub fn read(&mut self, max_events: u32, max_bytes: usize, out: &mut ReadBatch) -> Result<(), Error> {
+        if out.bytes.capacity() == 0 {
+            out.bytes = BATCHES.take();
+        }
         out.bytes.clear();
         out.append_times.clear();
         out.count = 0;
@@ -295,6 +309,9 @@ impl Reader {
             return Err(Error::damaged(&segment.path, self.position, "a batch reaches past the end of its segment"));
         }
         let ask = wanted.max(READ_BYTES.min(committed as usize));
+        if self.buffer.is_empty() {
+            self.buffer = BUFFERS.take();
+        }
         if self.buffer.len() < ask {
             self.buffer.resize(ask, 0);
         }
