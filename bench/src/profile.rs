@@ -9,26 +9,22 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Settings;
 use crate::events::{JOBS, Job};
+use crate::measure::Cost;
 use crate::report::{Machine, Table};
-use crate::through::Through;
+use crate::through::{How, Through};
 
 const FOLDER: &str = "bench/profiles";
 /// Symbols with a lesser share are left out.
 const LEAST: f64 = 0.8;
 
-/// What `--when-told` does: a job over so many events, which begins when a line is read.
-pub(crate) fn when_told(job: &str, events: u64) -> Result<()> {
-    let job = Job::named(job)?;
-    let partitions: u32 = std::env::var("PARTS").map_or(1, |n| n.parse().unwrap());
-    let how = crate::through::How { partition_by: if std::env::var("SRC").is_ok() { "source" } else { "key" }, ..crate::through::How::default() };
-    let through = Through::new(job, partitions, &job.events_from(0, 100 * u64::from(partitions), 100))?;
-    through.run_as(how, 0)?;
-    through.pause(how, 0)?;
-    through.append(&job.events_from(0, events, 500))?;
+/// What `--when-told` does: a job over so many events, spread over so many partitions, which begins when a line is read.
+pub(crate) fn when_told(job: &str, events: u64, partitions: u32) -> Result<()> {
+    let (job, how) = (Job::named(job)?, How { partition_by: "source", ..How::default() });
+    let through = Through::standing(job, how, partitions, &job.events_from(0, events, 500))?;
     println!("ready");
     std::io::stdin().read_line(&mut String::new())?;
-    let cost = crate::measure::Cost::of(|| through.resume(how, 0))?;
-    println!("{} M/s clock {} M/s core", cost.by_clock(events), cost.per_core(events));
+    let cost = Cost::of(|| through.resume(how, 0))?;
+    println!("{:.2} M/s by the clock, {:.2} per core", cost.by_clock(events), cost.per_core(events));
     Ok(())
 }
 
@@ -37,7 +33,7 @@ fn samples(job: Job, events: u64) -> Result<Vec<(String, String, f64)>> {
     let dir = tempfile::tempdir()?;
     let data = dir.path().join("perf.data");
     let mut child = Command::new(std::env::current_exe()?)
-        .args(["--when-told", job.name(), &events.to_string()])
+        .args(["--when-told", job.name(), &events.to_string(), "1"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;

@@ -9,7 +9,7 @@ use crate::measure::{Cost, Spread};
 use crate::report::Table;
 use crate::through::{How, Through};
 
-const PARTITIONS: [u32; 5] = [1, 2, 8, 64, 1000];
+const PARTITIONS: [u32; 4] = [1, 8, 64, 1000];
 const CALLS: [u32; 7] = [1, 16, 64, 256, 1024, 4096, 16_384];
 
 /// Has this thread, and those it starts from now on, run on so many cores.
@@ -53,32 +53,33 @@ pub(crate) fn cores(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Tab
 pub(crate) fn partitions(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "partitions",
-        "exactly-once, os",
+        "exactly-once, os; as many partitions of outputs",
         &["M/s by the clock", "of 8 partitions, round by round", "M/s per core", "of 8, per core"],
     );
-    for job in [Job::J1, Job::J2 { evenly: true }] {
-        // Small enough that each of a thousand partitions gets several.
+    // So that each of a thousand has some thousands.
+    let events = 4 * events;
+    let (source, key) = (How { partition_by: "source", ..How::default() }, How::default());
+    for (job, how) in [(Job::J1, source), (Job::J2 { evenly: true }, key), (Job::J1, key)] {
+        // In batches small enough that each of a thousand partitions gets several.
         let input = job.events_from(0, events, 500);
         let mut taken = vec![(vec![], vec![]); PARTITIONS.len()];
         for _ in 0..runs {
             for (&partitions, (clock, core)) in PARTITIONS.iter().zip(&mut taken) {
-                // What is to be measured is a pipeline that runs: its topic's files and its first instances are there.
-                let node = Through::new(job, partitions, &job.events_from(0, 100 * u64::from(partitions), 100))?;
-                node.run(0)?;
-                node.pause(How::default(), 0)?;
-                node.append(&input)?;
-                let cost = Cost::of(|| node.resume(How::default(), 0))?;
+                let node = Through::standing(job, how, partitions, &input)?;
+                let cost = Cost::of(|| node.resume(how, 0))?;
                 clock.push(cost.by_clock(events));
                 core.push(cost.per_core(events));
             }
         }
         let eight = taken[PARTITIONS.iter().position(|partitions| *partitions == 8).unwrap_or(0)].clone();
+        let spread = if how.partition_by == "key" && job == Job::J1 { ", outputs by other keys" } else { "" };
         for (partitions, (clock, core)) in PARTITIONS.iter().zip(taken) {
             let (by_clock, by_core) = (Spread::of_ratios(&clock, &eight.0), Spread::of_ratios(&core, &eight.1));
             let cells = [Spread::of(clock), by_clock, Spread::of(core), by_core];
-            table.row(format!("{}, {partitions} partitions", job.name()), cells.map(Into::into));
+            table.row(format!("{}{spread}, {partitions} partitions", job.name()), cells.map(Into::into));
         }
     }
+    table.note("J1's outputs stay in the partition of their event; with other keys, each call's outputs go to as many partitions as there are outputs.");
     Ok(vec![table])
 }
 

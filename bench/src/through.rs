@@ -55,6 +55,16 @@ impl Through {
         Ok(through)
     }
 
+    /// The same with a pipeline that has run and stands still before the input: its topics' files and its first instances are there.
+    pub(crate) fn standing(job: Job, how: How, partitions: u32, input: &[Batch]) -> Result<Self> {
+        const FIRST: u32 = 100;
+        let through = Self::new(job, partitions, &job.events_from(0, u64::from(FIRST * partitions), FIRST))?;
+        through.run_as(how, 0)?;
+        through.node.want(&name_of(how, 0), Desired::Pause)?;
+        through.append(input)?;
+        Ok(through)
+    }
+
     /// Appends events to the topic that all runs read.
     pub(crate) fn append(&self, input: &[Batch]) -> Result<()> {
         self.append_to("in", input)
@@ -124,11 +134,6 @@ impl Through {
     /// The same in a certain way.
     pub(crate) fn run_as(&self, how: How, run: usize) -> Result<()> {
         self.start(&[self.pipeline(&name_of(how, run), how)?])
-    }
-
-    /// Has the pipeline of a run begin nothing more.
-    pub(crate) fn pause(&self, how: How, run: usize) -> Result<()> {
-        Ok(self.node.want(&name_of(how, run), Desired::Pause)?)
     }
 
     /// Has the pipeline of a run go on, and waits until it has dealt with everything.
