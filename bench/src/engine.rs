@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use sluice_engine::{
-    Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, OnError, PartitionBy, Retry, Sink, Source,
-    SourceConfig, StageConfig, Step, Storage,
+    BatchSize, Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, OnError, PartitionBy, Retry, Sink,
+    Source, SourceConfig, StageConfig, Step, Storage,
 };
 use sluice_env::ManualClock;
 use sluice_event::Batch;
@@ -98,7 +98,7 @@ pub(crate) fn run_lane(job: Job, memory: &Memory) -> Result<()> {
             stages: vec![stage],
             sinks: vec![Sink { name: "out".into(), topic: 2, partitions: 1, partition_by: PartitionBy::Key }],
             errors,
-            max_events: 4096,
+            batch_size: BatchSize::new(4096),
             max_bytes: 1 << 20,
             linger: Duration::ZERO,
             probation: None,

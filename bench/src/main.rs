@@ -101,9 +101,9 @@ fn apart(arguments: &[String]) -> Option<Result<()>> {
         [flag @ ("--once" | "--fill-only"), job, events] => {
             Some(number(events).and_then(|events| counts::once(job, events, *flag == "--once")))
         }
-        ["--when-told", job, events, partitions] => Some(number(events).and_then(|events| {
-            profile::when_told(job, events, u32::try_from(number(partitions)?)?)
-        })),
+        ["--when-told", job, events, partitions] => {
+            Some(number(events).and_then(|events| profile::when_told(job, events, u32::try_from(number(partitions)?)?)))
+        }
         ["--ten"] => Some(long::ten()),
         ["--guests", files @ ..] => Some(guests(&files.iter().map(PathBuf::from).collect::<Vec<_>>())),
         _ => None,

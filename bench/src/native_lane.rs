@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sluice_engine::{
-    CallError, CallErrorKind, Consumer, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, PartitionBy, Plugin,
-    Reopen, Sink, SourceConfig, StageConfig, StateConfig, StateGrant, Step, TimePolicy,
+    BatchSize, CallError, CallErrorKind, Consumer, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner,
+    PartitionBy, Plugin, Reopen, Sink, SourceConfig, StageConfig, StateConfig, StateGrant, Step, TimePolicy,
 };
 use sluice_env::{Clock, SystemClock};
 use sluice_log::{Commit, Log, NewTopic, PipelineStart, TopicPartition};
@@ -124,7 +124,7 @@ pub(crate) fn run(job: Job, log: &Arc<Log>, delivery: Delivery, name: &str) -> R
             stages: (0..job.plugins().len()).map(stage).collect(),
             sinks: vec![sink],
             errors: ErrorPolicy::halt(),
-            max_events: 4096,
+            batch_size: BatchSize::new(4096),
             max_bytes: 1 << 20,
             linger: Duration::ZERO,
             probation: None,

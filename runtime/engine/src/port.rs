@@ -200,6 +200,9 @@ pub trait Source: Send {
 
     /// Gives back the memory it reads into.
     fn rest(&mut self) {}
+
+    /// Nothing is left to read for now: gives back the memory it reads into, and stays where it is.
+    fn caught_up(&mut self) {}
 }
 
 /// Commits.
@@ -245,5 +248,9 @@ impl Source for sluice_log::Reader {
 
     fn rest(&mut self) {
         Self::rest(self);
+    }
+
+    fn caught_up(&mut self) {
+        Self::caught_up(self);
     }
 }

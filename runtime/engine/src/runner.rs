@@ -51,8 +51,8 @@ pub struct Generation {
     pub sinks: Vec<Sink>,
     /// What to do about events that fail.
     pub errors: ErrorPolicy,
-    /// Events per call, at most.
-    pub max_events: u32,
+    /// Events per call; what one lane learns of it, those begin with that begin later.
+    pub batch_size: BatchSize,
     /// Bytes per call, at most, but for a single larger event.
     pub max_bytes: usize,
     /// How long a batch that is not full may wait for more events.
@@ -222,7 +222,7 @@ impl LaneRunner {
             follower: Follower::default(),
             committed: cursor,
             claims: Claims::new(cursor),
-            batch_size: BatchSize::new(config.generation.max_events),
+            batch_size: config.generation.batch_size.clone(),
             state: LaneState { cursor, settled: true, ..LaneState::default() },
             tried,
             retrying: None,
@@ -331,6 +331,10 @@ impl LaneRunner {
         if !matches!(step, Step::Worked) {
             // Only where it comes to rest does anybody ask.
             self.state.timers_due = self.timers_due();
+            if self.lane.planned() >= self.sources.readable() {
+                self.sources.caught_up();
+                self.batch.rest();
+            }
         }
         step
     }

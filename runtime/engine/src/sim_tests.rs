@@ -419,7 +419,7 @@ fn generation(plan: Plan, storage: &ModelStorage, rng: &mut Rng) -> Generation {
         stages: (0..plan.stages).map(|index| stage(index, rng)).collect(),
         sinks: vec![sink("out", OUT), sink("side", SIDE)],
         errors,
-        max_events: 7,
+        batch_size: BatchSize::new(7),
         max_bytes: 1 << 20,
         linger: Duration::ZERO,
         probation: None,

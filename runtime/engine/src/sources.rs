@@ -371,6 +371,11 @@ impl Sources {
                 .any(|(feed, at)| until(feed).is_some_and(|until| at <= until))
     }
 
+    /// Nothing is left to read for now.
+    pub(crate) fn caught_up(&mut self) {
+        self.feeds.iter_mut().for_each(|feed| feed.reader.caught_up());
+    }
+
     /// Gives back the memory it reads into.
     pub(crate) fn rest(&mut self) {
         for feed in &mut self.feeds {

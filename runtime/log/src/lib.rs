@@ -30,8 +30,8 @@ mod reader;
 mod recovery;
 mod retention;
 mod segment;
-mod spare;
 mod snapshot;
+mod spare;
 mod stored_batch;
 mod upkeep;
 

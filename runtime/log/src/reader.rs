@@ -142,6 +142,14 @@ impl Reader {
         self.taken = None;
     }
 
+    /// Gives back the memory it reads into, if all in it was handed out, and stays where it is.
+    pub fn caught_up(&mut self) {
+        if self.left_events == 0 {
+            BUFFERS.give(std::mem::take(&mut self.buffer));
+            (self.filled, self.taken) = (0, None);
+        }
+    }
+
     /// Puts the next events into `out`, in place of what it held: at most `max_events` of them and `max_bytes`, but for one
     /// event that is larger by itself. None at the high watermark. Where events are gone (retention, or the hole that a repair
     /// left), `out` begins behind them.
@@ -365,6 +373,9 @@ mod tests {
             reader.read(max_events, 2_000, &mut read).unwrap();
             log.reader(partition.clone(), at).read(max_events, 2_000, &mut expected).unwrap();
             assert_eq!(read, expected, "at {at}, {max_events} events");
+            if random & 4 == 0 {
+                reader.caught_up();
+            }
             // Mostly on to where it came, often a little back; from the end to anywhere.
             at += u64::from(read.count);
             at = if at == end { (random >> 40) % end } else { at.saturating_sub(back) };

@@ -1,9 +1,9 @@
-//! Buffers of readers that rest, for those that read next: memory that the kernel need not clear and hand out again.
+//! Buffers of readers that rest or have read all there is, for those that read next: memory that the kernel need not clear and hand out again.
 
 use std::sync::{Mutex, PoisonError};
 
 /// Buffers that are kept, at most, and how large each may be.
-const MOST: usize = 8;
+const MOST: usize = 16;
 const MOST_BYTES: usize = 2 << 20;
 
 /// Some buffers that nobody has.

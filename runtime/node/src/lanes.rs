@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sluice_config::{At, Diagnostic, OnError, PartitionBy, Pipeline, Start, Topic, changelog_topic};
 use sluice_engine::{
-    Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, Source,
+    BatchSize, Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, RedriveConfig, Retry, Sink, Source,
     SourceConfig, StageConfig, TimePolicy, Witness, Writer,
 };
 use sluice_env::Clock;
@@ -371,7 +371,7 @@ pub(crate) fn generation(
         stages,
         sinks: pipeline.sinks.iter().map(|sink| self::sink(log, sink)).collect::<Result<_, _>>()?,
         errors: errors(log, &pipeline.errors)?,
-        max_events: pipeline.batch.max_events,
+        batch_size: BatchSize::new(pipeline.batch.max_events),
         max_bytes: pipeline.batch.max_bytes as usize,
         linger: pipeline.batch.linger,
         probation: None,

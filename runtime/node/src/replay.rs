@@ -15,8 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_config::{OnError, Pipeline};
 use sluice_engine::{
-    Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, PartitionBy, Reopen, Retry, Sink, Source,
-    SourceConfig, StageConfig, StateConfig, Step, Storage, Writer,
+    BatchSize, Breaker, Delivery, ErrorPolicy, Generation, LaneConfig, LaneRunner, PartitionBy, Reopen, Retry, Sink,
+    Source, SourceConfig, StageConfig, StateConfig, Step, Storage, Writer,
 };
 use sluice_env::{Clock, SystemClock};
 use sluice_host::{Compiler, Host};
@@ -473,7 +473,7 @@ impl SideLane<'_> {
                 },
                 breaker: Arc::new(Breaker::new(errors.window, errors.max_failures)),
             },
-            max_events: self.pipeline.batch.max_events,
+            batch_size: BatchSize::new(self.pipeline.batch.max_events),
             max_bytes: self.pipeline.batch.max_bytes as usize,
             linger: Duration::ZERO,
             probation: None,

@@ -15,7 +15,6 @@ use sluice_log::{Commit, ReadBatch, TopicPartition};
 use sluice_state::SharedState;
 
 use super::{Generation, LaneConfig, LaneRunner, Step};
-use crate::batch_size::BatchSize;
 use crate::chain::{Called, Chain, StageError};
 use crate::errors::Failed;
 use crate::keyed::Marks;
@@ -204,7 +203,7 @@ impl LaneRunner {
     /// Has another generation deal with events from here on. Attempts under way are committed as they are, but for those that are held.
     pub fn go_over(&mut self, generation: Generation) {
         self.drop_held();
-        self.batch_size = BatchSize::new(generation.max_events);
+        self.batch_size = generation.batch_size.clone();
         self.shaped = self.keyed.is_none();
         self.config.generation = generation;
         (self.chain, self.trial) = assemble(&self.config);
