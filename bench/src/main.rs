@@ -204,9 +204,6 @@ fn measure(asked: &Asked) -> Result<Report> {
     );
     let usual = PARTS.iter().filter(|(.., usual)| *usual);
     let parts: Vec<_> = if asked.parts.is_empty() { usual.collect() } else { asked.parts.clone() };
-    if !quick {
-        measure::touch_memory()?;
-    }
     for (name, part, _) in parts {
         let begin = std::time::Instant::now();
         // One that fails does not take along what the others have found.
