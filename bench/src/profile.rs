@@ -24,7 +24,7 @@ pub(crate) fn when_told(job: &str, events: u64, partitions: u32) -> Result<()> {
     println!("ready");
     std::io::stdin().read_line(&mut String::new())?;
     let cost = Cost::of(|| through.resume(how, 0))?;
-    println!("{:.2} M/s by the clock, {:.2} per core", cost.by_clock(events), cost.per_core(events));
+    eprintln!("{}: {:.2} M/s by the clock, {:.2} per core", job.name(), cost.by_clock(events), cost.per_core(events));
     Ok(())
 }
 
