@@ -133,8 +133,10 @@ struct Routed {
     batches: Vec<Vec<Batch>>,
     /// Sinks and partitions with something in them.
     touched: Vec<(usize, u32)>,
-    /// Bytes that a batch is likely to have in the end.
+    /// Bytes that a batch is likely to have in the end, and that all new ones together may begin with: one large batch is
+    /// followed by many small ones.
     room: usize,
+    room_left: usize,
 }
 
 impl Routed {
@@ -149,7 +151,9 @@ impl Routed {
         let batch = &mut row[partition as usize];
         if batch.is_empty() {
             self.touched.push((index, partition));
-            batch.reserve(self.room);
+            let room = self.room.min(self.room_left);
+            self.room_left -= room;
+            batch.reserve(room);
         }
         batch.push_output(event, origin);
     }
@@ -172,7 +176,7 @@ pub struct Router {
 impl Router {
     /// Routes to these sinks, the first being the default. Without sinks, outputs go nowhere.
     pub fn new(sinks: Vec<Sink>, source: TopicPartition) -> Self {
-        let routed = Routed { batches: vec![Vec::new(); sinks.len()], touched: Vec::new(), room: 0 };
+        let routed = Routed { batches: vec![Vec::new(); sinks.len()], touched: Vec::new(), room: 0, room_left: 0 };
         Self { sinks, source, routed, ordinals: Vec::new(), of_timers: (0, 0), behind: (source, 0) }
     }
 
@@ -342,7 +346,7 @@ impl Router {
 
     /// What was routed since the last time, ready to be appended.
     pub fn take_appends(&mut self) -> Vec<Append> {
-        let Routed { batches, touched, room } = &mut self.routed;
+        let Routed { batches, touched, room, room_left } = &mut self.routed;
         touched.sort_unstable();
         // The next ones begin with room for what these have, and some more: none is made for partitions that get nothing.
         let (count, mut bytes) = (touched.len().max(1), 0);
@@ -352,8 +356,8 @@ impl Router {
             Append::new(TopicPartition { topic: self.sinks[sink].topic, partition }, batch)
         });
         let taken = taken.collect();
-        let mean = bytes / count;
-        *room = mean + mean / 8;
+        bytes += bytes / 8;
+        (*room, *room_left) = (bytes / count, bytes);
         taken
     }
 }
@@ -467,5 +471,34 @@ impl<'a> SinkTable<'a> {
 impl From<sluice_event::Malformed> for CallError {
     fn from(malformed: sluice_event::Malformed) -> Self {
         Self::new(CallErrorKind::BadOutcome, malformed.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_event::NewEvent;
+
+    use super::*;
+
+    #[test]
+    fn many_small_batches_behind_a_large_one_make_no_more_room_than_that_had() {
+        const LARGE: usize = 1_000_000;
+        let sink = Sink { name: "out".into(), topic: 2, partitions: 1000, partition_by: PartitionBy::Key };
+        let mut router = Router::new(vec![sink], TopicPartition { topic: 1, partition: 0 });
+        let mut send = |values: &[Vec<u8>]| {
+            router.begin(values.len() as u32, &Due::default());
+            for (index, value) in (0..).zip(values) {
+                let key = format!("key-{index}");
+                let mut one = Batch::default();
+                one.push(&NewEvent { key: Some(key.as_bytes()), value, ..NewEvent::default() }).unwrap();
+                router.divert(0, index, 0, &one.region().events().next().unwrap().unwrap());
+            }
+            router.take_appends()
+        };
+        assert_eq!(send(&[vec![1; LARGE]]).len(), 1);
+        let small = send(&vec![vec![1]; 1000]);
+        assert!(small.len() > 500);
+        let room: usize = small.iter().map(|append| append.batch.capacity()).sum();
+        assert!(room < 2 * LARGE, "{room} bytes");
     }
 }

@@ -20,6 +20,11 @@ impl Batch {
         Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
     }
 
+    /// Bytes that its events may come to before it needs more memory.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Makes room for `bytes` more.
     pub fn reserve(&mut self, bytes: usize) {
         self.bytes.reserve(bytes);

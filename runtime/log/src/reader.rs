@@ -137,9 +137,8 @@ impl Reader {
 
     /// Gives back the memory it reads into, until it reads again.
     pub fn rest(&mut self) {
-        BUFFERS.give(std::mem::take(&mut self.buffer));
-        (self.filled, self.plain, self.segment, self.left, self.left_events) = (0, Vec::new(), None, 0..0, 0);
-        self.taken = None;
+        (self.plain, self.segment, self.left, self.left_events) = (Vec::new(), None, 0..0, 0);
+        self.caught_up();
     }
 
     /// Gives back the memory it reads into, if all in it was handed out, and stays where it is.

@@ -79,8 +79,7 @@ struct Ready {
     turns: Vec<Turns>,
     /// Lanes that wait for a time, and whether because storage refused.
     delayed: BTreeMap<usize, (Duration, bool)>,
-    /// Lanes that are ready or on threads; and how often there were none left.
-    busy: usize,
+    /// How often no lane was left that was ready or on a thread.
     quiets: u64,
     /// Lanes with instances, by when they last ran.
     warm: BTreeSet<(u64, usize)>,
@@ -92,16 +91,16 @@ impl Ready {
     /// Puts a lane in its pipeline's queue. Whether there is something for one more thread.
     fn enqueue(&mut self, pipeline: usize, lane: usize, at_once: usize) -> bool {
         self.turns[pipeline].queue.push_back(lane);
-        self.busy += 1;
         self.offer(pipeline, at_once)
     }
 
-    /// Notes that a lane of a pipeline is on a thread no more.
-    fn leave(&mut self, pipeline: usize, at_once: usize) {
+    /// Notes that a lane of a pipeline is on a thread no more. Whether none is left that is ready or on one.
+    fn leave(&mut self, pipeline: usize, at_once: usize) -> bool {
         self.turns[pipeline].running -= 1;
-        self.busy -= 1;
         self.offer(pipeline, at_once);
-        self.quiets += u64::from(self.busy == 0);
+        let quiet = self.turns.iter().all(|turns| turns.running == 0 && turns.queue.is_empty());
+        self.quiets += u64::from(quiet);
+        quiet
     }
 
     /// Puts a pipeline in the row for a thread, if it has something to do and may have one.
@@ -210,6 +209,13 @@ impl Shared {
         }
     }
 
+    /// Notes that a lane of a pipeline is on a thread no more.
+    fn leave(&self, ready: &mut Ready, pipeline: usize) {
+        if ready.leave(pipeline, self.at_once) {
+            self.quiet.notify_all();
+        }
+    }
+
     /// The next lane that is ready; `None` when the scheduler ends.
     fn next(&self) -> Option<(usize, Arc<Slot>)> {
         let mut ready = lock(&self.ready);
@@ -239,7 +245,7 @@ impl Shared {
                         return Some((lane, slot));
                     }
                     // Removed while it was in the row.
-                    None => ready.leave(pipeline, self.at_once),
+                    None => self.leave(&mut ready, pipeline),
                 }
             }
             let wait = ready.delayed.values().map(|(at, _)| at.saturating_sub(now)).min();
@@ -276,7 +282,7 @@ impl Shared {
                     ready.enqueue(slot.pipeline, lane, self.at_once);
                 }
                 // What is ready now is for this thread, which tells others of the rest.
-                ready.leave(slot.pipeline, self.at_once);
+                self.leave(&mut ready, slot.pipeline);
                 if let Some((at, refused)) = delay {
                     // Another thread may have run the lane meanwhile: what it was told by storage counts more.
                     let entry = ready.delayed.entry(lane).or_insert((at, refused));
@@ -289,9 +295,6 @@ impl Shared {
                     self.ready_changed.notify_one();
                 }
                 self.rested.notify_all();
-                if ready.busy == 0 {
-                    self.quiet.notify_all();
-                }
                 ready.note_warm(lane, warm)
             };
             self.cool(cold);
@@ -520,7 +523,6 @@ impl Scheduler {
                 turns.queue.retain(|queued| queued != lane);
             }
         }
-        ready.busy = ready.turns.iter().map(|turns| turns.queue.len() + turns.running).sum();
         drop(ready);
         drop(gone);
     }
