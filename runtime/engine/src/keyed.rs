@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sluice_event::{Batch, Clock, NewEvent, Outcome, Source as EventSource};
-use sluice_log::{Append, Committed, Error, ReadBatch, TopicPartition};
+use sluice_event::{Clock, NewEvent, Outcome, Source as EventSource};
+use sluice_log::{Append, Committed, Error, ReadBatch, TopicPartition, batch_for};
 use sluice_state::{
     Applied, FLUSH_BYTES, Flush, Head, Layer, MAX_KEY_BYTES, PartitionState, Quiet, SharedState, Timer,
 };
@@ -170,6 +170,8 @@ pub(crate) struct Keyed {
     topics: Vec<u32>,
     attempts: VecDeque<Attempt>,
     submitted: VecDeque<Submitted>,
+    /// Bytes that a delta is likely to have.
+    delta_bytes: usize,
     stands: Stands,
     /// All timers up to this time fire, wherever the watermark is.
     closing: Option<i64>,
@@ -224,6 +226,7 @@ impl Keyed {
             topics,
             attempts: VecDeque::new(),
             submitted: VecDeque::new(),
+            delta_bytes: 0,
             ahead: stands.time.clone(),
             stands,
             closing: None,
@@ -394,13 +397,13 @@ impl Keyed {
         let head = Head { watermark, fired_outputs, late, closed, clocks, ..head };
         let state = self.config.shared.lock();
         let at = state.applied().offset + self.submitted.len() as u64;
-        let bytes = state.delta_through(through, &head);
-        drop(state);
-        self.submitted.push_back(Submitted { id, through, head });
-        let mut batch = Batch::default();
-        let timestamp = watermark.unwrap_or(0);
-        let pushed = batch.push(&NewEvent { timestamp, value: &bytes, ..NewEvent::default() });
+        let mut batch = batch_for(self.delta_bytes);
+        let event = NewEvent { timestamp: watermark.unwrap_or(0), ..NewEvent::default() };
+        let pushed = batch.push_with(&event, |out| state.delta_through(behind, through, &head, out));
         debug_assert!(pushed.is_ok(), "a call's changes are far smaller than what an event can hold");
+        drop(state);
+        self.delta_bytes = batch.bytes().len() + batch.bytes().len() / 8;
+        self.submitted.push_back(Submitted { id, through, head });
         Append::new(self.config.changelog, batch).at(at)
     }
 

@@ -1,7 +1,7 @@
 //! From a guest's outcome to batches for the sinks: checks, routes and copies each output once.
 
 use sluice_event::{Batch, Event, FailureKind, Items, Origin, Outcome, Region, Source, TIMER_IN_HAND};
-use sluice_log::{Append, MAX_EVENT_BYTES, TopicPartition};
+use sluice_log::{Append, MAX_EVENT_BYTES, TopicPartition, batch_for};
 
 use crate::errors::Failed;
 use crate::keyed::StateGrant;
@@ -153,7 +153,9 @@ impl Routed {
             self.touched.push((index, partition));
             let room = self.room.min(self.room_left);
             self.room_left -= room;
-            batch.reserve(room);
+            if batch.capacity() < room {
+                *batch = batch_for(room);
+            }
         }
         batch.push_output(event, origin);
     }

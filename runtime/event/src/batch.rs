@@ -20,6 +20,17 @@ impl Batch {
         Self { bytes: Vec::with_capacity(bytes), ..Self::default() }
     }
 
+    /// An empty batch in this memory, whatever is written there.
+    pub fn within(mut memory: Vec<u8>) -> Self {
+        memory.clear();
+        Self { bytes: memory, ..Self::default() }
+    }
+
+    /// Its memory, for another one.
+    pub fn into_memory(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Bytes that its events may come to before it needs more memory.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
@@ -35,8 +46,16 @@ impl Batch {
     /// # Errors
     /// When a length does not fit its field; the batch is as before.
     pub fn push(&mut self, event: &NewEvent<'_>) -> Result<(), TooLarge> {
+        self.push_with(event, |out| out.extend_from_slice(event.value))
+    }
+
+    /// The same of an event whose value is what `value` appends to the vector it is given.
+    ///
+    /// # Errors
+    /// When a length does not fit its field; the batch is as before.
+    pub fn push_with(&mut self, event: &NewEvent<'_>, value: impl FnOnce(&mut Vec<u8>)) -> Result<(), TooLarge> {
         event.write(&mut self.bytes, |out| {
-            out.extend_from_slice(event.value);
+            value(out);
             Ok::<_, TooLarge>(())
         })?;
         self.count_in(event.timestamp);

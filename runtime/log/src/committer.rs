@@ -20,6 +20,7 @@ use crate::log::Shared;
 use crate::options::{Durability, Options, Planted};
 use crate::retention;
 use crate::segment::{Segment, create_file};
+use crate::spare::BATCHES;
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
 use crate::upkeep::{Removal, Upkeep};
 
@@ -83,6 +84,14 @@ struct Planned {
     undo: Vec<Undo>,
 }
 
+impl Planned {
+    /// What its commit is answered; the memory of what was written is handed on.
+    fn answer(self) -> Committed {
+        self.batches.into_iter().for_each(|planned| BATCHES.give(planned.append.batch.into_memory()));
+        self.committed
+    }
+}
+
 struct PlannedBatch {
     to: TopicPartition,
     append: Append,
@@ -141,7 +150,7 @@ impl Committer {
             work.bytes += bytes;
             work.group.observe(took);
         });
-        let answers = planned.into_iter().map(|planned| planned.map(|planned| planned.committed)).collect();
+        let answers = planned.into_iter().map(|planned| planned.map(Planned::answer)).collect();
         self.shared.wake(&touched);
         self.keep_up(now);
         answers

@@ -53,3 +53,4 @@ pub use partition::{Damage, Partition};
 pub use reader::{ReadBatch, Reader};
 pub use recovery::Report;
 pub use retention::Hold;
+pub use spare::batch_for;

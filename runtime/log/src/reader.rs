@@ -9,15 +9,11 @@ use crate::error::Error;
 use crate::file_header::FILE_HEADER;
 use crate::partition::Partition;
 use crate::segment::Segment;
-use crate::spare::Spare;
+use crate::spare::{BATCHES, BUFFERS};
 use crate::stored_batch::{BATCH_HEADER, BatchHeader};
 
 /// Bytes asked of the file at once; a batch may be larger.
 const READ_BYTES: usize = 1 << 20;
-
-/// What readers read into, and what they hand out.
-static BUFFERS: Spare = Spare::none();
-static BATCHES: Spare = Spare::none();
 
 /// Events that were read, from one or several batches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

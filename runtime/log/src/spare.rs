@@ -1,16 +1,24 @@
-//! Buffers of readers that rest or have read all there is, for those that read next: memory that the kernel need not clear and hand out again.
+//! Memory that is handed on, from whoever is done with it to who needs some next: the kernel need not clear it and hand it out again, page by page, which
+//! costs as much as all else that is done with an event of a hundred bytes, and in a virtual machine many times that.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Buffers that are kept, at most, and how large each may be.
+use sluice_event::Batch;
+
+/// Buffers that are kept, at most, and how large each may be. Smaller ones the allocator keeps by itself.
 const MOST: usize = 16;
-const MOST_BYTES: usize = 2 << 20;
+const BYTES: std::ops::RangeInclusive<usize> = (64 << 10)..=(2 << 20);
+
+/// What readers read into.
+pub(crate) static BUFFERS: Spare = Spare::none();
+/// What holds the events of a batch: those that were read, and those that are to be written.
+pub(crate) static BATCHES: Spare = Spare::none();
 
 /// Some buffers that nobody has.
 pub(crate) struct Spare(Mutex<Vec<Vec<u8>>>);
 
 impl Spare {
-    pub(crate) const fn none() -> Self {
+    const fn none() -> Self {
         Self(Mutex::new(Vec::new()))
     }
 
@@ -21,9 +29,18 @@ impl Spare {
 
     /// Keeps one, unless there are enough.
     pub(crate) fn give(&self, buffer: Vec<u8>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if (1..=MOST_BYTES).contains(&buffer.capacity()) && kept.len() < MOST {
-            kept.push(buffer);
+        if BYTES.contains(&buffer.capacity()) {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() < MOST {
+                kept.push(buffer);
+            }
         }
     }
+}
+
+/// An empty batch with room for about so many bytes: where that is much, in memory that a batch had which is written. Once it is committed, the next one has it.
+pub fn batch_for(bytes: usize) -> Batch {
+    let mut batch = if bytes < *BYTES.start() { Batch::default() } else { Batch::within(BATCHES.take()) };
+    batch.reserve(bytes);
+    batch
 }

@@ -260,22 +260,25 @@ fn put(out: &mut Vec<u8>, words: impl Iterator<Item = u64>) {
     words.for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
 }
 
-/// The bytes of a delta of so many changes.
-pub(crate) fn encode_delta<'a>(head: &Head, count: usize, changes: impl Iterator<Item = Change<'a>>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(FIXED + 64 * count);
-    head.encode(0, (count, head.late as usize), &mut out);
+/// Appends a delta of so many changes.
+pub(crate) fn encode_delta<'a>(
+    head: &Head,
+    count: usize,
+    changes: impl Iterator<Item = Change<'a>>,
+    out: &mut Vec<u8>,
+) {
+    head.encode(0, (count, head.late as usize), out);
     let mut before: &[u8] = &[];
     for Change { key, value, expires } in changes {
         let shared = shared(before, key);
-        put_number(&mut out, 2 * value.map_or(0, |value| value.len() as u64 + 1) + u64::from(expires.is_some()));
-        put_number(&mut out, shared as u64);
-        put_number(&mut out, (key.len() - shared) as u64);
+        put_number(out, 2 * value.map_or(0, |value| value.len() as u64 + 1) + u64::from(expires.is_some()));
+        put_number(out, shared as u64);
+        put_number(out, (key.len() - shared) as u64);
         out.extend(expires.into_iter().flat_map(i64::to_le_bytes));
         out.extend_from_slice(&key[shared..]);
         out.extend_from_slice(value.unwrap_or_default());
         before = key;
     }
-    out
 }
 
 /// How many bytes two keys begin with alike, looked at by eights.
@@ -316,7 +319,9 @@ fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Result<&'a [u8], Malformed> {
 impl Delta {
     /// The bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode_delta(&self.head, self.layer.len(), self.layer.changes())
+        let mut out = Vec::new();
+        encode_delta(&self.head, self.layer.len(), self.layer.changes(), &mut out);
+        out
     }
 
     /// Reads one.

@@ -321,10 +321,11 @@ impl PartitionState {
         *first = time.min(*first);
     }
 
-    /// The bytes of a delta with what attempts up to this number have changed, together.
-    pub fn delta_through(&self, id: u64, head: &Head) -> Vec<u8> {
-        let layers = || self.layers.iter().take_while(|layer| layer.id <= id).map(|layer| &layer.changes);
-        encode_delta(head, layers().map(Layer::len).sum(), layers().flat_map(Layer::changes))
+    /// Appends a delta with what attempts up to this number have changed, together; not those up to `behind`, whose changes are in deltas that are under way.
+    pub fn delta_through(&self, behind: Option<u64>, id: u64, head: &Head, out: &mut Vec<u8>) {
+        let own = self.layers.partition_point(|layer| behind.is_some_and(|behind| layer.id <= behind));
+        let layers = || self.layers.range(own..).take_while(|layer| layer.id <= id).map(|layer| &layer.changes);
+        encode_delta(head, layers().map(Layer::len).sum(), layers().flat_map(Layer::changes), out);
     }
 
     /// The commit that holds the changes of attempts up to this number was made, its delta being at `offset` of the changelog.

@@ -139,7 +139,9 @@ impl Run {
         let watermark = Some(self.watermark);
         let offset = self.changelog.len() as u64;
         let head = Head { from: offset, to: offset + 1, watermark, ..Head::default() };
-        self.changelog.push(self.state.delta_through(id, &head));
+        let mut bytes = Vec::new();
+        self.state.delta_through(None, id, &head, &mut bytes);
+        self.changelog.push(bytes);
         let delta = Delta { head: head.clone(), layer: layer.clone() };
         assert_eq!(Delta::decode(&self.changelog[offset as usize]).unwrap(), delta);
         self.state.committed_through(id, offset, &head).unwrap();
