@@ -490,3 +490,36 @@ impl Keyed {
         self.failure.clone().or(failed).map(|error| error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sluice_state::{Delta, MemoryStore, PartitionState, SharedState};
+
+    use super::*;
+
+    #[test]
+    fn a_delta_holds_its_own_changes_alone_while_those_before_are_under_way() {
+        let changelog = TopicPartition { topic: 2, partition: 0 };
+        let open = || PartitionState::open(Arc::new(MemoryStore::default())).unwrap();
+        let (shared, reopen) = (SharedState::new(open()), Arc::new(move || Ok(open())));
+        let config = StateConfig { shared, changelog, flusher: Arc::new(()), reopen, time: Arc::default() };
+        let wake: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
+        let mut keyed = Keyed::new(config, vec![1], &wake);
+        let attempt = |keyed: &mut Keyed, id: u64| {
+            let mut changes = Layer::default();
+            changes.push(b"prefix", &id.to_be_bytes(), Some(b"value"), None);
+            keyed.attempted((id, id), (1, &ReadBatch::default(), 0), 0, changes.clone());
+            changes
+        };
+        let told = |append: Append| {
+            let event = append.batch.region().events().next().unwrap().unwrap();
+            Delta::decode(event.value()).unwrap().layer
+        };
+        let first = attempt(&mut keyed, 0);
+        assert_eq!(told(keyed.append(0, 0, Head::default())), first);
+        // At-least-once, one delta holds what several attempts have changed.
+        let (second, third) = (attempt(&mut keyed, 1), attempt(&mut keyed, 2));
+        let both: Vec<_> = second.changes().chain(third.changes()).collect();
+        assert_eq!(told(keyed.append(9, 2, Head::default())).changes().collect::<Vec<_>>(), both);
+    }
+}
