@@ -105,15 +105,15 @@ fn apart(arguments: &[String]) -> Option<Result<()>> {
             Some(number(events).and_then(|events| profile::when_told(job, events, u32::try_from(number(partitions)?)?)))
         }
         ["--ten"] => Some(long::ten()),
-        ["--guests", files @ ..] => Some(guests(&files.iter().map(PathBuf::from).collect::<Vec<_>>())),
+        ["--guests", job, files @ ..] => Some(guests(job, &files.iter().map(PathBuf::from).collect::<Vec<_>>())),
         _ => None,
     }
 }
 
-/// A plugin of J2, tried in several ways.
-fn guests(files: &[PathBuf]) -> Result<()> {
+/// A job's plugin, built in several ways.
+fn guests(job: &str, files: &[PathBuf]) -> Result<()> {
     let tried: Vec<_> = files.iter().map(|file| (file.clone(), Interruption::default())).collect();
-    for (file, taken) in files.iter().zip(guest::run(Job::J2 { evenly: true }, EVENTS / 10, &tried)?) {
+    for (file, taken) in files.iter().zip(guest::run(Job::named(job)?, EVENTS / 10, &tried)?) {
         println!("{}: {taken} ns an event", file.display());
     }
     Ok(())

@@ -118,7 +118,16 @@ struct Items<'a> {
 impl<'a> Items<'a> {
     /// The next one; none at the end, or where a timer that was set meanwhile fires first: the host gives that, and what is left, in the next call.
     /// So it does not matter how events are batched.
+    #[inline]
     fn next(&mut self) -> std::result::Result<Option<Item<'a>>, Malformed> {
+        if self.has_timers || !self.due.is_empty() {
+            return self.next_with_timers();
+        }
+        self.events.next().map(|event| event.map(Item::Event)).transpose()
+    }
+
+    /// The same where timers may come before it.
+    fn next_with_timers(&mut self) -> std::result::Result<Option<Item<'a>>, Malformed> {
         while let Some(due) = self.due.get(self.fired as usize).filter(|due| due.before <= self.processed) {
             if due.clock == sluice_event::Clock::EventTime && timer::comes_first(Ok(due.order())) {
                 return Ok(None);

@@ -56,11 +56,13 @@ pub fn append(out: &mut alloc::vec::Vec<u8>, bytes: &[u8]) {
         return out.extend_from_slice(bytes);
     }
     // In a guest, a fixed number of bytes is copied by a few instructions: so those are cut off that do not count.
-    let mut some = [0; SHORT];
-    copy(&mut some[..bytes.len()], bytes);
-    let len = out.len() + bytes.len();
-    out.extend_from_slice(&some);
-    out.truncate(len);
+    if !bytes.is_empty() {
+        let mut some = [0; SHORT];
+        copy(&mut some[..bytes.len()], bytes);
+        let len = out.len() + bytes.len();
+        out.extend_from_slice(&some);
+        out.truncate(len);
+    }
 }
 
 /// Copies bytes, of which there mostly are few, to a place of the same length. In a guest, copying a number that varies is a call out of it, which costs more

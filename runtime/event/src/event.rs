@@ -60,6 +60,7 @@ impl Origin {
         bytes
     }
 
+    #[inline(always)]
     fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         Ok(Self {
             topic: u32_at(bytes, 0)?,
@@ -95,7 +96,7 @@ impl<'a> Event<'a> {
     ///
     /// # Errors
     /// When any length, flag or header name is not what it should be.
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let size = len_at(bytes, 0)?;
         if size < FIXED || size % crate::ALIGN != 0 {

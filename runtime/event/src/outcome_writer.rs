@@ -97,8 +97,12 @@ impl OutcomeWriter {
     }
 
     /// The index that outputs use for the sink of this name; `None` is the pipeline's default sink.
+    #[inline]
     pub fn sink(&mut self, name: Option<&str>) -> u32 {
-        let Some(name) = name else { return 0 };
+        name.map_or(0, |name| self.named_sink(name))
+    }
+
+    fn named_sink(&mut self, name: &str) -> u32 {
         let (mut at, mut index) = (0, 1);
         while let Some(len) = crate::bytes::array(&self.sinks, at).map(u32::from_le_bytes) {
             let end = at + 4 + len as usize;

@@ -97,7 +97,7 @@ pub struct Events<'a> {
 impl<'a> Iterator for Events<'a> {
     type Item = Result<Event<'a>, Malformed>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
             if self.bytes.is_empty() {
