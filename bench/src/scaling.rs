@@ -87,7 +87,7 @@ pub(crate) fn partitions(&Settings { events, runs, .. }: &Settings) -> Result<Ve
 pub(crate) fn calls(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
     let columns = ["M/s per core", "M/s by the clock", "µs of processor time a call"];
     let mut table = Table::new("calls", "exactly-once, os, one partition", &columns);
-    for job in [Job::J1, Job::J3] {
+    for job in [Job::J1, Job::J2 { evenly: true }, Job::J3] {
         let mut taken = vec![(vec![], vec![]); CALLS.len()];
         for run in 0..runs {
             for (&max_events, (core, clock)) in CALLS.iter().zip(&mut taken) {

@@ -172,7 +172,7 @@ impl Pieces<'_> {
         self.len = 0;
     }
 
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, bytes: &[u8]) {
         if bytes.len() > PIECES - self.len {
             self.hand_on();
@@ -188,13 +188,13 @@ impl Pieces<'_> {
 }
 
 impl std::io::Write for Pieces<'_> {
-    #[inline]
+    #[inline(always)]
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.add(bytes);
         Ok(bytes.len())
     }
 
-    #[inline]
+    #[inline(always)]
     fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.add(bytes);
         Ok(())

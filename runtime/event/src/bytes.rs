@@ -67,7 +67,7 @@ pub fn append(out: &mut alloc::vec::Vec<u8>, bytes: &[u8]) {
 
 /// Copies bytes, of which there mostly are few, to a place of the same length. In a guest, copying a number that varies is a call out of it, which costs more
 /// than copying a short key does. So the first half and the last are copied, which may overlap.
-#[inline]
+#[inline(always)]
 pub fn copy(to: &mut [u8], bytes: &[u8]) {
     match bytes.len() {
         0 => {}
@@ -81,7 +81,7 @@ pub fn copy(to: &mut [u8], bytes: &[u8]) {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn copy_halves<const HALF: usize>(to: &mut [u8], bytes: &[u8]) {
     if let (Some(first), Some(last)) = (bytes.first_chunk::<HALF>(), bytes.last_chunk::<HALF>()) {
         to.first_chunk_mut().into_iter().for_each(|to| *to = *first);
