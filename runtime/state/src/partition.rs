@@ -29,27 +29,20 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn len(&self) -> usize {
-        self.value.as_ref().map_or(0, Vec::len)
-    }
-
-    fn change<'a>(&'a self, key: &'a [u8]) -> Change<'a> {
-        Change { key, value: self.value.as_deref(), expires: self.expires }
-    }
-
-    /// As it stands in a store: i64 expiry (0 never), the value.
-    fn stored(&self) -> Option<Vec<u8>> {
-        let value = self.value.as_ref()?;
-        let mut bytes = Vec::with_capacity(8 + value.len());
-        bytes.extend_from_slice(&self.expires.unwrap_or(0).to_le_bytes());
-        bytes.extend_from_slice(value);
-        Some(bytes)
+    /// What a change has put there; `None` where it deleted it.
+    fn of(change: &Change<'_>) -> Option<Self> {
+        change.value.map(|value| Self { value: Some(value.to_vec()), expires: change.expires })
     }
 
     fn from_stored(bytes: &[u8]) -> Self {
         let (expires, value) = from_stored(bytes);
         Self { value: Some(value.to_vec()), expires }
     }
+}
+
+/// What stands in a store: i64 expiry (0 never), the value.
+fn stored(change: &Change<'_>) -> Option<Vec<u8>> {
+    change.value.map(|value| [&change.expires.unwrap_or(0).to_le_bytes()[..], value].concat())
 }
 
 /// Expiry and value, as they stand in a store.
@@ -134,7 +127,6 @@ pub struct PartitionState {
     store: Arc<dyn Store>,
     /// Committed, and not in the store.
     memory: Table,
-    memory_bytes: usize,
     /// The same, being written to the store.
     frozen: Option<Arc<Table>>,
     /// Attempts whose commits are not answered, oldest first.
@@ -165,7 +157,7 @@ impl Flush {
     /// When the store cannot be written.
     pub fn run(&self) -> Result<(), Error> {
         let meta = std::iter::once((META, Some(self.meta.clone())));
-        self.store.write(&mut meta.chain(self.memory.iter().map(|(key, slot)| (key, slot.stored()))))
+        self.store.write(&mut meta.chain(self.memory.iter().map(|change| (change.key, stored(&change)))))
     }
 }
 
@@ -184,7 +176,6 @@ impl PartitionState {
         Ok(Self {
             store,
             memory,
-            memory_bytes: 0,
             frozen: None,
             layers: VecDeque::new(),
             applied,
@@ -198,7 +189,7 @@ impl PartitionState {
     /// Lets go of the store.
     pub(crate) fn close(&mut self) {
         self.store = Arc::new(Closed);
-        (self.memory, self.memory_bytes, self.flushed) = (Table::default(), 0, 0);
+        (self.memory, self.flushed) = (Table::default(), 0);
         // It has come to nothing: whoever waits for it goes on waiting.
         self.applied = Applied::default();
         self.no_timer_before = [i64::MIN; 2];
@@ -230,7 +221,7 @@ impl PartitionState {
 
     /// Bytes in memory that the store does not have.
     pub fn unflushed_bytes(&self) -> usize {
-        self.memory_bytes
+        self.memory.memory()
     }
 
     /// Applies a commit's changes, the changelog's event at `offset`.
@@ -355,9 +346,9 @@ impl PartitionState {
         loop {
             let mut block = [Change::default(); Table::BLOCK];
             let count = block.iter_mut().zip(&mut changes).map(|(place, change)| *place = change).count();
-            let places = self.memory.find_all(block.map(|change| change.key));
-            for (change, place) in block[..count].iter().zip(places) {
-                self.set(*change, place)?;
+            let numbers = self.memory.find_all(block.map(|change| change.key));
+            for (change, number) in block[..count].iter().zip(numbers) {
+                self.set(*change, number)?;
             }
             if count < Table::BLOCK {
                 break;
@@ -447,7 +438,6 @@ impl PartitionState {
             return None;
         }
         let memory = Arc::new(std::mem::take(&mut self.memory));
-        self.memory_bytes = 0;
         self.frozen = Some(memory.clone());
         let meta = serde_json::to_vec(&self.applied).unwrap_or_default();
         Some(Flush { store: self.store.clone(), memory, meta, offset: self.applied.offset })
@@ -482,7 +472,7 @@ impl PartitionState {
     pub fn get(&self, key: &[u8]) -> Result<Option<Slot>, Error> {
         let in_flight = self.layers.iter().rev().find_map(|layer| layer.changes.get(key));
         match in_flight {
-            Some(change) => Ok(change.value.map(|value| Slot { value: Some(value.to_vec()), expires: change.expires })),
+            Some(change) => Ok(Slot::of(&change)),
             None => self.get_committed(key),
         }
     }
@@ -493,7 +483,7 @@ impl PartitionState {
     /// When the store cannot be read.
     pub fn get_committed(&self, key: &[u8]) -> Result<Option<Slot>, Error> {
         match self.memory.get(key) {
-            Some(slot) => Ok(slot.value.is_some().then(|| slot.clone())),
+            Some(change) => Ok(Slot::of(&change)),
             None => self.get_below(key),
         }
     }
@@ -501,7 +491,7 @@ impl PartitionState {
     /// The same of a key that is not in memory, but for what is being written.
     fn get_below(&self, key: &[u8]) -> Result<Option<Slot>, Error> {
         match self.frozen.as_ref().and_then(|frozen| frozen.get(key)) {
-            Some(slot) => Ok(slot.value.is_some().then(|| slot.clone())),
+            Some(change) => Ok(Slot::of(&change)),
             None => Ok(self.store.get(key)?.map(|bytes| Slot::from_stored(&bytes))),
         }
     }
@@ -527,7 +517,7 @@ impl PartitionState {
         // Later ones hide what earlier ones say of the same key.
         let mut over: Vec<Peekable<Changes<'_>>> = Vec::new();
         for memory in self.frozen.iter().map(|frozen| &**frozen).chain([&self.memory]) {
-            let changes: Changes<'_> = Box::new(memory.range(range).map(|(key, slot)| slot.change(key)));
+            let changes: Changes<'_> = Box::new(memory.range(range));
             over.push(changes.peekable());
         }
         let in_flight = self.layers.iter().filter(|_| in_flight);
@@ -605,36 +595,23 @@ impl PartitionState {
         Ok(exactly)
     }
 
-    /// Changes one key for good; where it stands in memory, if that was found.
-    fn set(&mut self, change: Change<'_>, place: Option<u32>) -> Result<(), Error> {
+    /// Changes one key for good; its number in memory, if that was found.
+    fn set(&mut self, change: Change<'_>, number: Option<u32>) -> Result<(), Error> {
         let Change { key, value, expires } = change;
         let expires = expires.filter(|_| value.is_some());
         if key.first() == Some(&TIMER) {
             self.index(key, value)?;
         }
         // What changes often is there already, and takes the new value in the old one's place.
-        let (old_len, old_expires) = match place.or_else(|| self.memory.place(key)) {
-            Some(place) => {
-                let slot = self.memory.at_mut(place);
-                let old = (slot.value.as_ref().map(Vec::len), slot.expires);
-                self.memory_bytes = self.memory_bytes + value.map_or(0, <[u8]>::len) - slot.len();
-                match (&mut slot.value, value) {
-                    (Some(there), Some(value)) => {
-                        there.clear();
-                        there.extend_from_slice(value);
-                    }
-                    (there, value) => *there = value.map(<[u8]>::to_vec),
-                }
-                slot.expires = expires;
-                old
-            }
-            None => {
-                let old = self.get_below(key)?;
-                let old = old.map_or((None, None), |old| (old.value.as_ref().map(Vec::len), old.expires));
-                self.put(key, Slot { value: value.map(<[u8]>::to_vec), expires });
-                old
-            }
+        let number = number.or_else(|| self.memory.number(key));
+        let (old_len, old_expires) = match number.map(|number| self.memory.at(number)) {
+            Some(old) => (old.value.map(<[u8]>::len), old.expires),
+            None => self.get_below(key)?.map_or((None, None), |old| (old.value.as_ref().map(Vec::len), old.expires)),
         };
+        match number {
+            Some(number) => self.memory.replace(number, value, expires),
+            None => self.memory.insert(key, value, expires),
+        }
         // Mostly a value makes room for one of its length.
         if old_len != value.map(<[u8]>::len)
             && let Some((stage, own)) = space_and_key(key)
@@ -654,11 +631,11 @@ impl PartitionState {
         }
         if old_expires != expires {
             if let Some(before) = old_expires {
-                self.put(&expiry_key(before, key), Slot::default());
+                self.memory.insert(&expiry_key(before, key), None, None);
             }
             if let Some(after) = expires {
                 self.applied.next_expiry = Some(self.applied.next_expiry.map_or(after, |next| next.min(after)));
-                self.put(&expiry_key(after, key), Slot { value: Some(Vec::new()), expires: None });
+                self.memory.insert(&expiry_key(after, key), Some(&[]), None);
             }
         }
         Ok(())
@@ -667,22 +644,14 @@ impl PartitionState {
     /// A timer is about to be set or cleared for good.
     fn index(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
         let old = self.get_committed(key)?.and_then(|slot| index_key(key, &slot.value?));
-        old.into_iter().for_each(|key| self.put(&key, Slot::default()));
+        old.into_iter().for_each(|key| self.memory.insert(&key, None, None));
         if let Some(key) = value.and_then(|value| index_key(key, value)) {
             if let Some(timer) = Timer::of_index(&key) {
                 self.timer_is_set(timer.clock, timer.time);
             }
-            self.put(&key, Slot { value: Some(Vec::new()), expires: None });
+            self.memory.insert(&key, Some(&[]), None);
         }
         Ok(())
-    }
-
-    fn put(&mut self, key: &[u8], slot: Slot) {
-        let (key_len, len) = (key.len(), slot.len());
-        match self.memory.insert(key, slot) {
-            Some(old) => self.memory_bytes = self.memory_bytes + len - old.len(),
-            None => self.memory_bytes += Table::ENTRY_BYTES + key_len + len,
-        }
     }
 
     /// Removes what has expired by the watermark. It follows from the changelog, and so stands nowhere in it.
