@@ -1,5 +1,7 @@
 //! What an instance holds under keys.
 
+use std::hint::black_box;
+
 /// Values under keys that are numbered as they come, from 0, and found again. Keys come from events, so that somebody might choose them to collide: that
 /// slows down their own partition, whose calls have a time limit.
 ///
@@ -32,6 +34,9 @@ struct Mark {
     /// Where it begins among the bytes of all; of a key that is looked for, anything.
     begin: u32,
 }
+
+/// So many keys are looked for together.
+pub(crate) const BLOCK: usize = 16;
 
 /// Bytes of a key that its mark holds.
 const MARKED: usize = 16;
@@ -119,14 +124,38 @@ impl<V> Numbered<V> {
         }
     }
 
-    /// The number of a key, if it has one; `last` is looked at first.
+    /// The number of a key, if it has one; first it is looked whether it is one of `likely`.
     #[inline]
-    pub(crate) fn find(&self, last: usize, key: &[u8]) -> Option<usize> {
+    pub(crate) fn find(&self, likely: [u32; 2], key: &[u8]) -> Option<usize> {
         let mark = Mark::of(key);
-        if self.has(last, mark, key) {
-            return Some(last);
+        for number in likely {
+            if self.has(number as usize, mark, key) {
+                return Some(number as usize);
+            }
         }
         if self.places.is_empty() { None } else { self.place(mark, key).ok() }
+    }
+
+    /// Brings near what is held under a number, and its key.
+    #[inline]
+    pub(crate) fn bring(&self, number: usize) {
+        black_box(self.entries.get(number).and_then(|entry| self.bytes.get(entry.mark.begin as usize)));
+    }
+
+    /// The likely numbers of several keys, and what is held there brought near: fetching it from memory takes as long as a hundred instructions, and here none
+    /// waits for the one before.
+    pub(crate) fn expect(&self, keys: &[&[u8]; BLOCK]) -> [u32; BLOCK] {
+        if self.places.is_empty() {
+            return [0; BLOCK];
+        }
+        let numbers = keys.map(|key| {
+            let place = self.places[self.home(Mark::of(key).hash(key))];
+            (place as u32).wrapping_sub(1)
+        });
+        for entry in numbers.iter().filter_map(|number| self.entries.get(*number as usize)) {
+            black_box(entry.mark.len);
+        }
+        numbers
     }
 
     /// The number of a key, and whether it is new: then this value is held there.
@@ -198,14 +227,17 @@ mod tests {
         let (mut numbers, mut known) = (Numbered::default(), Vec::<Vec<u8>>::new());
         for key in keys.iter().chain([b"user-00001".to_vec(), b"user-00002".to_vec(), b"vser-00001".to_vec()].iter()) {
             let expected = known.iter().position(|other| other == key);
-            assert_eq!(numbers.find(0, key), expected);
+            assert_eq!(numbers.find([0; 2], key), expected);
             let (number, is_new) = numbers.number(key, ());
             assert_eq!((number, is_new), (expected.unwrap_or(known.len()), expected.is_none()));
             known.extend(is_new.then(|| key.clone()));
         }
         for (number, key) in known.iter().enumerate() {
-            for last in [3, number, known.len()] {
-                assert_eq!((numbers.find(last, key), numbers.key(number)), (Some(number), &key[..]));
+            for likely in [[3, number], [number, 3], [known.len(); 2]] {
+                assert_eq!(
+                    (numbers.find(likely.map(|number| number as u32), key), numbers.key(number)),
+                    (Some(number), &key[..])
+                );
             }
         }
     }

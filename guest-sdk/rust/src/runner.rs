@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use sluice_event::{DueTimer, Events, Malformed, OutcomeWriter, Region, Source, TIMER_IN_HAND, View};
 
+use crate::numbers::BLOCK;
 use crate::state::{AnyShelf, Batch, Now, Wants, set_batch, set_now, take_shelves};
 use crate::{Consumer, Entry, Event, Failure, Outputs, Result, Timer, timer};
 
@@ -116,6 +117,13 @@ struct Items<'a> {
 }
 
 impl<'a> Items<'a> {
+    /// Values that the next events ask for are mostly held under their keys.
+    fn expect(&self, shelves: &[Rc<dyn AnyShelf>]) {
+        let (mut keys, mut next) = ([&[][..]; BLOCK], self.events.keys());
+        keys.iter_mut().zip(&mut next).for_each(|(key, next)| *key = next);
+        shelves.iter().for_each(|shelf| shelf.expect(&keys));
+    }
+
     /// The next one; none at the end, or where a timer that was set meanwhile fires first: the host gives that, and what is left, in the next call.
     /// So it does not matter how events are batched.
     #[inline]
@@ -188,7 +196,11 @@ impl<H: Handle> Runner for Handler<H> {
         let due = view.due_timers().collect::<std::result::Result<_, _>>()?;
         let events = Region::new(events, view.count).events();
         let mut items = Items { view, events, due, processed: 0, fired: 0, source: None, has_timers: self.has_timers };
-        while let Some(item) = items.next()? {
+        loop {
+            if !self.shelves.is_empty() && (items.processed as usize).is_multiple_of(BLOCK) {
+                items.expect(&self.shelves);
+            }
+            let Some(item) = items.next()? else { break };
             let (of, timestamp) = match &item {
                 Item::Event(event) => ((Source::Input, items.processed), event.timestamp()),
                 Item::Timer(due) => ((Source::Timer, items.fired), due.time),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluice_event::{OutcomeWriter, Region, Source, View, append, has_expired};
 
-use crate::numbers::Numbered;
+use crate::numbers::{BLOCK, Numbered};
 use crate::outputs::write_json;
 use crate::runner::Shared;
 use crate::{Event, Failure, Key, Result};
@@ -224,6 +224,8 @@ impl Wanted<'_> {
 
 /// What is kept of one [`State`].
 pub(crate) trait AnyShelf {
+    /// The next events, from one of an index that divides by [`BLOCK`] on, have these keys, under which it may be that something is held.
+    fn expect(&self, keys: &[&[u8]; BLOCK]);
     /// Adds a key to those that are asked for, unless its value is here or asked for already.
     fn want(&self, key: &[u8], keys: &mut Vec<u8>) -> bool;
     /// Asks the host for the values of keys.
@@ -292,6 +294,8 @@ struct Inner<T> {
     held: Numbered<Held<T>>,
     /// The number that was used last: what is read is mostly written then.
     last: usize,
+    /// What the keys of some events are likely to have, by the lowest bits of their indices.
+    expected: [u32; BLOCK],
     /// What the event in hand has changed, as it was before.
     journal: Vec<(u32, Held<T>)>,
     /// What this call has changed; some may be there twice, or be undone.
@@ -300,14 +304,15 @@ struct Inner<T> {
 
 impl<T> Default for Inner<T> {
     fn default() -> Self {
-        Self { held: Numbered::default(), last: 0, journal: Vec::new(), changed: Vec::new() }
+        Self { held: Numbered::default(), last: 0, expected: [0; BLOCK], journal: Vec::new(), changed: Vec::new() }
     }
 }
 
 impl<T> Inner<T> {
     /// The number of a key, if it is known.
     fn find(&mut self, key: &[u8]) -> Option<usize> {
-        self.last = self.held.find(self.last, key)?;
+        let expected = self.expected[NOW.get().event as usize % BLOCK];
+        self.last = self.held.find([self.last as u32, expected], key)?;
         Some(self.last)
     }
 
@@ -400,6 +405,11 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
 }
 
 impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
+    fn expect(&self, keys: &[&[u8]; BLOCK]) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.expected = inner.held.expect(keys);
+    }
+
     fn want(&self, key: &[u8], keys: &mut Vec<u8>) -> bool {
         let mut inner = self.inner.borrow_mut();
         let is_new = inner.number(key).1;
@@ -435,7 +445,11 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
         let inner = &mut *self.inner.borrow_mut();
         let mut json = Vec::new();
         let mut key = self.prefix.clone();
-        for number in inner.changed.drain(..).map(|number| number as usize) {
+        let changed = std::mem::take(&mut inner.changed);
+        for (at, number) in changed.iter().map(|number| *number as usize).enumerate() {
+            if let Some(later) = changed.get(at + BLOCK / 2) {
+                inner.held.bring(*later as usize);
+            }
             let Some(of) = inner.held.value(number).changed_by.take() else { continue };
             key.truncate(self.prefix.len());
             append(&mut key, inner.held.key(number));
@@ -450,6 +464,8 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
             let value = value.unwrap_or_else(|failure| panic!("a value of the state is no JSON: {}", failure.reason()));
             writer.state(of, &key, value, held.expires());
         }
+        inner.changed = changed;
+        inner.changed.clear();
         if inner.held.len() > MOST_HELD {
             *inner = Inner::default();
         }

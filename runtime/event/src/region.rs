@@ -1,7 +1,7 @@
 //! A row of events, borrowed.
 
 use crate::bytes::{Malformed, len_at, u16_at};
-use crate::event::Event;
+use crate::event::{Event, FIXED, FLAG_ORIGIN, ORIGIN};
 
 /// A row of events: `count` of them fill `bytes` exactly. Iterating checks each before it is handed out.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +92,21 @@ impl<'a> Region<'a> {
 pub struct Events<'a> {
     bytes: &'a [u8],
     left: u32,
+}
+
+impl<'a> Events<'a> {
+    /// The keys of those that come next, empty where there is none, by a glance at each; it ends where one is malformed.
+    pub fn keys(&self) -> impl Iterator<Item = &'a [u8]> {
+        let mut rest = self.bytes;
+        core::iter::from_fn(move || {
+            let (size, len) = (len_at(rest, 0).ok()?, len_at(rest, 16).ok()?);
+            let origin = if u16_at(rest, 4).ok()? & FLAG_ORIGIN == 0 { 0 } else { ORIGIN };
+            let start = FIXED + origin + 8 * usize::from(u16_at(rest, 6).ok()?);
+            let key = rest.get(start..)?.get(..len)?;
+            rest = rest.get(size.max(crate::ALIGN)..)?;
+            Some(key)
+        })
+    }
 }
 
 impl<'a> Iterator for Events<'a> {
