@@ -191,8 +191,9 @@ impl<H: Handle> Runner for Handler<H> {
             let (header, events) = (header.clone(), events.clone());
             set_batch(Some(Batch { header, events, shelves: self.shelves.clone(), wants: self.wants }));
         }
-        // Outputs are rarely larger than inputs; a larger outcome grows as vectors do.
-        let mut writer = OutcomeWriter::with_capacity(events.len() + 24 * view.count as usize + 256);
+        // Outputs are rarely larger than inputs, and few values are larger than this; a larger outcome grows as vectors do.
+        let state = if self.shelves.is_empty() { 0 } else { 80 * view.count as usize };
+        let mut writer = OutcomeWriter::with_capacity(events.len() + 24 * view.count as usize + 256, state);
         let due = view.due_timers().collect::<std::result::Result<_, _>>()?;
         let events = Region::new(events, view.count).events();
         let mut items = Items { view, events, due, processed: 0, fired: 0, source: None, has_timers: self.has_timers };

@@ -70,6 +70,7 @@ impl EventTime {
     }
 
     /// An event was written to a topic, by its position, at a time of day, with a timestamp. Whether it is late.
+    #[inline]
     pub(crate) fn event(&mut self, topic: usize, writer: Writer, timestamp: i64, appended: i64) -> bool {
         let is_late = self.current.is_some_and(|current| timestamp < current);
         if self.topics.len() > 1 {

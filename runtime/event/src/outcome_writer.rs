@@ -71,10 +71,12 @@ impl Default for OutcomeWriter {
 }
 
 impl OutcomeWriter {
-    /// Room for about as many bytes of outputs.
-    pub fn with_capacity(bytes: usize) -> Self {
+    /// Room for about as many bytes of outputs, and of changes of the state.
+    pub fn with_capacity(outputs: usize, state: usize) -> Self {
         let mut writer = Self::default();
-        writer.outputs.reserve(bytes);
+        // In the end both are in one place.
+        writer.outputs.reserve(outputs + state);
+        writer.state.reserve(state);
         writer
     }
 

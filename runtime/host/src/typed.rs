@@ -168,7 +168,7 @@ pub(crate) fn flat(
     // The table of sinks is searched for every output: it is bounded before that costs more than the call did.
     const MOST_SINKS: u32 = 1000;
     let bytes = outcome.outputs.iter().map(|output| output.value.len() + 64).sum();
-    let mut writer = OutcomeWriter::with_capacity(bytes);
+    let mut writer = OutcomeWriter::with_capacity(bytes, 0);
     let mut sinks = HashMap::new();
     for output in &outcome.outputs {
         let (source, index) = output.origin.flat();
