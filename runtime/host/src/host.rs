@@ -188,7 +188,7 @@ fn config(interruption: Interruption) -> Config {
                 .wasm_threads(true)
                 .memory_init_cow(false)
                 .memory_may_move(false)
-                .with_host_memory(Arc::new(Memories));
+                .with_host_memory(Arc::new(Memories::default()));
         }
         Interruption::Epochs => drop(config.wasm_threads(false).epoch_interruption(true)),
         Interruption::Never => drop(config.wasm_threads(false)),

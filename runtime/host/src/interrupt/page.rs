@@ -2,9 +2,10 @@
 #![expect(unsafe_code, reason = "maps memory, and takes pages away")]
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr::null_mut;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
@@ -29,17 +30,33 @@ pub(crate) fn pages_of<T>(watch: &Arc<Watch>, make: impl FnOnce() -> T) -> T {
 }
 
 /// Makes memories.
-pub(crate) struct Memories;
+///
+/// Those of instances that are gone are for the ones that begin next: where there are more lanes than instances, one begins and goes with each turn, and its
+/// pages would be the kernel's to take back and to clear each time. They are cleared when somebody takes them.
+#[derive(Default)]
+pub(crate) struct Memories {
+    spare: Arc<Mutex<VecDeque<Space>>>,
+}
+
+/// So many are kept, at most, none of them larger than this.
+const MOST_SPARE: usize = 8;
+const MOST_SPARE_BYTES: usize = 4 << 20;
+
+struct Memory {
+    space: Space,
+    /// Whose interrupt page it is, if it is one.
+    watch: Option<Arc<Watch>>,
+    /// Where it goes.
+    spare: Arc<Mutex<VecDeque<Space>>>,
+}
 
 /// A reservation of address space, of which a part at its beginning can be used.
-struct Memory {
+struct Space {
     mapped: Mapped,
     /// Bytes before the memory, and behind the reservation, that nobody can access.
     guard: usize,
     size: usize,
     reserved: usize,
-    /// Whose interrupt page it is, if it is one.
-    watch: Option<Arc<Watch>>,
 }
 
 struct Mapped {
@@ -60,19 +77,31 @@ impl Mapped {
         Ok(Self { base, bytes })
     }
 
-    /// Makes a part of it usable. What was never usable before is full of zeros.
+    /// None, in place of one that is handed on.
+    const fn none() -> Self {
+        Self { base: null_mut(), bytes: 0 }
+    }
+
+    /// Makes a part of it usable, which stays as it was. What was never usable before is full of zeros.
     fn open(&self, from: usize, bytes: usize) -> rustix::io::Result<()> {
+        self.protect(from, bytes, MprotectFlags::READ | MprotectFlags::WRITE)
+    }
+
+    fn protect(&self, from: usize, bytes: usize, flags: MprotectFlags) -> rustix::io::Result<()> {
         debug_assert!(from + bytes <= self.bytes);
         if bytes == 0 {
             return Ok(());
         }
         // SAFETY: within the mapping, which is this one's own.
-        unsafe { mprotect(self.base.byte_add(from), bytes, MprotectFlags::READ | MprotectFlags::WRITE) }
+        unsafe { mprotect(self.base.byte_add(from), bytes, flags) }
     }
 }
 
 impl Drop for Mapped {
     fn drop(&mut self) {
+        if self.bytes == 0 {
+            return;
+        }
         // SAFETY: whoever had this memory is gone: Wasmtime drops it with the store that it belongs to.
         let _ = unsafe { munmap(self.base, self.bytes) };
     }
@@ -93,55 +122,103 @@ unsafe impl MemoryCreator for Memories {
         // All that it may ever have, where that is more than what was asked for: it does not move.
         let reserved =
             reserved.unwrap_or(0).max(maximum.unwrap_or(minimum).min(4 << 30)).max(minimum).next_multiple_of(PAGE);
-        let mapped = Mapped::new(guard + reserved + guard).map_err(told)?;
         let is_page = ty.minimum() == 0 && ty.maximum() == Some(MARK);
+        let spare = if is_page { None } else { self.spare(minimum, reserved, guard) };
+        let space = match spare {
+            Some(space) => space,
+            None => {
+                let mapped = Mapped::new(guard + reserved + guard).map_err(told)?;
+                mapped.open(guard, if is_page { PAGE } else { minimum }).map_err(told)?;
+                Space { mapped, guard, size: minimum, reserved }
+            }
+        };
         let watch = if is_page { MADE.with_borrow(Clone::clone) } else { None };
-        mapped.open(guard, if is_page { PAGE } else { minimum }).map_err(told)?;
-        let memory = Memory { mapped, guard, size: minimum, reserved, watch };
-        memory.watch.iter().for_each(|watch| watch.add(memory.page()));
-        Ok(Box::new(memory))
+        watch.iter().for_each(|watch| watch.add(space.page()));
+        Ok(Box::new(Memory { space, watch, spare: self.spare.clone() }))
     }
 }
 
-impl Memory {
+impl Memories {
+    /// One that somebody had, as if it were new.
+    fn spare(&self, minimum: usize, reserved: usize, guard: usize) -> Option<Space> {
+        let mut space = {
+            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = spare.iter().rposition(|space| (space.reserved, space.guard) == (reserved, guard))?;
+            spare.remove(at)?
+        };
+        // If that fails, it is unmapped.
+        space.renew(minimum).ok()?;
+        Some(space)
+    }
+}
+
+impl Space {
+    fn start(&self) -> *mut u8 {
+        self.mapped.base.cast::<u8>().wrapping_add(self.guard)
+    }
+
     /// Its address, for the watch.
     fn page(&self) -> Page {
-        Page(self.as_ptr().expose_provenance())
+        Page(self.start().expose_provenance())
+    }
+
+    fn grow_to(&mut self, size: usize) -> rustix::io::Result<()> {
+        self.mapped.open(self.guard + self.size, size - self.size)?;
+        self.size = size;
+        Ok(())
+    }
+
+    /// Clears it, and leaves so much of it.
+    fn renew(&mut self, size: usize) -> rustix::io::Result<()> {
+        // SAFETY: so many bytes can be used, and nobody else has them.
+        unsafe { self.start().write_bytes(0, self.size) };
+        let kept = self.size.min(size);
+        self.mapped.protect(self.guard + kept, self.size - kept, MprotectFlags::empty())?;
+        self.size = kept;
+        self.grow_to(size)
     }
 }
 
 // SAFETY: what it says of itself is so: see `Memories`.
 unsafe impl LinearMemory for Memory {
     fn byte_size(&self) -> usize {
-        self.size
+        self.space.size
     }
 
     fn byte_capacity(&self) -> usize {
-        self.reserved
+        self.space.reserved
     }
 
     fn grow_to(&mut self, size: usize) -> wasmtime::Result<()> {
-        if size > self.reserved {
+        if size > self.space.reserved {
             return Err(wasmtime::format_err!("more memory than was reserved"));
         }
-        if size > self.size {
-            self.mapped
-                .open(self.guard + self.size, size - self.size)
-                .map_err(|error| wasmtime::format_err!("no memory: {error}"))?;
-            self.size = size;
+        if size > self.space.size {
+            self.space.grow_to(size).map_err(|error| wasmtime::format_err!("no memory: {error}"))?;
         }
         Ok(())
     }
 
     fn as_ptr(&self) -> *mut u8 {
-        self.mapped.base.cast::<u8>().wrapping_add(self.guard)
+        self.space.start()
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
         // Before it is unmapped: what is there then is somebody else's.
-        self.watch.iter().for_each(|watch| watch.remove(self.page()));
+        self.watch.iter().for_each(|watch| watch.remove(self.space.page()));
+        // An interrupt page has a size of zero.
+        if (1..=MOST_SPARE_BYTES).contains(&self.space.size) {
+            let Space { guard, size, reserved, .. } = self.space;
+            let mapped = std::mem::replace(&mut self.space.mapped, Mapped::none());
+            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+            spare.push_back(Space { mapped, guard, size, reserved });
+            let oldest = if spare.len() > MOST_SPARE { spare.pop_front() } else { None };
+            // Unmapped when others can have theirs.
+            drop(spare);
+            drop(oldest);
+        }
     }
 }
 
@@ -158,6 +235,38 @@ impl Page {
         // It is mapped, so there is no reason to refuse, but for the number of mappings that a process may have.
         if let Err(error) = result {
             tracing::error!(%error, "a guest could not be stopped; it is tried again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_that_somebody_had_is_as_a_new_one() {
+        const WASM_PAGE: usize = 64 << 10;
+        let (memories, reserved) = (Memories::default(), 9 * WASM_PAGE);
+        let make = |minimum| {
+            let ty = MemoryType::new(1, Some(9));
+            memories.new_memory(ty, minimum, Some(reserved), Some(reserved), 2 * WASM_PAGE).unwrap()
+        };
+        let bytes = |memory: &dyn LinearMemory| {
+            // SAFETY: so many bytes can be used, and nobody else has them.
+            unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), memory.byte_size()) }
+        };
+        let mut first = make(2 * WASM_PAGE);
+        first.grow_to(5 * WASM_PAGE).unwrap();
+        bytes(&*first).fill(1);
+        let address = first.as_ptr();
+        drop(first);
+        for minimum in [WASM_PAGE, 7 * WASM_PAGE] {
+            let mut next = make(minimum);
+            assert_eq!((next.as_ptr(), next.byte_size()), (address, minimum), "it is handed on");
+            assert!(bytes(&*next).iter().all(|byte| *byte == 0));
+            next.grow_to(reserved).unwrap();
+            assert!(bytes(&*next).iter().all(|byte| *byte == 0));
+            bytes(&*next).fill(2);
         }
     }
 }
