@@ -38,8 +38,8 @@ pub(crate) struct Memories {
     spare: Arc<Mutex<VecDeque<Space>>>,
 }
 
-/// So many are kept, at most, none of them larger than this.
-const MOST_SPARE: usize = 8;
+/// So many are kept, at most, an interrupt page for each memory, and none larger than this.
+const MOST_SPARE: usize = 16;
 const MOST_SPARE_BYTES: usize = 4 << 20;
 
 struct Memory {
@@ -53,10 +53,17 @@ struct Memory {
 /// A reservation of address space, of which a part at its beginning can be used.
 struct Space {
     mapped: Mapped,
+    shape: Shape,
+    size: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
     /// Bytes before the memory, and behind the reservation, that nobody can access.
     guard: usize,
-    size: usize,
     reserved: usize,
+    /// Whether it is an interrupt page: its size is zero, and a page can be used nevertheless.
+    is_page: bool,
 }
 
 struct Mapped {
@@ -123,14 +130,10 @@ unsafe impl MemoryCreator for Memories {
         let reserved =
             reserved.unwrap_or(0).max(maximum.unwrap_or(minimum).min(4 << 30)).max(minimum).next_multiple_of(PAGE);
         let is_page = ty.minimum() == 0 && ty.maximum() == Some(MARK);
-        let spare = if is_page { None } else { self.spare(minimum, reserved, guard) };
-        let space = match spare {
+        let shape = Shape { guard, reserved, is_page };
+        let space = match self.spare(shape, minimum) {
             Some(space) => space,
-            None => {
-                let mapped = Mapped::new(guard + reserved + guard).map_err(told)?;
-                mapped.open(guard, if is_page { PAGE } else { minimum }).map_err(told)?;
-                Space { mapped, guard, size: minimum, reserved }
-            }
+            None => Space::new(shape, minimum).map_err(told)?,
         };
         let watch = if is_page { MADE.with_borrow(Clone::clone) } else { None };
         watch.iter().for_each(|watch| watch.add(space.page()));
@@ -140,21 +143,28 @@ unsafe impl MemoryCreator for Memories {
 
 impl Memories {
     /// One that somebody had, as if it were new.
-    fn spare(&self, minimum: usize, reserved: usize, guard: usize) -> Option<Space> {
+    fn spare(&self, shape: Shape, size: usize) -> Option<Space> {
         let mut space = {
             let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-            let at = spare.iter().rposition(|space| (space.reserved, space.guard) == (reserved, guard))?;
+            let at = spare.iter().rposition(|space| space.shape == shape)?;
             spare.remove(at)?
         };
         // If that fails, it is unmapped.
-        space.renew(minimum).ok()?;
+        space.renew(size).ok()?;
         Some(space)
     }
 }
 
 impl Space {
+    fn new(shape: Shape, size: usize) -> rustix::io::Result<Self> {
+        let mapped = Mapped::new(shape.guard + shape.reserved + shape.guard)?;
+        let mut space = Self { mapped, shape, size: 0 };
+        space.renew(size)?;
+        Ok(space)
+    }
+
     fn start(&self) -> *mut u8 {
-        self.mapped.base.cast::<u8>().wrapping_add(self.guard)
+        self.mapped.base.cast::<u8>().wrapping_add(self.shape.guard)
     }
 
     /// Its address, for the watch.
@@ -163,17 +173,22 @@ impl Space {
     }
 
     fn grow_to(&mut self, size: usize) -> rustix::io::Result<()> {
-        self.mapped.open(self.guard + self.size, size - self.size)?;
+        self.mapped.open(self.shape.guard + self.size, size - self.size)?;
         self.size = size;
         Ok(())
     }
 
     /// Clears it, and leaves so much of it.
     fn renew(&mut self, size: usize) -> rustix::io::Result<()> {
+        let guard = self.shape.guard;
+        if self.shape.is_page {
+            // Nobody writes there; it may have been taken away.
+            return self.mapped.open(guard, PAGE);
+        }
         // SAFETY: so many bytes can be used, and nobody else has them.
         unsafe { self.start().write_bytes(0, self.size) };
         let kept = self.size.min(size);
-        self.mapped.protect(self.guard + kept, self.size - kept, MprotectFlags::empty())?;
+        self.mapped.protect(guard + kept, self.size - kept, MprotectFlags::empty())?;
         self.size = kept;
         self.grow_to(size)
     }
@@ -186,11 +201,11 @@ unsafe impl LinearMemory for Memory {
     }
 
     fn byte_capacity(&self) -> usize {
-        self.space.reserved
+        self.space.shape.reserved
     }
 
     fn grow_to(&mut self, size: usize) -> wasmtime::Result<()> {
-        if size > self.space.reserved {
+        if size > self.space.shape.reserved {
             return Err(wasmtime::format_err!("more memory than was reserved"));
         }
         if size > self.space.size {
@@ -208,12 +223,11 @@ impl Drop for Memory {
     fn drop(&mut self) {
         // Before it is unmapped: what is there then is somebody else's.
         self.watch.iter().for_each(|watch| watch.remove(self.space.page()));
-        // An interrupt page has a size of zero.
-        if (1..=MOST_SPARE_BYTES).contains(&self.space.size) {
-            let Space { guard, size, reserved, .. } = self.space;
+        if self.space.size <= MOST_SPARE_BYTES {
+            let Space { shape, size, .. } = self.space;
             let mapped = std::mem::replace(&mut self.space.mapped, Mapped::none());
             let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-            spare.push_back(Space { mapped, guard, size, reserved });
+            spare.push_back(Space { mapped, shape, size });
             let oldest = if spare.len() > MOST_SPARE { spare.pop_front() } else { None };
             // Unmapped when others can have theirs.
             drop(spare);
@@ -260,6 +274,17 @@ mod tests {
         bytes(&*first).fill(1);
         let address = first.as_ptr();
         drop(first);
+        let page = |memories: &Memories| {
+            memories.new_memory(MemoryType::new(0, Some(MARK as u32)), 0, None, Some(reserved), 2 * WASM_PAGE).unwrap()
+        };
+        let taken = page(&memories);
+        Page(taken.as_ptr().expose_provenance()).set(false);
+        let at = taken.as_ptr();
+        drop(taken);
+        let given = page(&memories);
+        assert_eq!(given.as_ptr(), at);
+        // SAFETY: it can be read, or the test ends here.
+        assert_eq!(unsafe { given.as_ptr().read_volatile() }, 0);
         for minimum in [WASM_PAGE, 7 * WASM_PAGE] {
             let mut next = make(minimum);
             assert_eq!((next.as_ptr(), next.byte_size()), (address, minimum), "it is handed on");
