@@ -103,21 +103,8 @@ impl Floor {
     }
 }
 
-/// MiB of a node in which ten pipelines with ten plugins in Rust have dealt with events. In a process of its own, which has done nothing else.
+/// MiB of a node in which ten pipelines with ten plugins in Rust have dealt with events.
 pub(crate) fn ten_plugins(_: &Settings) -> Result<Vec<Table>> {
-    let output = std::process::Command::new(std::env::current_exe()?).arg("--ten").output()?;
-    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told = String::from_utf8(output.stdout)?;
-    let mut table =
-        Table::new("ten plugins", "a node with ten pipelines, a Rust plugin in each", &["MiB resident", "asked"]);
-    let mib: f64 = told.trim().parse()?;
-    table.row("when all have dealt with 20,000 events", [mib.into(), "less than 150".into()]);
-    Ok(vec![table])
-}
-
-/// What `--ten` does: prints MiB.
-#[expect(clippy::print_stdout, reason = "that is how it tells")]
-pub(crate) fn ten() -> Result<()> {
     use sluice_config::Pipeline;
     const PLUGINS: [(&str, &str); 10] = [
         ("late-flights", ""),
@@ -141,6 +128,9 @@ pub(crate) fn ten() -> Result<()> {
     });
     through.node().start(&pipelines.into_iter().collect::<Result<Vec<_>>>()?)?;
     through.settle()?;
-    println!("{}", measure::resident_mib()?);
-    Ok(())
+    let mut table =
+        Table::new("ten plugins", "a node with ten pipelines, a Rust plugin in each", &["MiB resident", "asked"]);
+    let mib = measure::resident_mib()? as f64;
+    table.row("when all have dealt with 20,000 events", [mib.into(), "less than 150".into()]);
+    Ok(vec![table])
 }

@@ -53,6 +53,12 @@ struct Settings {
     runs: usize,
 }
 
+impl Settings {
+    fn new(quick: bool) -> Self {
+        if quick { Self { quick, events: EVENTS / 20, runs: 2 } } else { Self { quick, events: EVENTS, runs: RUNS } }
+    }
+}
+
 /// What there is to measure, and whether it is measured when nothing is named.
 type Part = (&'static str, fn(&Settings) -> Result<Vec<Table>>, bool);
 const PARTS: [Part; 23] = [
@@ -104,7 +110,7 @@ fn apart(arguments: &[String]) -> Option<Result<()>> {
         ["--when-told", job, events, partitions] => {
             Some(number(events).and_then(|events| profile::when_told(job, events, u32::try_from(number(partitions)?)?)))
         }
-        ["--ten"] => Some(long::ten()),
+        ["--part", name, file, rest @ ..] => Some(leave_part(name, Path::new(file), rest == ["--quick"])),
         ["--guests", job, files @ ..] => Some(guests(job, &files.iter().map(PathBuf::from).collect::<Vec<_>>())),
         _ => None,
     }
@@ -188,14 +194,24 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// What `--part` does: leaves a part's tables in a file.
+fn leave_part(name: &str, file: &Path, quick: bool) -> Result<()> {
+    let (_, part, _) = PARTS.iter().find(|part| part.0 == name).with_context(|| format!("no part {name}"))?;
+    Ok(std::fs::write(file, serde_json::to_vec(&part(&Settings::new(quick))?)?)?)
+}
+
+/// A part in a process of its own: what one has left in memory is not counted for the next, and one that dies does not take along what others have found.
+fn part_apart(name: &str, quick: bool) -> Result<Vec<Table>> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("tables.json");
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.args(["--part", name]).arg(&file).args(quick.then_some("--quick"));
+    anyhow::ensure!(command.status()?.success(), "it has not come to its end");
+    Ok(serde_json::from_slice(&std::fs::read(file)?)?)
+}
+
 fn measure(asked: &Asked) -> Result<Report> {
-    let quick = asked.quick;
-    let settings = if quick {
-        Settings { quick, events: EVENTS / 20, runs: 2 }
-    } else {
-        Settings { quick, events: EVENTS, runs: RUNS }
-    };
-    let (events, runs) = (settings.events, settings.runs);
+    let Settings { events, runs, .. } = Settings::new(asked.quick);
     let mut report = Report { machine: Machine::here(), events, runs, tables: Vec::new() };
     let file = asked.json.clone().unwrap_or_else(|| Path::new(REPORTS).join(format!("{}.json", report.machine.at)));
     println!("{}", report.machine);
@@ -204,10 +220,9 @@ fn measure(asked: &Asked) -> Result<Report> {
     );
     let usual = PARTS.iter().filter(|(.., usual)| *usual);
     let parts: Vec<_> = if asked.parts.is_empty() { usual.collect() } else { asked.parts.clone() };
-    for (name, part, _) in parts {
+    for (name, ..) in parts {
         let begin = std::time::Instant::now();
-        // One that fails does not take along what the others have found.
-        match part(&settings) {
+        match part_apart(name, asked.quick) {
             Ok(tables) => {
                 tables.iter().for_each(|table| println!("{table}"));
                 report.tables.extend(tables);
