@@ -4,8 +4,10 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::c_void;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
@@ -185,13 +187,42 @@ impl Space {
             // Nobody writes there; it may have been taken away.
             return self.mapped.open(guard, PAGE);
         }
-        // SAFETY: so many bytes can be used, and nobody else has them.
-        unsafe { self.start().write_bytes(0, self.size) };
+        for (from, bytes) in written(self.start().expose_provenance(), self.size) {
+            // SAFETY: within the bytes that can be used, and nobody else has them.
+            unsafe { self.start().add(from).write_bytes(0, bytes) };
+        }
         let kept = self.size.min(size);
         self.mapped.protect(guard + kept, self.size - kept, MprotectFlags::empty())?;
         self.size = kept;
         self.grow_to(size)
     }
+}
+
+/// The parts of a memory in which anybody has written, as the kernel knows; from where on, and how many bytes. All of it where it does not tell. A guest's stack and
+/// what it has reserved are mostly never touched, and whoever clears that as well has made it resident.
+fn written(start: usize, size: usize) -> Vec<(usize, usize)> {
+    // Eight bytes a page; the two highest bits: it is in memory, it is in swap (Linux, admin-guide/mm/pagemap).
+    const THERE: u64 = 3 << 62;
+    #[expect(clippy::disallowed_methods, reason = "what the kernel tells of this process is no file of the log")]
+    static PAGEMAP: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/pagemap").ok());
+    let page = rustix::param::page_size();
+    let mut entries = vec![0; size.div_ceil(page) * 8];
+    let at = (start / page * 8) as u64;
+    let told = PAGEMAP.as_ref().is_some_and(|pagemap| pagemap.read_exact_at(&mut entries, at).is_ok());
+    if !told {
+        return vec![(0, size)];
+    }
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for (number, entry) in entries.as_chunks::<8>().0.iter().enumerate() {
+        let (from, bytes) = (number * page, page.min(size - number * page));
+        if u64::from_le_bytes(*entry) & THERE != 0 {
+            match parts.last_mut().filter(|(start, length)| start + length == from) {
+                Some((_, length)) => *length += bytes,
+                None => parts.push((from, bytes)),
+            }
+        }
+    }
+    parts
 }
 
 // SAFETY: what it says of itself is so: see `Memories`.
@@ -293,5 +324,18 @@ mod tests {
             assert!(bytes(&*next).iter().all(|byte| *byte == 0));
             bytes(&*next).fill(2);
         }
+    }
+
+    #[test]
+    fn only_what_was_written_is_cleared() {
+        let page = rustix::param::page_size();
+        let shape = Shape { guard: 0, reserved: 8 * page, is_page: false };
+        let space = Space::new(shape, 8 * page).unwrap();
+        for number in [1, 2, 6] {
+            // SAFETY: within the bytes that can be used, and nobody else has them.
+            unsafe { space.start().add(number * page).write(1) };
+        }
+        let parts = written(space.start().expose_provenance(), 8 * page - 1);
+        assert_eq!(parts, [(page, 2 * page), (6 * page, page)]);
     }
 }
