@@ -201,21 +201,15 @@ impl Space {
 /// The parts of a memory in which anybody has written, as the kernel knows; from where on, and how many bytes. All of it where it does not tell. A guest's stack and
 /// what it has reserved are mostly never touched, and whoever clears that as well has made it resident.
 fn written(start: usize, size: usize) -> Vec<(usize, usize)> {
-    // Eight bytes a page; the two highest bits: it is in memory, it is in swap (Linux, admin-guide/mm/pagemap).
-    const THERE: u64 = 3 << 62;
-    #[expect(clippy::disallowed_methods, reason = "what the kernel tells of this process is no file of the log")]
-    static PAGEMAP: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/pagemap").ok());
-    let page = rustix::param::page_size();
-    let mut entries = vec![0; size.div_ceil(page) * 8];
-    let at = (start / page * 8) as u64;
-    let told = PAGEMAP.as_ref().is_some_and(|pagemap| pagemap.read_exact_at(&mut entries, at).is_ok());
-    if !told {
+    static PAGEMAP: LazyLock<Option<Pagemap>> = LazyLock::new(Pagemap::open);
+    let Some(pages) = PAGEMAP.as_ref().and_then(|pagemap| pagemap.are_there(start, size)) else {
         return vec![(0, size)];
-    }
+    };
+    let page = rustix::param::page_size();
     let mut parts: Vec<(usize, usize)> = Vec::new();
-    for (number, entry) in entries.as_chunks::<8>().0.iter().enumerate() {
+    for (number, is_there) in pages.into_iter().enumerate() {
         let (from, bytes) = (number * page, page.min(size - number * page));
-        if u64::from_le_bytes(*entry) & THERE != 0 {
+        if is_there {
             match parts.last_mut().filter(|(start, length)| start + length == from) {
                 Some((_, length)) => *length += bytes,
                 None => parts.push((from, bytes)),
@@ -223,6 +217,30 @@ fn written(start: usize, size: usize) -> Vec<(usize, usize)> {
         }
     }
     parts
+}
+
+/// What the kernel tells of this process's pages (Linux, admin-guide/mm/pagemap).
+struct Pagemap(File);
+
+impl Pagemap {
+    /// `None` where there is no such file, or it does not know a page that is there: then it is no kernel's whose word counts between guests.
+    #[expect(clippy::disallowed_methods, reason = "what the kernel tells of this process is no file of the log")]
+    fn open() -> Option<Self> {
+        let pagemap = Self(File::open("/proc/self/pagemap").ok()?);
+        let known = Box::new(1_u64);
+        let address = std::ptr::from_ref(&*known).expose_provenance();
+        pagemap.are_there(address, 1).filter(|pages| pages[..] == [true]).map(|_| pagemap)
+    }
+
+    /// For each page of a part of memory, whether it is in memory or in swap.
+    fn are_there(&self, start: usize, size: usize) -> Option<Vec<bool>> {
+        // Eight bytes a page; the two highest bits say it.
+        const THERE: u64 = 3 << 62;
+        let page = rustix::param::page_size();
+        let mut entries = vec![0; size.div_ceil(page) * 8];
+        self.0.read_exact_at(&mut entries, (start / page * 8) as u64).ok()?;
+        Some(entries.as_chunks::<8>().0.iter().map(|entry| u64::from_le_bytes(*entry) & THERE != 0).collect())
+    }
 }
 
 // SAFETY: what it says of itself is so: see `Memories`.
