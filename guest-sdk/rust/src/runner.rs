@@ -197,9 +197,12 @@ impl<H: Handle> Runner for Handler<H> {
         let due = view.due_timers().collect::<std::result::Result<_, _>>()?;
         let events = Region::new(events, view.count).events();
         let mut items = Items { view, events, due, processed: 0, fired: 0, source: None, has_timers: self.has_timers };
+        let mut next_block = 0;
         loop {
-            if !self.shelves.is_empty() && (items.processed as usize).is_multiple_of(BLOCK) {
+            // Once, whatever timers fire before its first event.
+            if !self.shelves.is_empty() && items.processed as usize == next_block {
                 items.expect(&self.shelves);
+                next_block += BLOCK;
             }
             let Some(item) = items.next()? else { break };
             let (of, timestamp) = match &item {

@@ -33,15 +33,7 @@ impl<'a> Region<'a> {
 
     /// Whether any of its events has headers, by a glance at each; what is malformed is found by those who read it.
     pub fn has_headers(&self) -> bool {
-        let mut rest = self.bytes;
-        while let (Ok(size), Ok(headers)) = (len_at(rest, 0), u16_at(rest, 6)) {
-            if headers > 0 {
-                return true;
-            }
-            let Some(behind) = rest.get(size.max(crate::ALIGN)..) else { return false };
-            rest = behind;
-        }
-        false
+        glance(self.bytes).any(|event| u16_at(event, 6).is_ok_and(|headers| headers > 0))
     }
 
     /// Reads every event once.
@@ -97,16 +89,22 @@ pub struct Events<'a> {
 impl<'a> Events<'a> {
     /// The keys of those that come next, empty where there is none, by a glance at each; it ends where one is malformed.
     pub fn keys(&self) -> impl Iterator<Item = &'a [u8]> {
-        let mut rest = self.bytes;
-        core::iter::from_fn(move || {
-            let (size, len) = (len_at(rest, 0).ok()?, len_at(rest, 16).ok()?);
-            let origin = if u16_at(rest, 4).ok()? & FLAG_ORIGIN == 0 { 0 } else { ORIGIN };
-            let start = FIXED + origin + 8 * usize::from(u16_at(rest, 6).ok()?);
-            let key = rest.get(start..)?.get(..len)?;
-            rest = rest.get(size.max(crate::ALIGN)..)?;
-            Some(key)
+        glance(self.bytes).map_while(|event| {
+            let origin = if u16_at(event, 4).ok()? & FLAG_ORIGIN == 0 { 0 } else { ORIGIN };
+            let start = FIXED + origin + 8 * usize::from(u16_at(event, 6).ok()?);
+            event.get(start..)?.get(..len_at(event, 16).ok()?)
         })
     }
+}
+
+/// Where each event of a region begins, by its size alone: all bytes from there on.
+#[inline]
+fn glance(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    core::iter::from_fn(move || {
+        let (event, size) = (rest, len_at(rest, 0).ok()?);
+        rest = rest.get(size.max(crate::ALIGN)..).unwrap_or_default();
+        Some(event)
+    })
 }
 
 impl<'a> Iterator for Events<'a> {

@@ -73,6 +73,14 @@ impl Head {
     }
 }
 
+/// What a record says.
+fn change(record: &[u8]) -> Change<'_> {
+    let head = Head::of(record);
+    let (key, rest) = record[Head::BYTES..].split_at(head.key_len as usize);
+    let value = (head.value_len != DELETED).then(|| &rest[..head.value_len as usize]);
+    Change { key, value, expires: head.expires }
+}
+
 impl Table {
     /// So many keys are looked up together by [`find_all`](Self::find_all).
     pub(crate) const BLOCK: usize = 16;
@@ -96,11 +104,7 @@ impl Table {
 
     /// What stands under the key of a number.
     pub(crate) fn at(&self, number: u32) -> Change<'_> {
-        let record = &self.bytes[self.start(number)..];
-        let head = Head::of(record);
-        let (key, rest) = record[Head::BYTES..].split_at(head.key_len as usize);
-        let value = (head.value_len != DELETED).then(|| &rest[..head.value_len as usize]);
-        Change { key, value, expires: head.expires }
+        change(&self.bytes[self.start(number)..])
     }
 
     /// What stands under a key.
@@ -162,8 +166,7 @@ impl Table {
         self.key_bytes += key.len();
         let Self { index, hasher, records, bytes, .. } = self;
         let hash_of = |place: &Place| {
-            let record = &bytes[records[place.number as usize] as usize * Self::ALIGN..];
-            hasher.hash_one(&record[Head::BYTES..][..Head::of(record).key_len as usize])
+            hasher.hash_one(change(&bytes[records[place.number as usize] as usize * Self::ALIGN..]).key)
         };
         index.insert_unique(hash, Place { hash: Self::bits(hash), number }, hash_of);
     }
