@@ -6,7 +6,7 @@ use sluice_engine::Delivery;
 
 use crate::Settings;
 use crate::events::{JOBS, Job};
-use crate::measure::{self, Cost, Spread};
+use crate::measure::{Cost, Spread, WarmMemory};
 use crate::report::Table;
 use crate::through::Through;
 use crate::{native, native_lane};
@@ -20,10 +20,8 @@ struct Sides {
     clock: Vec<f64>,
 }
 
-pub(crate) fn run(&Settings { quick, events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    if !quick {
-        measure::touch_memory();
-    }
+pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
+    let _warm = WarmMemory::gib(4);
     let mut jobs = JOBS.map(|job| (job, Sides::default()));
     for _ in 0..runs {
         for (job, sides) in &mut jobs {

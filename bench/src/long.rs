@@ -1,7 +1,5 @@
 //! What does not change with the number of events: J1 through one pipeline from the first million to the hundredth.
 
-use std::io::Write;
-
 use anyhow::{Context, Result};
 
 use crate::Settings;
@@ -22,17 +20,17 @@ pub(crate) fn run(&Settings { quick, .. }: &Settings) -> Result<Vec<Table>> {
     let through = Through::new(Job::J1, 1, &input[..1])?;
     through.node().start(&[through.pipeline("long", How::default())?])?;
     through.settle()?;
-    let mut floor = Floor::new()?;
+    let mut floor = tempfile::tempfile()?;
     let mut steps = Vec::new();
     for _ in 0..STEPS {
         let before = written()?;
         // The pipeline runs while it is appended to: both are counted.
         let cost = Cost::of(|| through.append(&input).and_then(|()| through.settle()))?;
-        let pages = (written()? - before) as f64 / PAGE as f64 / step as f64;
+        let pages = (written()? - before) as f64 / measure::PAGE as f64 / step as f64;
         steps.push(Step {
             event: 1.0 / cost.per_core(step),
             pages,
-            page: floor.page()?,
+            page: measure::page(&mut floor)?,
             mib: measure::resident_mib()?,
         });
     }
@@ -75,32 +73,11 @@ struct Step {
     mib: u64,
 }
 
-const PAGE: u64 = 4096;
-
 /// Bytes that this process has handed to the kernel to write.
 fn written() -> Result<u64> {
     let io = std::fs::read_to_string("/proc/self/io")?;
     let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).context("no wchar in /proc/self/io")?;
     Ok(line.parse()?)
-}
-
-/// A file that grows with each step, and is nothing but written.
-struct Floor {
-    file: std::fs::File,
-    bytes: Vec<u8>,
-}
-
-impl Floor {
-    fn new() -> Result<Self> {
-        Ok(Self { file: tempfile::tempfile()?, bytes: vec![1; 1 << 20] })
-    }
-
-    /// µs for a page.
-    fn page(&mut self) -> Result<f64> {
-        const PIECES: u64 = 32;
-        let cost = Cost::of(|| Ok((0..PIECES).try_for_each(|_| self.file.write_all(&self.bytes))?))?;
-        Ok(1.0 / cost.per_core(PIECES * self.bytes.len() as u64 / PAGE))
-    }
 }
 
 /// MiB of a node in which ten pipelines with ten plugins in Rust have dealt with events.

@@ -1,25 +1,58 @@
 //! CPU time, time by the clock, memory.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-/// Touches as much memory as all runs of a job write. What a virtual machine has not touched before is slow to come by, and whoever writes most would pay
-/// most for that.
-pub(crate) fn touch_memory() {
-    const BYTES: usize = 6 << 30;
-    let touched = vec![1_u8; BYTES];
-    std::hint::black_box(&touched);
-}
-
 /// What something cost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cost {
     cpu: Duration,
     clock: Duration,
+}
+
+/// Memory that stays quick to come by as long as this is held.
+///
+/// A virtual machine gives memory that is free back to its host, and then a page takes ten times as long, so whoever writes most pays most, and whoever runs behind
+/// somebody who takes long. What goes back are free blocks of 2 MiB (Linux's free page reporting). So some memory is touched, and freed but for a page of each such
+/// block: that stays, and is taken first when something is needed.
+pub(crate) struct WarmMemory {
+    _kept: Vec<u8>,
+}
+
+impl WarmMemory {
+    /// So many GiB of it, and no more than three quarters of what is free.
+    pub(crate) fn gib(count: usize) -> Self {
+        const BLOCK: usize = 2 << 20;
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let free =
+            meminfo.lines().find_map(|line| line.strip_prefix("MemFree:")?.strip_suffix("kB")?.trim().parse().ok());
+        let free = free.map_or(0, |kib: usize| kib << 10);
+        let bytes = (count << 30).min(free / 4 * 3);
+        let (mut all, mut kept) = (vec![0_u8; bytes], vec![0_u8; bytes / BLOCK * PAGE as usize]);
+        // The kernel hands out page behind page in the order in which they are touched.
+        for (block, page) in all.chunks_mut(BLOCK).zip(kept.chunks_mut(PAGE as usize)) {
+            block.iter_mut().step_by(PAGE as usize).chain(page.first_mut()).for_each(|byte| *byte = 1);
+        }
+        std::hint::black_box(&all);
+        Self { _kept: kept }
+    }
+}
+
+/// Bytes of a page of memory.
+pub(crate) const PAGE: u64 = 4096;
+
+/// µs of processor time for each page that is written behind the end of a file: what the machine takes for memory.
+pub(crate) fn page(file: &mut File) -> Result<f64> {
+    const PIECES: u64 = 32;
+    let bytes = vec![1; 1 << 20];
+    let cost = Cost::of(|| Ok((0..PIECES).try_for_each(|_| file.write_all(&bytes))?))?;
+    Ok(1.0 / cost.per_core(PIECES * bytes.len() as u64 / PAGE))
 }
 
 /// CPU time of all threads of this process.

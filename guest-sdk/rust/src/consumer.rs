@@ -22,7 +22,7 @@ use crate::{Entry, Event, Failure, Outputs, Result, Timer, Wanted};
 ///     }
 ///
 ///     fn process(&mut self, event: &Event, out: &mut Outputs) -> Result {
-///         if event.value().len() > self.than_bytes { out.send(event.key(), event.value()) } else { Ok(()) }
+///         if event.value().len() > self.than_bytes { out.forward(event) } else { Ok(()) }
 ///     }
 /// }
 ///

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sluice_event::{NewEvent, OutcomeWriter, Source, append, copy};
 
-use crate::Result;
+use crate::{Event, Result};
 
 /// Takes the outputs of the event or timer in hand.
 #[derive(Debug)]
@@ -21,6 +21,24 @@ impl Outputs<'_> {
     pub fn send<'k>(&mut self, key: impl Key<'k>, value: impl Value) -> Result {
         let event = NewEvent { timestamp: self.timestamp, key: key.bytes(), ..NewEvent::default() };
         self.writer.output(self.of, 0, event, |out| value.write(out))
+    }
+
+    /// Sends an event on to the pipeline's first sink as it is: key, value, headers and timestamp. That is quicker than to put together an event of the same
+    /// parts.
+    ///
+    /// # Errors
+    /// When it is too large.
+    pub fn forward(&mut self, event: &Event) -> Result {
+        Ok(self.writer.forward(self.of, 0, &event.flat)?)
+    }
+
+    /// The same, to the sink of this name.
+    ///
+    /// # Errors
+    /// When it is too large.
+    pub fn forward_to(&mut self, sink: &str, event: &Event) -> Result {
+        let sink = self.writer.sink(Some(sink));
+        Ok(self.writer.forward(self.of, sink, &event.flat)?)
     }
 
     /// Begins an event with more to say than key and value.

@@ -89,6 +89,8 @@ pub struct Given {
     pub timestamp: i64,
     /// The topic it was read from; `test` unless told otherwise.
     pub topic: Option<String>,
+    /// Names and values; names may repeat.
+    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 /// An event that a consumer sent.
@@ -106,6 +108,8 @@ pub struct Sent {
     pub value: Vec<u8>,
     /// Milliseconds since the epoch.
     pub timestamp: i64,
+    /// Names and values, in order.
+    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 /// An event or timer that a consumer could not deal with.
@@ -161,6 +165,13 @@ impl Given {
     #[must_use]
     pub fn topic(self, topic: impl Into<String>) -> Self {
         Self { topic: Some(topic.into()), ..self }
+    }
+
+    /// The same with one more header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
     }
 
     fn topic_name(&self) -> &str {
@@ -262,10 +273,12 @@ impl Tester {
             *of_topic = (*of_topic).max(Some(given.timestamp));
             states.push(*of_topic);
             marks.push(marks[marks.len() - 1].max(newest.values().copied().min().flatten()));
+            let headers: Vec<_> = given.headers.iter().map(|(name, value)| (&**name, &value[..])).collect();
             let event = NewEvent {
                 timestamp: given.timestamp,
                 key: given.key.as_deref(),
                 value: &given.value,
+                headers: &headers,
                 ..NewEvent::default()
             };
             batch.push(&event).expect("an event fits its format");
@@ -359,6 +372,7 @@ impl Tester {
                 key: output.event.key().map(<[u8]>::to_vec),
                 value: output.event.value().to_vec(),
                 timestamp: output.event.timestamp(),
+                headers: output.event.headers().map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
             });
         }
         for failure in outcome.failures() {

@@ -34,11 +34,7 @@ impl Consumer for Dedupe {
             return Ok(());
         }
         self.seen.set_for(key, 1, self.time)?;
-        let mut output = out.output().key(key);
-        for (name, value) in event.headers() {
-            output = output.header(name, value);
-        }
-        output.send(event.value())
+        out.forward(event)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::event::{Event, FIXED, FLAG_ORIGIN, ORIGIN, Origin};
+use crate::event::{Event, Origin};
 use crate::new_event::{NewEvent, TooLarge};
 use crate::region::Region;
 
@@ -72,19 +72,7 @@ impl Batch {
     /// Copies an event, with this origin in place of the one it has, if any.
     #[inline]
     pub fn push_output(&mut self, event: &Event<'_>, origin: Origin) {
-        let start = self.bytes.len();
-        if event.origin().is_some() {
-            self.push_event(event);
-            self.bytes[start + FIXED..start + FIXED + ORIGIN].copy_from_slice(&origin.to_bytes());
-            return;
-        }
-        let (fixed, rest) = event.bytes().split_at(FIXED);
-        self.bytes.extend_from_slice(fixed);
-        let size = (event.bytes().len() + ORIGIN) as u32;
-        self.bytes[start..start + 4].copy_from_slice(&size.to_le_bytes());
-        self.bytes[start + 4] |= FLAG_ORIGIN as u8;
-        self.bytes.extend_from_slice(&origin.to_bytes());
-        self.bytes.extend_from_slice(rest);
+        event.write_from(origin, &mut self.bytes);
         self.count_in(event.timestamp());
     }
 

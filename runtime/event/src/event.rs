@@ -1,5 +1,7 @@
 //! One event, read in place.
 
+use alloc::vec::Vec;
+
 use crate::bytes::{Malformed, i64_at, len_at, take, u16_at, u32_at, u64_at};
 
 /// Bytes before an event's origin (where it has one) and its header table.
@@ -156,6 +158,21 @@ impl<'a> Event<'a> {
     #[inline]
     pub fn origin(&self) -> Option<Origin> {
         self.origin
+    }
+
+    /// Appends a copy of the event with this origin in place of the one it has, if any.
+    #[inline]
+    pub(crate) fn write_from(&self, origin: Origin, out: &mut Vec<u8>) {
+        let (fixed, rest) = self.bytes.split_at(FIXED);
+        let rest = if self.origin.is_some() { &rest[ORIGIN..] } else { rest };
+        // One write of a fixed length, for guests write a lot of these.
+        let mut start = [0; FIXED + ORIGIN];
+        start[..FIXED].copy_from_slice(fixed);
+        start[..4].copy_from_slice(&((FIXED + ORIGIN + rest.len()) as u32).to_le_bytes());
+        start[4] |= FLAG_ORIGIN as u8;
+        start[FIXED..].copy_from_slice(&origin.to_bytes());
+        out.extend_from_slice(&start);
+        out.extend_from_slice(rest);
     }
 
     /// The event's own bytes, padding included.

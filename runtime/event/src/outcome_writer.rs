@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::bytes::{append, pad};
-use crate::event::{Origin, Source};
+use crate::event::{Event, ORIGIN, Origin, Source};
 use crate::new_event::{NewEvent, TooLarge};
 use crate::timer::TimerChange;
 
@@ -49,6 +49,12 @@ pub struct Mark {
     output_count: u32,
     failures: usize,
     failure_count: u32,
+}
+
+/// The origin of an output, as an outcome has it.
+#[inline]
+fn from((source, index): (Source, u32), sink: u32) -> Origin {
+    Origin { topic: sink, partition: 0, offset: u64::from(index), ordinal: 0, source }
 }
 
 impl Default for OutcomeWriter {
@@ -127,13 +133,27 @@ impl OutcomeWriter {
     #[inline]
     pub fn output<E: From<TooLarge>>(
         &mut self,
-        (source, index): (Source, u32),
+        of: (Source, u32),
         sink: u32,
         event: NewEvent<'_>,
         value: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let origin = Origin { topic: sink, partition: 0, offset: u64::from(index), ordinal: 0, source };
+        let origin = from(of, sink);
         NewEvent { origin: Some(origin), ..event }.write(&mut self.outputs, value)?;
+        self.output_count += 1;
+        Ok(())
+    }
+
+    /// The same of an event that goes on as it is: key, value, headers and time.
+    ///
+    /// # Errors
+    /// When its size does not fit its field; nothing is appended then.
+    #[inline]
+    pub fn forward(&mut self, of: (Source, u32), sink: u32, event: &Event<'_>) -> Result<(), TooLarge> {
+        if u32::try_from(event.bytes().len() + ORIGIN).is_err() {
+            return Err(TooLarge);
+        }
+        event.write_from(from(of, sink), &mut self.outputs);
         self.output_count += 1;
         Ok(())
     }

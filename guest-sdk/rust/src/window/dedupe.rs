@@ -24,7 +24,7 @@ use crate::{Key, Result, State};
 ///     }
 ///
 ///     fn process(&mut self, event: &Event, out: &mut Outputs) -> Result {
-///         if self.seen.is_new(event.key())? { out.send(event.key(), event.value()) } else { Ok(()) }
+///         if self.seen.is_new(event.key())? { out.forward(event) } else { Ok(()) }
 ///     }
 /// }
 ///
