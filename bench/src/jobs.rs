@@ -21,7 +21,7 @@ struct Sides {
 }
 
 pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    let _warm = WarmMemory::gib(4);
+    let _warm = WarmMemory::new();
     let mut jobs = JOBS.map(|job| (job, Sides::default()));
     for _ in 0..runs {
         for (job, sides) in &mut jobs {

@@ -16,7 +16,7 @@ use sluice_node::{Compiler, Node, NodeOptions};
 
 use crate::Settings;
 use crate::events::Job;
-use crate::measure::{Spread, Times};
+use crate::measure::{Spread, Times, WarmMemory};
 use crate::report::Table;
 use crate::through::{self, How};
 
@@ -147,6 +147,7 @@ fn highest(pipeline: &Pipeline, events: u64) -> Result<f64> {
 }
 
 pub(crate) fn run(&Settings { events, runs, quick }: &Settings) -> Result<Vec<Table>> {
+    let _warm = WarmMemory::new();
     let time = if quick { TIME / 8 } else { TIME };
     let (mut rates, mut taken) = (Vec::new(), vec![[const { Vec::new() }; 9]; SHARES.len()]);
     let mut ratios: [Vec<f64>; 2] = Default::default();

@@ -182,7 +182,10 @@ fn main() -> Result<()> {
     // Before anything is measured: it is known then whether it can be compared.
     let old = asked.compare.as_deref().map(Report::read).transpose()?;
     let report = match asked.found()? {
-        Some(report) => report,
+        Some(report) => {
+            eprintln!("the report is there already, so nothing is measured; name parts, or another file, to measure");
+            report
+        }
         None => measure(&asked)?,
     };
     if let Some(old) = old {

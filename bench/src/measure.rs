@@ -26,14 +26,14 @@ pub(crate) struct WarmMemory {
 }
 
 impl WarmMemory {
-    /// So many GiB of it, and no more than three quarters of what is free.
-    pub(crate) fn gib(count: usize) -> Self {
+    /// Most of what is free: whatever a run needs is to be found in it.
+    pub(crate) fn new() -> Self {
         const BLOCK: usize = 2 << 20;
+        const MOST: usize = 16 << 30;
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let free =
             meminfo.lines().find_map(|line| line.strip_prefix("MemFree:")?.strip_suffix("kB")?.trim().parse().ok());
-        let free = free.map_or(0, |kib: usize| kib << 10);
-        let bytes = (count << 30).min(free / 4 * 3);
+        let bytes = free.map_or(0, |kib: usize| kib << 10).min(MOST) / 4 * 3;
         let (mut all, mut kept) = (vec![0_u8; bytes], vec![0_u8; bytes / BLOCK * PAGE as usize]);
         // The kernel hands out page behind page in the order in which they are touched.
         for (block, page) in all.chunks_mut(BLOCK).zip(kept.chunks_mut(PAGE as usize)) {

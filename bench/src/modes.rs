@@ -18,7 +18,7 @@ const DURABILITIES: [(Durability, &str); 2] = [(Durability::Os, "os"), (Durabili
 
 /// J1 and J2 in each; what the sandboxed side makes is compared with at-least-once and with `os` round by round.
 pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    let _warm = WarmMemory::gib(4);
+    let _warm = WarmMemory::new();
     let mut tables = Vec::new();
     for job in [Job::J1, Job::J2 { evenly: true }] {
         let input = job.events(events);

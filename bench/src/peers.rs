@@ -202,8 +202,7 @@ fn outputs(job: Job, events: u64) -> u64 {
 
 pub(crate) fn run(&Settings { quick, events, runs }: &Settings) -> Result<Vec<Table>> {
     let tools = std::path::absolute("target/peers")?;
-    // As much as all of them come to hold.
-    let _warm = WarmMemory::gib(12);
+    let _warm = WarmMemory::new();
     std::fs::create_dir_all(&tools)?;
     let folder = tempfile::tempdir()?;
     let (mut running, mut missing) = (Vec::new(), Vec::new());

@@ -15,7 +15,7 @@ use crate::through::Through;
 use crate::{guest, native, native_lane};
 
 pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    let _warm = WarmMemory::gib(4);
+    let _warm = WarmMemory::new();
     [Job::J1, Job::J3].into_iter().map(|job| of(job, events, runs)).collect()
 }
 
