@@ -6,7 +6,7 @@ use sluice_engine::Delivery;
 
 use crate::Settings;
 use crate::events::{JOBS, Job};
-use crate::measure::{Cost, Spread, WarmMemory};
+use crate::measure::{Cost, Spread};
 use crate::report::Table;
 use crate::through::Through;
 use crate::{native, native_lane};
@@ -21,7 +21,6 @@ struct Sides {
 }
 
 pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    let _warm = WarmMemory::new();
     let mut jobs = JOBS.map(|job| (job, Sides::default()));
     for _ in 0..runs {
         for (job, sides) in &mut jobs {

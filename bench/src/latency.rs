@@ -16,7 +16,7 @@ use sluice_node::{Compiler, Node, NodeOptions};
 
 use crate::Settings;
 use crate::events::Job;
-use crate::measure::{Spread, Times, WarmMemory};
+use crate::measure::{Spread, Times};
 use crate::report::Table;
 use crate::through::{self, How};
 
@@ -57,12 +57,12 @@ impl Pipeline {
 fn send(pipeline: &Pipeline, batches: Vec<Batch>, every: Duration) -> Result<(Vec<f64>, Vec<f64>)> {
     // How many outputs there are when all up to a batch are dealt with.
     let mut outputs = pipeline.out.high_watermark();
-    let mut count_up_to = |batch: &Batch| {
+    let mut up_to = Vec::with_capacity(batches.len());
+    for batch in &batches {
         let kept = batch.region().events().flatten().filter(|event| is_kept(event.value()));
         outputs += kept.count() as u64;
-        outputs
-    };
-    let up_to: Vec<u64> = batches.iter().map(&mut count_up_to).collect();
+        up_to.push(outputs);
+    }
     let visible: Arc<Mutex<Vec<(Instant, u64)>>> = Arc::default();
     let (seen, out, sink) = (visible.clone(), pipeline.out.clone(), pipeline.sink);
     pipeline.log().on_append(move |moved| {
@@ -147,7 +147,6 @@ fn highest(pipeline: &Pipeline, events: u64) -> Result<f64> {
 }
 
 pub(crate) fn run(&Settings { events, runs, quick }: &Settings) -> Result<Vec<Table>> {
-    let _warm = WarmMemory::new();
     let time = if quick { TIME / 8 } else { TIME };
     let (mut rates, mut taken) = (Vec::new(), vec![[const { Vec::new() }; 9]; SHARES.len()]);
     let mut ratios: [Vec<f64>; 2] = Default::default();

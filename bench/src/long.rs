@@ -1,5 +1,8 @@
 //! What does not change with the number of events: J1 through one pipeline from the first million to the hundredth.
 
+use std::fs::File;
+use std::io::Write;
+
 use anyhow::{Context, Result};
 
 use crate::Settings;
@@ -26,11 +29,11 @@ pub(crate) fn run(&Settings { quick, .. }: &Settings) -> Result<Vec<Table>> {
         let before = written()?;
         // The pipeline runs while it is appended to: both are counted.
         let cost = Cost::of(|| through.append(&input).and_then(|()| through.settle()))?;
-        let pages = (written()? - before) as f64 / measure::PAGE as f64 / step as f64;
+        let pages = (written()? - before) as f64 / PAGE as f64 / step as f64;
         steps.push(Step {
             event: 1.0 / cost.per_core(step),
             pages,
-            page: measure::page(&mut floor)?,
+            page: page(&mut floor)?,
             mib: measure::resident_mib()?,
         });
     }
@@ -73,11 +76,21 @@ struct Step {
     mib: u64,
 }
 
+const PAGE: u64 = 4096;
+
 /// Bytes that this process has handed to the kernel to write.
 fn written() -> Result<u64> {
     let io = std::fs::read_to_string("/proc/self/io")?;
     let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).context("no wchar in /proc/self/io")?;
     Ok(line.parse()?)
+}
+
+/// µs of processor time for each page that is written behind the end of a file: what the machine takes for memory.
+fn page(file: &mut File) -> Result<f64> {
+    const PIECES: u64 = 32;
+    let bytes = vec![1; 1 << 20];
+    let cost = Cost::of(|| Ok((0..PIECES).try_for_each(|_| file.write_all(&bytes))?))?;
+    Ok(1.0 / cost.per_core(PIECES * bytes.len() as u64 / PAGE))
 }
 
 /// MiB of a node in which ten pipelines with ten plugins in Rust have dealt with events.

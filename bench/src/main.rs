@@ -35,7 +35,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use sluice_host::Interruption;
 
 use crate::events::Job;
-use crate::measure::{Cost, Spread};
+use crate::measure::{Cost, Spread, WarmMemory};
 use crate::report::{Cell, Machine, Report, Table};
 
 /// Events of a job.
@@ -59,32 +59,44 @@ impl Settings {
     }
 }
 
-/// What there is to measure, and whether it is measured when nothing is named.
-type Part = (&'static str, fn(&Settings) -> Result<Vec<Table>>, bool);
+/// What there is to measure, and how.
+type Part = (&'static str, fn(&Settings) -> Result<Vec<Table>>, Kind);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Its runs are compared with each other, or with a clock: so they have [`WarmMemory`], unless it is a quick look.
+    Warm,
+    /// In the memory that there is.
+    Plain,
+    /// Likewise, and only when it is named.
+    Named,
+}
+use Kind::{Named, Plain, Warm};
+
 const PARTS: [Part; 23] = [
-    ("jobs", jobs::run, true),
-    ("share", share::run, true),
-    ("modes", modes::run, true),
-    ("cores", scaling::cores, true),
-    ("partitions", scaling::partitions, true),
-    ("calls", scaling::calls, true),
-    ("latency", latency::run, true),
-    ("counts", counts::run, true),
-    ("long", long::run, true),
-    ("ten-plugins", long::ten_plugins, true),
-    ("chain", chain, true),
-    ("commits", commits, true),
-    ("many", many, true),
-    ("recovery", recovery, true),
-    ("checkpoints", checkpoints, true),
-    ("reloads", reloads, true),
-    ("languages", languages::run, true),
-    ("peers", peers::run, true),
-    ("profile", profile::run, false),
-    ("beside", beside, false),
-    ("instructions", instructions, false),
-    ("memory", memory, false),
-    ("http", over_http, false),
+    ("jobs", jobs::run, Warm),
+    ("share", share::run, Warm),
+    ("modes", modes::run, Warm),
+    ("cores", scaling::cores, Warm),
+    ("partitions", scaling::partitions, Warm),
+    ("calls", scaling::calls, Warm),
+    ("latency", latency::run, Warm),
+    ("counts", counts::run, Plain),
+    ("long", long::run, Plain),
+    ("ten-plugins", long::ten_plugins, Plain),
+    ("chain", chain, Plain),
+    ("commits", commits, Plain),
+    ("many", many, Plain),
+    ("recovery", recovery, Plain),
+    ("checkpoints", checkpoints, Plain),
+    ("reloads", reloads, Plain),
+    ("languages", languages::run, Plain),
+    ("peers", peers::run, Warm),
+    ("profile", profile::run, Named),
+    ("beside", beside, Named),
+    ("instructions", instructions, Named),
+    ("memory", memory, Named),
+    ("http", over_http, Named),
 ];
 
 const USAGE: &str = "cargo xtask bench [PART…] [--quick] [--json FILE] [--compare OLD.json] [--plots DIR]
@@ -149,8 +161,8 @@ impl Asked {
                 name => match PARTS.iter().find(|part| part.0 == name) {
                     Some(part) => asked.parts.push(part),
                     None => {
-                        let names =
-                            PARTS.map(|(name, _, usual)| if usual { name.to_owned() } else { format!("[{name}]") });
+                        let names = PARTS
+                            .map(|(name, _, kind)| if kind == Named { format!("[{name}]") } else { name.to_owned() });
                         bail!("unknown: {name}\n\n{USAGE}\n\nparts: {}", names.join(", "))
                     }
                 },
@@ -199,7 +211,8 @@ fn main() -> Result<()> {
 
 /// What `--part` does: leaves a part's tables in a file.
 fn leave_part(name: &str, file: &Path, quick: bool) -> Result<()> {
-    let (_, part, _) = PARTS.iter().find(|part| part.0 == name).with_context(|| format!("no part {name}"))?;
+    let (_, part, kind) = PARTS.iter().find(|part| part.0 == name).with_context(|| format!("no part {name}"))?;
+    let _warm = (*kind == Warm && !quick).then(WarmMemory::new);
     Ok(std::fs::write(file, serde_json::to_vec(&part(&Settings::new(quick))?)?)?)
 }
 
@@ -221,7 +234,7 @@ fn measure(asked: &Asked) -> Result<Report> {
     println!(
         "{events} events a job, {runs} runs of each side in turn; M/s: million events a second; per core: of processor time of all threads; min / **median** / max\n"
     );
-    let usual = PARTS.iter().filter(|(.., usual)| *usual);
+    let usual = PARTS.iter().filter(|(.., kind)| *kind != Named);
     let parts: Vec<_> = if asked.parts.is_empty() { usual.collect() } else { asked.parts.clone() };
     for (name, ..) in parts {
         let begin = std::time::Instant::now();

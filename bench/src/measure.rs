@@ -1,8 +1,6 @@
 //! CPU time, time by the clock, memory.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -14,45 +12,6 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Cost {
     cpu: Duration,
     clock: Duration,
-}
-
-/// Memory that stays quick to come by as long as this is held.
-///
-/// A virtual machine gives memory that is free back to its host, and then a page takes ten times as long, so whoever writes most pays most, and whoever runs behind
-/// somebody who takes long. What goes back are free blocks of 2 MiB (Linux's free page reporting). So some memory is touched, and freed but for a page of each such
-/// block: that stays, and is taken first when something is needed.
-pub(crate) struct WarmMemory {
-    _kept: Vec<u8>,
-}
-
-impl WarmMemory {
-    /// Most of what is free: whatever a run needs is to be found in it.
-    pub(crate) fn new() -> Self {
-        const BLOCK: usize = 2 << 20;
-        const MOST: usize = 16 << 30;
-        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let free =
-            meminfo.lines().find_map(|line| line.strip_prefix("MemFree:")?.strip_suffix("kB")?.trim().parse().ok());
-        let bytes = free.map_or(0, |kib: usize| kib << 10).min(MOST) / 4 * 3;
-        let (mut all, mut kept) = (vec![0_u8; bytes], vec![0_u8; bytes / BLOCK * PAGE as usize]);
-        // The kernel hands out page behind page in the order in which they are touched.
-        for (block, page) in all.chunks_mut(BLOCK).zip(kept.chunks_mut(PAGE as usize)) {
-            block.iter_mut().step_by(PAGE as usize).chain(page.first_mut()).for_each(|byte| *byte = 1);
-        }
-        std::hint::black_box(&all);
-        Self { _kept: kept }
-    }
-}
-
-/// Bytes of a page of memory.
-pub(crate) const PAGE: u64 = 4096;
-
-/// µs of processor time for each page that is written behind the end of a file: what the machine takes for memory.
-pub(crate) fn page(file: &mut File) -> Result<f64> {
-    const PIECES: u64 = 32;
-    let bytes = vec![1; 1 << 20];
-    let cost = Cost::of(|| Ok((0..PIECES).try_for_each(|_| file.write_all(&bytes))?))?;
-    Ok(1.0 / cost.per_core(PIECES * bytes.len() as u64 / PAGE))
 }
 
 /// CPU time of all threads of this process.
@@ -155,4 +114,33 @@ pub(crate) fn resident_mib_of(process: u32) -> Result<u64> {
     let statm = std::fs::read_to_string(format!("/proc/{process}/statm"))?;
     let pages: u64 = statm.split(' ').nth(1).context("no resident pages in statm")?.parse()?;
     Ok((pages * rustix::param::page_size() as u64) >> 20)
+}
+
+/// Memory that stays quick to come by as long as this is held.
+///
+/// A virtual machine gives memory that is free back to its host, and then a page takes ten times as long, so whoever writes most pays most, and whoever runs behind
+/// somebody who takes long. What goes back are free blocks of 2 MiB (Linux's free page reporting). So some memory is touched, and freed but for a page of each such
+/// block: that stays, and is taken first when something is needed.
+pub(crate) struct WarmMemory {
+    _kept: Vec<u8>,
+}
+
+impl WarmMemory {
+    /// Most of what is free: whatever a run needs is to be found in it.
+    pub(crate) fn new() -> Self {
+        const BLOCK: usize = 2 << 20;
+        const MOST: usize = 16 << 30;
+        let page_size = rustix::param::page_size();
+        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let free =
+            meminfo.lines().find_map(|line| line.strip_prefix("MemFree:")?.strip_suffix("kB")?.trim().parse().ok());
+        let bytes = free.map_or(0, |kib: usize| kib << 10).min(MOST) / 4 * 3;
+        let (mut all, mut kept) = (vec![0_u8; bytes], vec![0_u8; bytes / BLOCK * page_size]);
+        // The kernel hands out page behind page in the order in which they are touched.
+        for (block, page) in all.chunks_mut(BLOCK).zip(kept.chunks_mut(page_size)) {
+            block.iter_mut().step_by(page_size).chain(page.first_mut()).for_each(|byte| *byte = 1);
+        }
+        std::hint::black_box(&all);
+        Self { _kept: kept }
+    }
 }

@@ -8,7 +8,7 @@ use sluice_log::Durability;
 
 use crate::Settings;
 use crate::events::Job;
-use crate::measure::{Cost, Spread, WarmMemory};
+use crate::measure::{Cost, Spread};
 use crate::native_lane;
 use crate::report::Table;
 use crate::through::{How, Through};
@@ -18,7 +18,6 @@ const DURABILITIES: [(Durability, &str); 2] = [(Durability::Os, "os"), (Durabili
 
 /// J1 and J2 in each; what the sandboxed side makes is compared with at-least-once and with `os` round by round.
 pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    let _warm = WarmMemory::new();
     let mut tables = Vec::new();
     for job in [Job::J1, Job::J2 { evenly: true }] {
         let input = job.events(events);

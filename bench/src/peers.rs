@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::Settings;
 use crate::events::Job;
-use crate::measure::{Cost, Spread, WarmMemory, resident_mib_of};
+use crate::measure::{Cost, Spread, resident_mib_of};
 use crate::report::{Cell, Table};
 use crate::through::Through;
 
@@ -202,7 +202,6 @@ fn outputs(job: Job, events: u64) -> u64 {
 
 pub(crate) fn run(&Settings { quick, events, runs }: &Settings) -> Result<Vec<Table>> {
     let tools = std::path::absolute("target/peers")?;
-    let _warm = WarmMemory::new();
     std::fs::create_dir_all(&tools)?;
     let folder = tempfile::tempdir()?;
     let (mut running, mut missing) = (Vec::new(), Vec::new());

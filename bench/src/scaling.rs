@@ -5,7 +5,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::Settings;
 use crate::events::Job;
-use crate::measure::{Cost, Spread, WarmMemory};
+use crate::measure::{Cost, Spread};
 use crate::report::Table;
 use crate::through::{How, Through};
 
@@ -22,7 +22,6 @@ fn on_cores(all: &CpuSet, cores: usize) -> Result<()> {
 
 /// One core and two, with eight partitions. A node stays on the cores it was begun on.
 pub(crate) fn cores(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    let _warm = WarmMemory::new();
     let all = sched_getaffinity(None)?;
     let mut table = Table::new(
         "cores",
@@ -52,7 +51,6 @@ pub(crate) fn cores(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Tab
 
 /// From one partition to a thousand.
 pub(crate) fn partitions(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    let _warm = WarmMemory::new();
     let mut table = Table::new(
         "partitions",
         "exactly-once, os; as many partitions of outputs",
@@ -87,7 +85,6 @@ pub(crate) fn partitions(&Settings { events, runs, .. }: &Settings) -> Result<Ve
 
 /// From one event a call to many.
 pub(crate) fn calls(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    let _warm = WarmMemory::new();
     let columns = ["M/s per core", "M/s by the clock", "µs of processor time a call"];
     let mut table = Table::new("calls", "exactly-once, os, one partition", &columns);
     for job in [Job::J1, Job::J2 { evenly: true }, Job::J3] {

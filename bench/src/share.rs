@@ -9,13 +9,12 @@ use sluice_host::Interruption;
 use crate::Settings;
 use crate::engine::{self, Memory};
 use crate::events::Job;
-use crate::measure::{Cost, Spread, WarmMemory};
+use crate::measure::{Cost, Spread};
 use crate::report::Table;
 use crate::through::Through;
 use crate::{guest, native, native_lane};
 
 pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
-    let _warm = WarmMemory::new();
     [Job::J1, Job::J3].into_iter().map(|job| of(job, events, runs)).collect()
 }
 

@@ -101,6 +101,7 @@ impl NewEvent<'_> {
     }
 }
 
-fn length(len: usize) -> Result<[u8; 4], TooLarge> {
+/// A length as its field holds it.
+pub(crate) fn length(len: usize) -> Result<[u8; 4], TooLarge> {
     u32::try_from(len).map(u32::to_le_bytes).map_err(|_| TooLarge)
 }

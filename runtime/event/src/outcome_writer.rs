@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use crate::bytes::{append, pad};
 use crate::event::{Event, ORIGIN, Origin, Source};
-use crate::new_event::{NewEvent, TooLarge};
+use crate::new_event::{NewEvent, TooLarge, length};
 use crate::timer::TimerChange;
 
 pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"SLGO");
@@ -49,12 +49,6 @@ pub struct Mark {
     output_count: u32,
     failures: usize,
     failure_count: u32,
-}
-
-/// The origin of an output, as an outcome has it.
-#[inline]
-fn from((source, index): (Source, u32), sink: u32) -> Origin {
-    Origin { topic: sink, partition: 0, offset: u64::from(index), ordinal: 0, source }
 }
 
 impl Default for OutcomeWriter {
@@ -138,7 +132,7 @@ impl OutcomeWriter {
         event: NewEvent<'_>,
         value: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let origin = from(of, sink);
+        let origin = origin_of(of, sink);
         NewEvent { origin: Some(origin), ..event }.write(&mut self.outputs, value)?;
         self.output_count += 1;
         Ok(())
@@ -150,10 +144,8 @@ impl OutcomeWriter {
     /// When its size does not fit its field; nothing is appended then.
     #[inline]
     pub fn forward(&mut self, of: (Source, u32), sink: u32, event: &Event<'_>) -> Result<(), TooLarge> {
-        if u32::try_from(event.bytes().len() + ORIGIN).is_err() {
-            return Err(TooLarge);
-        }
-        event.write_from(from(of, sink), &mut self.outputs);
+        length(event.bytes().len() + ORIGIN)?;
+        event.write_from(origin_of(of, sink), &mut self.outputs);
         self.output_count += 1;
         Ok(())
     }
@@ -233,4 +225,10 @@ impl OutcomeWriter {
         out.extend_from_slice(&self.timers);
         out
     }
+}
+
+/// The origin of an output, as an outcome has it.
+#[inline]
+fn origin_of((source, index): (Source, u32), sink: u32) -> Origin {
+    Origin { topic: sink, partition: 0, offset: u64::from(index), ordinal: 0, source }
 }
