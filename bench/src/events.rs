@@ -194,6 +194,7 @@ pub(crate) fn view(count: u32, base_offset: u64) -> View<'static> {
         partition: 0,
         topic_name: "in",
         chained: false,
+        fires: false,
         watermarks: &[],
         due: (&[], 0),
     }

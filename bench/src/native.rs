@@ -108,7 +108,7 @@ fn call(
     written.clear();
     view(count, base_offset).write(written);
     let outcome = consumer.run(header, events, &|_| {})?;
-    let outcome = Outcome::parse(&outcome, Items { inputs: count, timers: &[] })?;
+    let outcome = Outcome::parse(&outcome, Items { inputs: count, ..Items::default() })?;
     out.clear();
     for output in outcome.outputs() {
         let event = output?.event;

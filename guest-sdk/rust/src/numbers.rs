@@ -99,6 +99,12 @@ impl<V> Numbered<V> {
         &mut self.entries[number].value
     }
 
+    /// The same, to look at.
+    #[inline]
+    pub(crate) fn held(&self, number: usize) -> &V {
+        &self.entries[number].value
+    }
+
     #[inline]
     fn has(&self, number: usize, mark: Mark, key: &[u8]) -> bool {
         self.entries.get(number).is_some_and(|entry| entry.mark.is_alike(mark))

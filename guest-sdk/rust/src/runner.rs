@@ -6,6 +6,7 @@ use sluice_event::{DueTimer, Events, Malformed, OutcomeWriter, Region, Source, T
 
 use crate::numbers::BLOCK;
 use crate::state::{AnyShelf, Batch, Now, Wants, set_batch, set_now, take_shelves};
+use crate::timer::{Before, Own};
 use crate::{Consumer, Entry, Event, Failure, Outputs, Result, Timer, timer};
 
 /// Bytes that several look at, and nobody copies: a batch is most of what a guest touches.
@@ -101,7 +102,14 @@ pub fn consumer_runner<C: Consumer>(make: impl FnOnce() -> Result<C>) -> Result<
 enum Item<'a> {
     Event(sluice_event::Event<'a>),
     Timer(DueTimer<'a>),
+    /// A timer that was set in this call.
+    Own(Own),
 }
+
+/// Timers set in a call that fire in it, at most: one that sets itself again for a time that has come would do so for ever.
+const MOST_OWN: u32 = 4096;
+/// With so many bytes of outputs, none of them fires in the call any more: there may be outputs of many timers, and a call has a limit.
+const ENOUGH_OUTPUTS: usize = 2 << 20;
 
 /// What is left of a batch: timers and events, in the order in which they are dealt with.
 struct Items<'a> {
@@ -111,6 +119,7 @@ struct Items<'a> {
     /// So many were dealt with.
     processed: u32,
     fired: u32,
+    own: u32,
     /// Where the event before comes from, in a chain.
     source: Option<u64>,
     has_timers: bool,
@@ -124,21 +133,23 @@ impl<'a> Items<'a> {
         shelves.iter().for_each(|shelf| shelf.expect(&keys));
     }
 
-    /// The next one; none at the end, or where a timer that was set meanwhile fires first: the host gives that, and what is left, in the next call.
-    /// So it does not matter how events are batched.
+    /// The next one; none at the end. Where a timer that was set meanwhile fires first, it is that; or none, when the call may not fire it: the host
+    /// gives it, and what is left, in the next call. So it does not matter how events are batched.
     #[inline]
-    fn next(&mut self) -> std::result::Result<Option<Item<'a>>, Malformed> {
+    fn next(&mut self, output_bytes: usize) -> std::result::Result<Option<Item<'a>>, Malformed> {
         if self.has_timers || !self.due.is_empty() {
-            return self.next_with_timers();
+            return self.next_with_timers(output_bytes);
         }
         self.events.next().map(|event| event.map(Item::Event)).transpose()
     }
 
     /// The same where timers may come before it.
-    fn next_with_timers(&mut self) -> std::result::Result<Option<Item<'a>>, Malformed> {
+    fn next_with_timers(&mut self, output_bytes: usize) -> std::result::Result<Option<Item<'a>>, Malformed> {
+        let may_fire = self.view.fires && self.own < MOST_OWN && output_bytes < ENOUGH_OUTPUTS;
+        let own = || Ok(timer::first().filter(|_| may_fire).map(Item::Own));
         while let Some(due) = self.due.get(self.fired as usize).filter(|due| due.before <= self.processed) {
-            if due.clock == sluice_event::Clock::EventTime && timer::comes_first(Ok(due.order())) {
-                return Ok(None);
+            if due.clock == sluice_event::Clock::EventTime && timer::comes_first(&Before::Due(due.order())) {
+                return own();
             }
             if !timer::is_changed(due) {
                 return Ok(Some(Item::Timer(*due)));
@@ -146,19 +157,46 @@ impl<'a> Items<'a> {
             // Cleared, or set anew: it is as good as fired.
             self.fired += 1;
         }
-        let Some(event) = self.events.next() else { return Ok(None) };
-        let event = event?;
         if !self.has_timers {
-            return Ok(Some(Item::Event(event)));
+            return self.events.next().map(|event| event.map(Item::Event)).transpose();
         }
+        let mut rest = self.events.clone();
+        let Some(event) = rest.next() else { return Ok(None) };
+        let event = event?;
         // In a chain, timers fire between the events that were read, and several may come of one of these.
         let source = event.origin().filter(|_| self.view.chained).map(|origin| origin.offset);
         let is_new = source.is_none() || source != self.source;
-        self.source = source;
-        if is_new && timer::comes_first(Err(self.view.watermark_before(self.processed))) {
-            return Ok(None);
+        if is_new && timer::comes_first(&Before::Event(self.view.watermark_before(self.processed))) {
+            return own();
         }
+        (self.source, self.events) = (source, rest);
         Ok(Some(Item::Event(event)))
+    }
+
+    /// Where one stands, and its time. One that the call fires itself is numbered behind those that were due.
+    fn stands(&self, item: &Item<'_>) -> ((Source, u32), i64) {
+        match item {
+            Item::Event(event) => ((Source::Input, self.processed), event.timestamp()),
+            Item::Timer(due) => ((Source::Timer, self.fired), due.time),
+            Item::Own(own) => ((Source::Timer, self.due.len() as u32 + self.own), own.due(self.processed).time),
+        }
+    }
+
+    /// What the host is told is in hand. Of a timer that the call has set, it knows nothing yet: it is named by the event before which it fires.
+    fn in_hand(&self, item: &Item<'_>) -> u32 {
+        match item {
+            Item::Timer(_) => self.fired | TIMER_IN_HAND,
+            Item::Event(_) | Item::Own(_) => self.processed.min(self.view.count.saturating_sub(1)),
+        }
+    }
+
+    /// One was dealt with.
+    fn pass(&mut self, item: &Item<'_>) {
+        match item {
+            Item::Event(_) => self.processed += 1,
+            Item::Timer(_) => self.fired += 1,
+            Item::Own(_) => self.own += 1,
+        }
     }
 }
 
@@ -168,6 +206,7 @@ impl<H: Handle> Handler<H> {
         match item {
             Item::Event(flat) => self.handle.handle(&Event::of(&items.view, items.processed, *flat), out),
             Item::Timer(due) => self.handle.fire(&Timer { due: *due }, out),
+            Item::Own(own) => self.handle.fire(&Timer { due: own.due(items.processed) }, out),
         }
     }
 }
@@ -196,7 +235,8 @@ impl<H: Handle> Runner for Handler<H> {
         let mut writer = OutcomeWriter::with_capacity(events.len() + 24 * view.count as usize + 256, state);
         let due = view.due_timers().collect::<std::result::Result<_, _>>()?;
         let events = Region::new(events, view.count).events();
-        let mut items = Items { view, events, due, processed: 0, fired: 0, source: None, has_timers: self.has_timers };
+        let has_timers = self.has_timers;
+        let mut items = Items { view, events, due, processed: 0, fired: 0, own: 0, source: None, has_timers };
         let mut next_block = 0;
         loop {
             // Once, whatever timers fire before its first event.
@@ -204,12 +244,9 @@ impl<H: Handle> Runner for Handler<H> {
                 items.expect(&self.shelves);
                 next_block += BLOCK;
             }
-            let Some(item) = items.next()? else { break };
-            let (of, timestamp) = match &item {
-                Item::Event(event) => ((Source::Input, items.processed), event.timestamp()),
-                Item::Timer(due) => ((Source::Timer, items.fired), due.time),
-            };
-            progress(if of.0 == Source::Timer { of.1 | TIMER_IN_HAND } else { of.1 });
+            let Some(item) = items.next(writer.output_bytes())? else { break };
+            let (of, timestamp) = items.stands(&item);
+            progress(items.in_hand(&item));
             if keeps {
                 let (event, watermark) = (items.processed, view.watermark_before(items.processed));
                 let origin = if let Item::Event(event) = &item { event.origin() } else { None };
@@ -217,6 +254,10 @@ impl<H: Handle> Runner for Handler<H> {
                 set_now(Now { of, event, timestamp, of_timer, watermark });
             }
             let mark = writer.mark();
+            if let Item::Own(own) = &item {
+                own.fire();
+                writer.firing(&own.due(items.processed), items.fired);
+            }
             let result = self.deal_with(&items, &item, &mut Outputs { writer: &mut writer, of, timestamp });
             match result {
                 Ok(()) => {
@@ -231,16 +272,17 @@ impl<H: Handle> Runner for Handler<H> {
                     if self.has_timers {
                         timer::undo();
                     }
+                    if matches!(item, Item::Own(_)) {
+                        // It is set again, and fails in the next call, where the host gives it.
+                        break;
+                    }
                     writer.fail(of, failure.kind, &failure.reason);
                     if failure.is_transient() {
                         break;
                     }
                 }
             }
-            match item {
-                Item::Event(_) => items.processed += 1,
-                Item::Timer(_) => items.fired += 1,
-            }
+            items.pass(&item);
         }
         self.shelves.iter().for_each(|shelf| shelf.write(&mut writer));
         if self.has_timers {

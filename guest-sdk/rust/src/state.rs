@@ -255,12 +255,16 @@ struct Held<T> {
     expires: i64,
     /// The event or timer that changed it last, in this call.
     changed_by: Option<(Source, u32)>,
+    /// Whether the host has a value.
+    is_kept: bool,
 }
 
 impl<T: DeserializeOwned + Clone> Held<T> {
-    fn new(value: Value<T>, expires: Option<i64>, changed_by: Option<(Source, u32)>) -> Self {
-        // The very beginning of the epoch means never where it is kept.
-        Self { value, expires: expires.map_or(0, |time| if time == 0 { 1 } else { time }), changed_by }
+    /// What the host has of it.
+    fn kept(value: Option<(Vec<u8>, Option<i64>)>) -> Self {
+        let is_kept = value.is_some();
+        let (value, expires) = value.map_or((Value::None, None), |(value, expires)| (Value::Raw(value), expires));
+        Self { value, expires: stored(expires), changed_by: None, is_kept }
     }
 
     fn expires(&self) -> Option<i64> {
@@ -277,6 +281,11 @@ impl<T: DeserializeOwned + Clone> Held<T> {
         }
         Ok(if let Value::There(value) = &self.value { Some(value.clone()) } else { None })
     }
+}
+
+/// An expiry as it is kept, where 0 means never: for the very beginning of the epoch stands the millisecond behind it.
+fn stored(expires: Option<i64>) -> i64 {
+    expires.map_or(0, |time| if time == 0 { 1 } else { time })
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
@@ -318,7 +327,7 @@ impl<T> Inner<T> {
 
     /// The number of a key, which is new if it is not known.
     fn number(&mut self, key: &[u8]) -> (usize, bool) {
-        self.held.number(key, Held { value: Value::Awaited, expires: 0, changed_by: None })
+        self.held.number(key, Held { value: Value::Awaited, expires: 0, changed_by: None, is_kept: false })
     }
 
     fn is_awaited(&mut self, number: usize) -> bool {
@@ -370,7 +379,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
         if held.changed_by.is_none() {
             inner.changed.push(number as u32);
         }
-        let new = Held::new(value, expires, Some(NOW.get().of));
+        let new = Held { value, expires: stored(expires), changed_by: Some(NOW.get().of), is_kept: held.is_kept };
         inner.journal.push((number as u32, std::mem::replace(held, new)));
     }
 
@@ -424,10 +433,9 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
     }
 
     fn receive(&self, full: &[u8], found: Option<(Vec<u8>, Option<i64>)>) {
-        let (value, expires) = found.map_or((Value::None, None), |(value, expires)| (Value::Raw(value), expires));
         let mut inner = self.inner.borrow_mut();
         let number = inner.number(&full[self.prefix.len()..]).0;
-        *inner.held.value(number) = Held::new(value, expires, None);
+        *inner.held.value(number) = Held::kept(found);
     }
 
     fn undo(&self) {
@@ -450,7 +458,13 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
             if let Some(later) = changed.get(at + BLOCK / 2) {
                 inner.held.bring(*later as usize);
             }
-            let Some(of) = inner.held.value(number).changed_by.take() else { continue };
+            let held = inner.held.value(number);
+            let Some(of) = held.changed_by.take() else { continue };
+            let was_kept = std::mem::replace(&mut held.is_kept, !matches!(held.value, Value::None));
+            if !was_kept && !held.is_kept {
+                // It came and went in this call.
+                continue;
+            }
             key.truncate(self.prefix.len());
             append(&mut key, inner.held.key(number));
             let held = inner.held.value(number);

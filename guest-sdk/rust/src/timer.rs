@@ -1,11 +1,12 @@
 //! Timers.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use sluice_event::{Clock, DueTimer, FiringOrder, OutcomeWriter, Source, TimerChange};
+use sluice_event::{Clock, DueTimer, FiringOrder, OutcomeWriter, Source, TimerChange, append};
 
+use crate::numbers::Numbered;
 use crate::state::{bytes_of, check_name, now};
 use crate::{Key, Result};
 
@@ -90,7 +91,14 @@ impl Timers {
     /// # Errors
     /// When the event in hand has no key.
     pub fn set_tagged<'k>(&self, key: impl Key<'k>, tag: &str, time: i64) -> Result {
-        self.change(bytes_of(key)?, tag, Some(time));
+        self.change(bytes_of(key)?, tag, Some(time), false);
+        Ok(())
+    }
+
+    /// The same of one that is not set: whoever calls it knows that from what is kept with it. That it has gone again by the end of the call is told to
+    /// nobody then.
+    pub(crate) fn set_new<'k>(&self, key: impl Key<'k>, tag: &str, time: i64) -> Result {
+        self.change(bytes_of(key)?, tag, Some(time), true);
         Ok(())
     }
 
@@ -99,13 +107,17 @@ impl Timers {
     /// # Errors
     /// When the event in hand has no key.
     pub fn clear_tagged<'k>(&self, key: impl Key<'k>, tag: &str) -> Result {
-        self.change(bytes_of(key)?, tag, None);
+        self.change(bytes_of(key)?, tag, None, false);
         Ok(())
     }
 
-    fn change(&self, key: &[u8], tag: &str, time: Option<i64>) {
-        let id = (Rc::from(key), format!("{}/{tag}", self.name).into_bytes().into());
-        TABLE.with_borrow_mut(|table| table.change(Change { of: now().of, clock: self.clock, time, id }));
+    fn change(&self, key: &[u8], tag: &str, time: Option<i64>, is_new: bool) {
+        TABLE.with_borrow_mut(|table| {
+            table.call(key, &[self.name.as_bytes(), b"/", tag.as_bytes()]);
+            let entry = Entry { key_len: key.len() as u32, is_new, said: None };
+            let number = table.entries.number(&table.name, entry).0;
+            table.change(number, Said { of: now().of, clock: self.clock, time });
+        });
     }
 }
 
@@ -146,42 +158,130 @@ impl<'a> Timer<'a> {
     }
 }
 
-/// A key and a tag.
-type Id = (Rc<[u8]>, Rc<[u8]>);
-/// As [`FiringOrder`].
-type Order = (i64, usize, Rc<[u8]>, Rc<[u8]>);
-
-struct Change {
+/// What the call says of a timer.
+#[derive(Clone, Copy)]
+struct Said {
     of: (Source, u32),
     clock: Clock,
+    /// `None`: it is cleared, or has fired.
     time: Option<i64>,
-    id: Id,
+}
+
+/// One timer.
+struct Entry {
+    /// Bytes of its key, behind which its tag stands.
+    key_len: u32,
+    /// It was not set when the call began.
+    is_new: bool,
+    said: Option<Said>,
 }
 
 /// What this call has set and cleared.
 #[derive(Default)]
 struct Table {
-    changes: Vec<Change>,
-    /// Those of the event or timer in hand begin here.
-    kept: usize,
-    /// The last change of each timer.
-    last: HashMap<Id, usize>,
-    /// Those that are set for a time of events, in the order in which they fire.
-    pending: BTreeSet<Order>,
+    /// By length of the key (u32), key and tag.
+    entries: Numbered<Entry>,
+    /// Those that are set for a time of events, by that; of one time, in the order in which they fire.
+    pending: BTreeMap<i64, Vec<u32>>,
+    /// What the event or timer in hand has changed, as it was before.
+    journal: Vec<(u32, Option<Said>)>,
+    /// A timer's name in `entries`, for its memory.
+    name: Vec<u8>,
 }
 
 impl Table {
-    fn change(&mut self, change: Change) {
-        let (key, tag) = change.id.clone();
-        let pending = |time: i64| (time, key.len(), key.clone(), tag.clone());
-        if let Some(Some(time)) = self.last.get(&change.id).map(|at| self.changes[*at].time) {
-            self.pending.remove(&pending(time));
+    /// Puts together what a timer is called here; its tag may come in parts.
+    fn call(&mut self, key: &[u8], tag: &[&[u8]]) {
+        self.name.clear();
+        append(&mut self.name, &(key.len() as u32).to_le_bytes());
+        append(&mut self.name, key);
+        tag.iter().for_each(|part| append(&mut self.name, part));
+    }
+
+    /// The key and the tag of a number.
+    fn parts(&self, number: u32) -> (&[u8], &[u8]) {
+        let key_len = self.entries.held(number as usize).key_len as usize;
+        self.entries.key(number as usize)[4..].split_at(key_len)
+    }
+
+    fn order(&self, number: u32, time: i64) -> FiringOrder<'_> {
+        let (key, tag) = self.parts(number);
+        (time, key.len(), key, tag)
+    }
+
+    /// Where a timer stands, or belongs, among those of its time.
+    fn place(&self, number: u32, time: i64) -> usize {
+        let same = self.pending.get(&time).map_or(&[][..], Vec::as_slice);
+        // Mostly it is the only one, or the last.
+        same.partition_point(|other| *other != number && self.order(*other, time) < self.order(number, time))
+    }
+
+    /// Says something else of a timer.
+    fn say(&mut self, number: u32, said: Option<Said>) {
+        let entry = self.entries.value(number as usize);
+        let before = std::mem::replace(&mut entry.said, said);
+        let time = |said: Option<Said>| said.filter(|said| said.clock == Clock::EventTime).and_then(|said| said.time);
+        let (old, new) = (time(before), time(said));
+        if old == new {
+            return;
         }
-        if let (Some(time), Clock::EventTime) = (change.time, change.clock) {
-            self.pending.insert(pending(time));
+        if let Some(time) = old {
+            let place = self.place(number, time);
+            if let Some(same) = self.pending.get_mut(&time) {
+                same.remove(place);
+                if same.is_empty() {
+                    self.pending.remove(&time);
+                }
+            }
         }
-        self.last.insert(change.id.clone(), self.changes.len());
-        self.changes.push(change);
+        if let Some(time) = new {
+            let place = self.place(number, time);
+            self.pending.entry(time).or_default().insert(place, number);
+        }
+    }
+
+    /// Notes that the event or timer in hand says this of a timer.
+    fn change(&mut self, number: usize, said: Said) {
+        let entry = self.entries.value(number);
+        self.journal.push((number as u32, entry.said));
+        // That it was set and has gone again in the same call is nobody's business.
+        let said = Some(said).filter(|said| said.time.is_some() || !entry.is_new);
+        self.say(number as u32, said);
+    }
+
+    /// The first to fire of those that are set.
+    fn first(&self) -> Option<(i64, u32)> {
+        let (time, same) = self.pending.first_key_value()?;
+        Some((*time, *same.first()?))
+    }
+}
+
+/// What a timer fires before.
+pub(crate) enum Before<'a> {
+    /// A timer that is due, of the time of events.
+    Due(FiringOrder<'a>),
+    /// An event with this watermark.
+    Event(Option<i64>),
+}
+
+/// A timer that the call has set, as it fires.
+pub(crate) struct Own {
+    number: u32,
+    time: i64,
+    key: Vec<u8>,
+    tag: Vec<u8>,
+}
+
+impl Own {
+    /// As it fires before the event of this index.
+    pub(crate) fn due(&self, before: u32) -> DueTimer<'_> {
+        DueTimer { before, time: self.time, clock: Clock::EventTime, key: &self.key, tag: &self.tag }
+    }
+
+    /// It is set no more: it fires, and is the one in hand.
+    pub(crate) fn fire(&self) {
+        let said = Said { of: now().of, clock: Clock::EventTime, time: None };
+        TABLE.with_borrow_mut(|table| table.change(self.number as usize, said));
     }
 }
 
@@ -197,45 +297,111 @@ pub(crate) fn take_used() -> bool {
 
 /// The event or timer in hand was dealt with.
 pub(crate) fn keep() {
-    TABLE.with_borrow_mut(|table| table.kept = table.changes.len());
+    TABLE.with_borrow_mut(|table| table.journal.clear());
 }
 
 /// The event or timer in hand has failed.
 pub(crate) fn undo() {
     TABLE.with_borrow_mut(|table| {
-        if table.kept == table.changes.len() {
-            return;
+        while let Some((number, before)) = table.journal.pop() {
+            table.say(number, before);
         }
-        let Table { changes, kept: count, .. } = std::mem::take(table);
-        changes.into_iter().take(count).for_each(|change| table.change(change));
-        table.kept = count;
     });
 }
 
-/// Whether a timer that this call has set fires before one that is due, or before an event with this watermark.
-pub(crate) fn comes_first(before: std::result::Result<FiringOrder<'_>, Option<i64>>) -> bool {
+/// Whether a timer that this call has set fires before something.
+pub(crate) fn comes_first(before: &Before<'_>) -> bool {
     TABLE.with_borrow(|table| {
-        let Some((time, len, key, tag)) = table.pending.first() else { return false };
+        let Some((time, number)) = table.first() else { return false };
         match before {
-            Ok(order) => (*time, *len, &**key, &**tag) <= order,
-            Err(watermark) => watermark.is_some_and(|watermark| *time <= watermark),
+            Before::Due(order) => table.order(number, time) <= *order,
+            Before::Event(watermark) => watermark.is_some_and(|watermark| time <= watermark),
         }
+    })
+}
+
+/// The first to fire of the timers that this call has set.
+pub(crate) fn first() -> Option<Own> {
+    TABLE.with_borrow(|table| {
+        let (time, number) = table.first()?;
+        let (key, tag) = table.parts(number);
+        Some(Own { number, time, key: key.to_vec(), tag: tag.to_vec() })
     })
 }
 
 /// Whether this call has set or cleared a timer that is due in it.
 pub(crate) fn is_changed(timer: &DueTimer<'_>) -> bool {
-    TABLE.with_borrow(|table| {
-        !table.last.is_empty() && table.last.contains_key(&(Rc::from(timer.key), Rc::from(timer.tag)))
+    TABLE.with_borrow_mut(|table| {
+        if table.entries.len() == 0 {
+            return false;
+        }
+        table.call(timer.key, &[timer.tag]);
+        let number = table.entries.find([0; 2], &table.name);
+        number.is_some_and(|number| table.entries.held(number).said.is_some())
     })
 }
 
 /// Writes what this call has set and cleared.
 pub(crate) fn write(writer: &mut OutcomeWriter) {
     let table = TABLE.take();
-    for (at, Change { of, clock, time, id }) in table.changes.iter().enumerate() {
-        if table.last.get(id) == Some(&at) {
-            writer.timer(&TimerChange { of: *of, clock: *clock, time: *time, key: &id.0, tag: &id.1 });
+    for number in 0..table.entries.len() {
+        if let Some(Said { of, clock, time }) = table.entries.held(number).said {
+            let (key, tag) = table.parts(number as u32);
+            writer.timer(&TimerChange { of, clock, time, key, tag });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Timers;
+    use crate::testing::{Given, Tester, assert_same_however_batched};
+    use crate::{Config, Consumer, Event, Failure, Outputs, Result, Timer};
+
+    /// Sets a timer for ten milliseconds after each event, and one for long ago. What fires sets one more; some keys' timers fail.
+    struct Alarms {
+        soon: Timers,
+        past: Timers,
+    }
+
+    impl Consumer for Alarms {
+        fn init(config: &Config) -> Result<Self> {
+            config.must_be_empty()?;
+            Ok(Self { soon: Timers::named("soon"), past: Timers::named("past") })
+        }
+
+        fn process(&mut self, event: &Event, out: &mut Outputs) -> Result {
+            out.send(event.key(), "event")?;
+            self.soon.set(event.key(), event.timestamp() + 10)?;
+            self.past.set(event.key(), 1)
+        }
+
+        fn fire(&mut self, timer: &Timer, out: &mut Outputs) -> Result {
+            out.send(timer.key(), format!("{}{}", timer.name(), timer.time()))?;
+            // In place of it, and of another one that may be set: both are undone where it fails.
+            self.soon.set(timer.key(), timer.time() + 100)?;
+            self.past.clear(timer.key())?;
+            if timer.is(&self.soon) && timer.key() == b"b" { Err(Failure::permanent("not this one")) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn timers_fire_in_the_call_that_sets_them_as_they_would_in_later_ones() {
+        let event = |key: &str, time: i64| Given::value("").key(key).timestamp(time);
+        let events = [
+            event("a", 1000),
+            event("b", 1000),
+            event("a", 1005),
+            event("c", 1009),
+            event("c", 1110),
+            event("a", 1111),
+        ];
+        let tested = assert_same_however_batched(|| Tester::new::<Alarms>("{}").unwrap(), &events);
+        let told: Vec<_> =
+            tested.sent.iter().map(|sent| format!("{}:{}", sent.input, String::from_utf8_lossy(&sent.value))).collect();
+        // Each event's timer for long ago fires at once and moves the other to 101, which fires before the next event but fails for b.
+        assert_eq!(told[..4], ["0:event", "1:past1", "1:soon101", "1:soon201"]);
+        let failed: Vec<_> = tested.failures.iter().map(|failed| (failed.input, failed.reason.as_str())).collect();
+        assert_eq!(failed, [(2, "not this one")]);
     }
 }

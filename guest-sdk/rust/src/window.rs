@@ -172,7 +172,7 @@ impl<A: Serialize + serde::de::DeserializeOwned + Clone + Default + 'static> Win
                 self.closes.clear_tagged(key, &gone.to_string())?;
             }
             for new in after.iter().filter(|end| !before.contains(end)) {
-                self.closes.set_tagged(key, &new.to_string(), *new)?;
+                self.closes.set_new(key, &new.to_string(), *new)?;
             }
             self.open.set(key, open)?;
         }

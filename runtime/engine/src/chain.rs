@@ -440,6 +440,8 @@ impl Chain {
                 &of_inputs[..]
             }
         };
+        // Alone, and between events: what comes of a timer in a chain, or by the time of day, is a call of its own.
+        let fires = is_first && stage_count == 1 && batch.count > 0 && stage.config.sets_timers();
         self.due_bytes.clear();
         due.timers.iter().zip(&due.before).for_each(|(timer, before)| timer.due(*before).write(&mut self.due_bytes));
         let view = View {
@@ -451,6 +453,7 @@ impl Chain {
             partition: self.source.partition,
             topic_name: &self.topic_name,
             chained: !is_first,
+            fires,
             watermarks,
             due: (&self.due_bytes, due.len() as u32),
         };
@@ -459,7 +462,7 @@ impl Chain {
         let StageConfig { keys_unchanged, max_outputs_per_event, .. } = stage.config;
         let state = self.state.as_ref();
         let grant = stage.config.state.filter(|_| state.is_some());
-        let given = Given { events, sources, keys_unchanged, max_outputs_per_event, grant, due, of_timers };
+        let given = Given { events, sources, keys_unchanged, max_outputs_per_event, grant, due, of_timers, fires };
         let (router, handed_on, changes) = (&mut self.router, &mut self.handed_on, &mut self.changes);
         let mut told = None;
         consumer.call(&self.header, events.bytes(), &mut |outcome| {

@@ -78,6 +78,8 @@ pub(crate) struct Given<'a> {
     pub(crate) due: &'a Due,
     /// No events were read: all comes of timers.
     pub(crate) of_timers: bool,
+    /// Whether it may fire timers that it has set itself.
+    pub(crate) fires: bool,
 }
 
 impl Given<'_> {
@@ -89,7 +91,7 @@ impl Given<'_> {
 
     /// What it was given, as its outcome names it.
     pub(crate) fn items(&self) -> Items<'_> {
-        Items { inputs: self.events.count(), timers: &self.due.before }
+        Items { inputs: self.events.count(), timers: &self.due.before, fires: self.fires }
     }
 
     /// The source event of an input, or the timer that all comes of; `None` for a timer among events.
@@ -269,7 +271,7 @@ impl Router {
             let (index, source) = match item.filter(|_| !given.of_timers) {
                 Some(item) => (item, Source::Input),
                 None if given.of_timers => (0, Source::Timer),
-                None => (given.due.before[output.of.1 as usize], Source::Timer),
+                None => (output.before, Source::Timer),
             };
             let (of, offset) = match source {
                 Source::Timer if index == 0 => self.behind,
@@ -378,6 +380,8 @@ fn over_limit(output: &sluice_event::Output<'_>, most: u32) -> CallError {
 fn at(output: &sluice_event::Output<'_>, error: CallError) -> CallError {
     match output.of {
         (Source::Input, input) => error.at(input),
+        // Of one that the call has set itself, nobody knows yet.
+        (Source::Timer, _) if output.own_key.is_some() => error.at(output.before),
         (Source::Timer, timer) => error.at(timer | TIMER_IN_HAND),
     }
 }
@@ -393,7 +397,7 @@ struct Keys<'a> {
 impl Keys<'_> {
     fn check(&mut self, output: &sluice_event::Output<'_>) -> Result<(), CallError> {
         let key = match output.of {
-            (Source::Timer, timer) => Some(&self.due.timers[timer as usize].key[..]),
+            (Source::Timer, timer) => output.own_key.or_else(|| Some(&self.due.timers.get(timer as usize)?.key[..])),
             (Source::Input, input) => {
                 while self.at.is_none_or(|(index, _)| index < input) {
                     let index = self.at.map_or(0, |(index, _)| index + 1);

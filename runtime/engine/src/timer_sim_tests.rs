@@ -468,6 +468,8 @@ fn run(seed: u64, plan: Plan) {
             other => panic!("seed {seed}, {plan:?}: {other:?}"),
         }
     }
+    let nonsense = runner.state().work.failures().find(|(kind, _)| *kind == CallErrorKind::BadOutcome);
+    assert_eq!(nonsense.map(|(_, count)| count), Some(0), "seed {seed}, {plan:?}: outcomes that are none");
     let model = storage.0.lock().unwrap();
     let given = events(seed, plan.topics);
     let moved = |(topic, from, to): &(usize, u64, u64)| {

@@ -57,8 +57,8 @@ pub(crate) struct Cut {
 /// Reads which timers an outcome sets and clears. `source` tells the source event of an input; `marks` are the watermarks before each source
 /// event, and behind the last.
 ///
-/// A timer that is set in a call may be due before an event that is dealt with in the same call. Consumers built with an SDK stop before that event. For
-/// others, the call is made again with less: results must not depend on how events are batched.
+/// A timer that is set in a call may be due before an event that is dealt with in the same call. Consumers built with an SDK fire it themselves where they
+/// may, which clears it, or stop before that event. For others, the call is made again with less: results must not depend on how events are batched.
 pub(crate) fn changes(
     outcome: &Outcome<'_>,
     stage: &str,
@@ -75,11 +75,19 @@ pub(crate) fn changes(
         let found = Cut { events, timers: by.map_or(0, |by| by + 1).max(earlier) };
         cut = cut.into_iter().chain([found]).min();
     };
+    // Those that the call has fired itself: the event before which each fired, and the due timer behind which.
+    let own: Vec<(u32, Option<u32>)> = outcome
+        .firings()
+        .map(|firing| firing.map(|firing| (firing.timer.before, firing.behind.checked_sub(1))))
+        .collect::<Result<_, _>>()?;
     for change in outcome.timer_changes() {
         let change = change?;
-        let (by, next) = match change.of {
-            (Source::Input, input) => (None, source(input) + 1),
-            (Source::Timer, timer) => (Some(timer), due.before[timer as usize]),
+        let (next, by) = match change.of {
+            (Source::Input, input) => (source(input) + 1, None),
+            (Source::Timer, timer) => match due.before.get(timer as usize) {
+                Some(before) => (*before, Some(timer)),
+                None => own[timer as usize - due.len()],
+            },
         };
         if change.key.len() > MAX_TIMER_KEY_BYTES || change.tag.len() > MAX_TIMER_KEY_BYTES {
             let what = format!("a timer with a key of {} and a tag of {} bytes", change.key.len(), change.tag.len());
@@ -145,7 +153,7 @@ mod tests {
             writer.timer(&TimerChange { of: *of, clock: Clock::EventTime, time: *time, key, tag: &[] });
         }
         let bytes = writer.finish(4, due.len() as u32);
-        let outcome = Outcome::parse(&bytes, Items { inputs: 4, timers: &due.before }).unwrap();
+        let outcome = Outcome::parse(&bytes, Items { inputs: 4, timers: &due.before, fires: false }).unwrap();
         let marks: Vec<_> = (0..5).map(|n| Some(n * 10)).collect();
         changes(&outcome, "s", &due, |input| input, &marks, &mut Layer::default()).unwrap()
     }

@@ -90,7 +90,7 @@ mod tests {
             writer.output((Source::Input, *of), 0, event, value).unwrap();
         }
         let bytes = writer.finish(inputs.len() as u32, 0);
-        let outcome = Outcome::parse(&bytes, Items { inputs: inputs.len() as u32, timers: &[] }).unwrap();
+        let outcome = Outcome::parse(&bytes, Items { inputs: inputs.len() as u32, ..Items::default() }).unwrap();
         let mut traces = Traces::of(batch.region());
         let told = |event: &Event<'_>| {
             assert_eq!((event.timestamp(), event.key(), event.value()), (7, Some(&b"k"[..]), &b"v"[..]));

@@ -31,10 +31,10 @@ pub use batch::Batch;
 pub use bytes::{Malformed, append, copy};
 pub use event::{Event, Headers, Origin, Source};
 pub use new_event::{NewEvent, TooLarge};
-pub use outcome::{Failure, Failures, Items, Outcome, Output, Outputs, Rank, StateWrite, StateWrites, TimerChanges};
+pub use outcome::{Failure, Failures, Items, Outcome, Output, Outputs, StateWrite, StateWrites, TimerChanges};
 pub use outcome_writer::{FailureKind, Mark, OutcomeWriter};
 pub use region::{Events, Region};
-pub use timer::{Clock, DueTimer, DueTimers, FiringOrder, TIMER_IN_HAND, TimerChange};
+pub use timer::{Clock, DueTimer, DueTimers, Firing, FiringOrder, Firings, TIMER_IN_HAND, TimerChange};
 pub use view::{View, has_expired};
 
 /// Every event, and so every region, is a multiple of this many bytes long.

@@ -5,7 +5,7 @@ use crate::event::{Event, Source};
 use crate::outcome_writer::{FAILURE, FIXED, FailureKind, MAGIC, STATE_WRITE, VERSION};
 use crate::records::Records;
 use crate::region::{Events, Region};
-use crate::timer::{self, TimerChange};
+use crate::timer::{self, Firing, Firings, TimerChange};
 
 /// What a call was given, as far as its outcome can be wrong about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,27 +14,21 @@ pub struct Items<'a> {
     pub inputs: u32,
     /// For each due timer, the index of the event before which it fires; in order.
     pub timers: &'a [u32],
+    /// Whether it may fire timers that it has set itself.
+    pub fires: bool,
 }
 
-/// Where an input or timer stands among all of a call: a timer before the input that it names.
-pub type Rank = (u32, bool, u32);
+/// Where an input or timer stands among all of a call: the input that it is or that it fires before, whether it is that, and among timers how many due
+/// ones and how many others fired before it.
+type Rank = (u32, bool, u32, u32);
 
-impl Items<'_> {
-    /// Where an input or timer stands among all.
-    #[inline]
-    pub fn rank(&self, (source, index): (Source, u32)) -> Rank {
-        match source {
-            Source::Input => (index, true, index),
-            Source::Timer => (self.timers.get(index as usize).copied().unwrap_or(u32::MAX), false, index),
-        }
-    }
-}
-
-/// How far a guest came: the first inputs and the first timers.
+/// How far a guest came: the first inputs and the first timers. Those that it fired itself are numbered behind the due ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct DealtWith {
     processed: u32,
     fired: u32,
+    due: u32,
+    firings: u32,
 }
 
 impl DealtWith {
@@ -42,8 +36,31 @@ impl DealtWith {
     fn has(self, (source, index): (Source, u32)) -> bool {
         match source {
             Source::Input => index < self.processed,
-            Source::Timer => index < self.fired,
+            Source::Timer => index < self.fired || index.checked_sub(self.due).is_some_and(|own| own < self.firings),
         }
+    }
+}
+
+impl DealtWith {
+    /// Checks that timers which the call has fired itself stand in their order, and none behind what was not dealt with.
+    fn check(self, items: Items<'_>, firings: Firings<'_>) -> Result<(), Malformed> {
+        if !items.fires {
+            return Err(Malformed("the outcome fires timers itself, which it may not in this call"));
+        }
+        let mut last = (0, 0);
+        for firing in firings {
+            let Firing { timer, behind } = firing?;
+            let stands = behind <= self.fired && timer.before <= self.processed && last <= (timer.before, behind);
+            let between = |(done, left): (&[u32], &[u32])| {
+                done.last().is_none_or(|due| *due <= timer.before)
+                    && left.first().is_none_or(|due| *due >= timer.before)
+            };
+            if !stands || !items.timers.split_at_checked(behind as usize).is_some_and(between) {
+                return Err(Malformed("the outcome fires timers itself out of their order"));
+            }
+            last = (timer.before, behind);
+        }
+        Ok(())
     }
 }
 
@@ -53,13 +70,14 @@ impl DealtWith {
 ///  0  u32  magic "SLGO"             32  u32  number of failures, 36  u32  their bytes
 ///  4  u16  version, 1               40  u32  number of state writes, 44  u32  their bytes
 ///  6  u16  length of this part, 64  48  u32  number of timer changes, 52  u32  their bytes
-///  8  u32  inputs dealt with        56  u64  0
+///  8  u32  inputs dealt with        56  u32  number of timers set and fired in the call, 60  u32  their bytes
 /// 12  u32  timers dealt with        64  outputs: an events region whose origins name inputs and sinks (see `Origin`)
 /// 16  u32  number of outputs        ..  sinks: per name u32 length, bytes; index 0 is the default sink, names count from 1
 /// 20  u32  their bytes              ..  failures: u32 size, u8 source, u8 kind, u16 0, u32 index, u32 reason length, reason
-/// 24  u32  number of sink names     ..  state writes, timer changes (see guest-sdk/wit); each part padded to 8
+/// 24  u32  number of sink names     ..  state writes, timer changes, timers fired (see guest-sdk/wit); each part padded to 8
 /// 28  u32  their bytes
 /// ```
+/// (56 and 60 are 0 in outcomes of SDKs that know nothing of timers fired in the call.)
 #[derive(Debug, Clone, Copy)]
 pub struct Outcome<'a> {
     items: Items<'a>,
@@ -73,6 +91,7 @@ pub struct Outcome<'a> {
     state_count: u32,
     timers: &'a [u8],
     timer_count: u32,
+    firings: &'a [u8],
 }
 
 impl<'a> Outcome<'a> {
@@ -104,12 +123,17 @@ impl<'a> Outcome<'a> {
         let failures = take(&mut rest, len_at(bytes, 36)?)?;
         let state = take(&mut rest, len_at(bytes, 44)?)?;
         let timers = take(&mut rest, len_at(bytes, 52)?)?;
+        let firings = take(&mut rest, len_at(bytes, 60)?)?;
         if !rest.is_empty() {
             return Err(Malformed("the outcome has bytes behind its last section"));
         }
+        let dealt_with = DealtWith { processed, fired, due: items.timers.len() as u32, firings: u32_at(bytes, 56)? };
+        if !firings.is_empty() || dealt_with.firings > 0 {
+            dealt_with.check(items, Firings::new(firings, dealt_with.firings))?;
+        }
         Ok(Self {
             items,
-            dealt_with: DealtWith { processed, fired },
+            dealt_with,
             outputs: Region::new(outputs, u32_at(bytes, 16)?),
             sinks,
             sink_count: u32_at(bytes, 24)?,
@@ -119,6 +143,7 @@ impl<'a> Outcome<'a> {
             state_count: u32_at(bytes, 40)?,
             timers,
             timer_count: u32_at(bytes, 48)?,
+            firings,
         })
     }
 
@@ -147,6 +172,8 @@ impl<'a> Outcome<'a> {
             dealt_with: self.dealt_with,
             last: None,
             ordinal: 0,
+            firings: self.firings(),
+            firing: None,
         }
     }
 
@@ -208,6 +235,11 @@ impl<'a> Outcome<'a> {
         !self.timers.is_empty()
     }
 
+    /// The timers that it has set and fired itself, in order; what comes of them names them by their numbers behind the due ones.
+    pub fn firings(&self) -> Firings<'a> {
+        Firings::new(self.firings, self.dealt_with.firings)
+    }
+
     /// The timers that it sets and clears, in order, each checked as it is read.
     pub fn timer_changes(&self) -> TimerChanges<'a> {
         let records = timer::changes(self.timers, self.timer_count);
@@ -224,6 +256,10 @@ pub struct Output<'a> {
     pub sink: u32,
     /// The input or timer it was made from, by its index.
     pub of: (Source, u32),
+    /// The index of that input, or of the one before which the timer fired.
+    pub before: u32,
+    /// The key of the timer, where the call has set and fired it itself.
+    pub own_key: Option<&'a [u8]>,
     /// Counts the outputs of one input or timer, from 0.
     pub ordinal: u32,
 }
@@ -237,9 +273,34 @@ pub struct Outputs<'a> {
     dealt_with: DealtWith,
     last: Option<Rank>,
     ordinal: u32,
+    firings: Firings<'a>,
+    /// That of the last one, with its number.
+    firing: Option<(u32, Firing<'a>)>,
 }
 
 impl<'a> Outputs<'a> {
+    /// Where an input or timer stands among all, which was dealt with.
+    #[inline]
+    fn rank(&mut self, (source, index): (Source, u32)) -> Result<Rank, Malformed> {
+        match source {
+            Source::Input => Ok((index, true, 0, 0)),
+            Source::Timer => match self.items.timers.get(index as usize) {
+                Some(before) => Ok((*before, false, index, u32::MAX)),
+                None => self.rank_of_firing(index - self.dealt_with.due),
+            },
+        }
+    }
+
+    fn rank_of_firing(&mut self, number: u32) -> Result<Rank, Malformed> {
+        const DISORDER: Malformed = Malformed("outputs are not in the order of the timers that were fired");
+        while self.firing.is_none_or(|(at, _)| at < number) {
+            let at = self.firing.map_or(0, |(at, _)| at + 1);
+            self.firing = Some((at, self.firings.next().ok_or(DISORDER)??));
+        }
+        let (_, Firing { timer, behind }) = self.firing.filter(|(at, _)| *at == number).ok_or(DISORDER)?;
+        Ok((timer.before, false, behind, number))
+    }
+
     #[inline]
     fn output(&mut self, event: Event<'a>) -> Result<Output<'a>, Malformed> {
         let origin = event.origin().ok_or(Malformed("an output has no origin"))?;
@@ -250,13 +311,15 @@ impl<'a> Outputs<'a> {
         if origin.topic > self.sinks {
             return Err(Malformed("an output names a sink that is not in the table"));
         }
-        let rank = self.items.rank(of);
+        let rank = self.rank(of)?;
         if self.last.is_some_and(|last| rank < last) {
             return Err(Malformed("outputs are not in the order of their inputs"));
         }
         self.ordinal = if self.last == Some(rank) { self.ordinal + 1 } else { 0 };
         self.last = Some(rank);
-        Ok(Output { event, sink: origin.topic, of, ordinal: self.ordinal })
+        let own_key = self.firing.filter(|_| of.0 == Source::Timer && of.1 >= self.dealt_with.due);
+        let own_key = own_key.map(|(_, firing)| firing.timer.key);
+        Ok(Output { event, sink: origin.topic, of, before: rank.0, own_key, ordinal: self.ordinal })
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::bytes::{append, pad};
 use crate::event::{Event, ORIGIN, Origin, Source};
 use crate::new_event::{NewEvent, TooLarge, length};
-use crate::timer::TimerChange;
+use crate::timer::{DueTimer, TimerChange};
 
 pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"SLGO");
 pub(crate) const VERSION: u16 = 1;
@@ -40,6 +40,8 @@ pub struct OutcomeWriter {
     state_count: u32,
     timers: Vec<u8>,
     timer_count: u32,
+    firings: Vec<u8>,
+    firing_count: u32,
 }
 
 /// A point to go back to: everything written behind it is undone.
@@ -49,6 +51,8 @@ pub struct Mark {
     output_count: u32,
     failures: usize,
     failure_count: u32,
+    firings: usize,
+    firing_count: u32,
 }
 
 impl Default for OutcomeWriter {
@@ -64,6 +68,8 @@ impl Default for OutcomeWriter {
             state_count: 0,
             timers: Vec::new(),
             timer_count: 0,
+            firings: Vec::new(),
+            firing_count: 0,
         };
         writer.outputs.resize(FIXED, 0);
         writer
@@ -87,6 +93,8 @@ impl OutcomeWriter {
             output_count: self.output_count,
             failures: self.failures.len(),
             failure_count: self.failure_count,
+            firings: self.firings.len(),
+            firing_count: self.firing_count,
         }
     }
 
@@ -96,6 +104,13 @@ impl OutcomeWriter {
         self.output_count = mark.output_count;
         self.failures.truncate(mark.failures);
         self.failure_count = mark.failure_count;
+        self.firings.truncate(mark.firings);
+        self.firing_count = mark.firing_count;
+    }
+
+    /// Bytes of outputs so far.
+    pub fn output_bytes(&self) -> usize {
+        self.outputs.len() - FIXED
     }
 
     /// The index that outputs use for the sink of this name; `None` is the pipeline's default sink.
@@ -193,6 +208,14 @@ impl OutcomeWriter {
         self.timer_count += 1;
     }
 
+    /// Says that a timer fires which was set in this call, behind so many of those that were due. What comes of it names it by its number, which is
+    /// returned, behind those.
+    pub fn firing(&mut self, timer: &DueTimer<'_>, behind: u32) -> u32 {
+        timer.write_behind(behind, &mut self.firings);
+        self.firing_count += 1;
+        self.firing_count - 1
+    }
+
     /// Completes the outcome: the first `processed` inputs and the first `fired` timers were dealt with, failures included.
     pub fn finish(mut self, processed: u32, fired: u32) -> Vec<u8> {
         let mut out = core::mem::take(&mut self.outputs);
@@ -211,6 +234,8 @@ impl OutcomeWriter {
             u32::try_from(self.state.len()).unwrap_or(u32::MAX),
             self.timer_count,
             u32::try_from(self.timers.len()).unwrap_or(u32::MAX),
+            self.firing_count,
+            u32::try_from(self.firings.len()).unwrap_or(u32::MAX),
         ];
         out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
         out[4..6].copy_from_slice(&VERSION.to_le_bytes());
@@ -223,6 +248,7 @@ impl OutcomeWriter {
         out.extend_from_slice(&self.failures);
         out.extend_from_slice(&self.state);
         out.extend_from_slice(&self.timers);
+        out.extend_from_slice(&self.firings);
         out
     }
 }

@@ -101,23 +101,26 @@ proptest! {
     #[test]
     fn a_damaged_outcome_is_refused_or_read_never_a_panic(
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        own in any::<bool>(),
     ) {
-        let mut bytes = outcome();
+        let mut bytes = if own { with_firings(&[(Source::Timer, 3), (Source::Timer, 4)], 2, &[(1, 1), (3, 2)]) } else { outcome() };
+        let items = Items { fires: own, ..GIVEN };
         for (at, byte) in damage {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        if let Ok(outcome) = Outcome::parse(&bytes, GIVEN) {
+        if let Ok(outcome) = Outcome::parse(&bytes, items) {
             outcome.outputs().for_each(|output| { let _ = output.map(|output| outcome.sink(output.sink)); });
             outcome.failures().for_each(drop);
             outcome.state_writes().for_each(drop);
             outcome.timer_changes().for_each(drop);
+            outcome.firings().for_each(drop);
         }
     }
 }
 
 /// Three events, with two timers before the second and the third, and one behind them.
-const GIVEN: Items<'_> = Items { inputs: 3, timers: &[1, 2, 3] };
+const GIVEN: Items<'_> = Items { inputs: 3, timers: &[1, 2, 3], fires: false };
 
 const SET: TimerChange<'_> =
     TimerChange { of: (Source::Timer, 1), clock: Clock::EventTime, time: Some(-7), key: b"k", tag: b"close" };
@@ -185,6 +188,49 @@ fn an_outcome_that_deals_with_more_than_it_got_is_refused() {
     assert!(Outcome::parse(&outcome(), Items { timers: &[1, 2, 2], ..GIVEN }).is_err());
 }
 
+/// An outcome with one output of each of these, of three events and the due timers of [`GIVEN`], the first `fired` of which were dealt with; and with
+/// timers that the call has set, by the event before which each fired, and how many due ones before it.
+fn with_firings(of: &[(Source, u32)], fired: u32, firings: &[(u32, u32)]) -> Vec<u8> {
+    let mut writer = OutcomeWriter::default();
+    for (number, (before, behind)) in (0..).zip(firings) {
+        let timer = DueTimer { before: *before, time: 5, clock: Clock::EventTime, key: b"own", tag: b"" };
+        assert_eq!(writer.firing(&timer, *behind), number);
+    }
+    for of in of {
+        writer.output(*of, 0, NewEvent::default(), |_| Ok::<_, TooLarge>(())).unwrap();
+    }
+    writer.finish(3, fired)
+}
+
+#[test]
+fn timers_that_a_call_has_set_and_fired_stand_between_events_and_due_timers() {
+    let fires = Items { fires: true, ..GIVEN };
+    let (input, timer) = (|index| (Source::Input, index), |index| (Source::Timer, index));
+    // Before the second event one behind the due timer and one before it; behind the last one.
+    let (of, firings) = ([timer(3), timer(0), timer(4), input(1), timer(5)], [(1, 0), (1, 1), (3, 2)]);
+    let bytes = with_firings(&of, 2, &firings);
+    let outcome = Outcome::parse(&bytes, fires).unwrap();
+    let outputs: Vec<_> =
+        outcome.outputs().map(|output| output.map(|output| (output.of, output.before, output.own_key))).collect();
+    let own = Some(&b"own"[..]);
+    assert_eq!(
+        outputs.into_iter().collect::<Result<Vec<_>, _>>().unwrap(),
+        [(of[0], 1, own), (of[1], 1, None), (of[2], 1, own), (of[3], 1, None), (of[4], 3, own)]
+    );
+    assert_eq!(outcome.firings().map(|firing| firing.unwrap().behind).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(Outcome::parse(&bytes, GIVEN).is_err(), "a call that may not fire timers itself");
+    // Behind what was not dealt with; not in order; behind a due timer of later, before one of earlier.
+    for (fired, firings) in [(2, &[(4, 2)][..]), (1, &[(3, 2)]), (2, &[(2, 1), (1, 1)]), (2, &[(1, 2)]), (2, &[(3, 1)])]
+    {
+        assert!(Outcome::parse(&with_firings(&[], fired, firings), fires).is_err(), "{firings:?} behind {fired}");
+    }
+    for of in [[timer(0), timer(3)], [timer(4), timer(3)], [input(1), timer(4)], [timer(5), timer(6)]] {
+        let bytes = with_firings(&of, 2, &firings);
+        let outputs = Outcome::parse(&bytes, fires).unwrap().outputs().collect::<Result<Vec<_>, _>>();
+        assert!(outputs.is_err(), "{of:?}");
+    }
+}
+
 #[test]
 fn outputs_out_of_order_are_refused() {
     let mut writer = OutcomeWriter::default();
@@ -193,7 +239,7 @@ fn outputs_out_of_order_are_refused() {
         writer.output((Source::Input, input), 0, NewEvent::default(), nothing).unwrap();
     }
     let bytes = writer.finish(2, 0);
-    let last = Outcome::parse(&bytes, Items { inputs: 2, timers: &[] }).unwrap().outputs().last();
+    let last = Outcome::parse(&bytes, Items { inputs: 2, ..Items::default() }).unwrap().outputs().last();
     assert_eq!(last.unwrap().unwrap_err(), Malformed("outputs are not in the order of their inputs"));
 }
 
@@ -211,6 +257,7 @@ fn a_view_is_read_as_written() {
         partition: 1,
         topic_name: "flights",
         chained: true,
+        fires: true,
         watermarks: &[],
         due: (&due, 1),
     };

@@ -64,12 +64,18 @@ impl<'a> DueTimer<'a> {
 
     /// Appends its bytes.
     pub fn write(&self, out: &mut Vec<u8>) {
+        self.write_behind(0, out);
+    }
+
+    /// Appends its bytes, as those of a [`Firing`].
+    pub(crate) fn write_behind(&self, behind: u32, out: &mut Vec<u8>) {
         let size = padded(DUE + self.key.len() + self.tag.len()) as u32;
         let mut fixed = [0; DUE];
         fixed[0..4].copy_from_slice(&size.to_le_bytes());
         fixed[4] = self.clock as u8;
         fixed[8..16].copy_from_slice(&self.time.to_le_bytes());
         fixed[16..20].copy_from_slice(&self.before.to_le_bytes());
+        fixed[20..24].copy_from_slice(&behind.to_le_bytes());
         fixed[24..28].copy_from_slice(&(self.key.len() as u32).to_le_bytes());
         fixed[28..32].copy_from_slice(&(self.tag.len() as u32).to_le_bytes());
         out.extend_from_slice(&fixed);
@@ -108,6 +114,39 @@ impl<'a> Iterator for DueTimers<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.0.read(DueTimer::parse)
+    }
+}
+
+/// A timer that a call has set and fired itself; its bytes are in `guest-sdk/wit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Firing<'a> {
+    /// The timer.
+    pub timer: DueTimer<'a>,
+    /// So many of the call's due timers fired before it.
+    pub behind: u32,
+}
+
+/// Iterates over the timers that a call has set and fired itself, in the order in which they fired.
+#[derive(Debug, Clone)]
+pub struct Firings<'a>(Records<'a>);
+
+impl<'a> Firings<'a> {
+    pub(crate) fn new(bytes: &'a [u8], count: u32) -> Self {
+        Self(Records {
+            bytes,
+            left: count,
+            least: DUE,
+            size: "a fired timer's size is too small or not a multiple of 8",
+            behind: "the outcome has bytes behind its last fired timer",
+        })
+    }
+}
+
+impl<'a> Iterator for Firings<'a> {
+    type Item = Result<Firing<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.read(|record| Ok(Firing { timer: DueTimer::parse(record)?, behind: u32_at(record, 20)? }))
     }
 }
 

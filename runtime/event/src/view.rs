@@ -10,6 +10,7 @@ const VERSION: u16 = 1;
 const FIXED: usize = 64;
 const CHAINED: u32 = 1;
 const WATERMARKS: u32 = 2;
+const FIRES: u32 = 4;
 
 /// What a guest is told of the batch in hand. Its version is that of the events region too: when either format moves on,
 /// the host transcodes for plugins that were built for an older one.
@@ -22,7 +23,8 @@ const WATERMARKS: u32 = 2;
 /// 12  u32  number of due timers     52  u32  partition
 /// 16  u32  bytes of due timers      56  u32  length of the topic's name
 /// 20  u32  flags: 1 chained,        60  u32  0
-///          2 has watermarks
+///          2 has watermarks,
+///          4 may fire timers that it sets
 /// 64  the topic's name, zeros to a multiple of 8, then the due timers (see guest-sdk/wit), then, where flag 2 is set, per event
 ///     i64  the watermark before it, i64::MIN while there is none, and that behind the last
 /// ```
@@ -46,6 +48,8 @@ pub struct View<'a> {
     /// The events are outputs of an earlier stage of a chain: the offset of each is that of the source event it comes from,
     /// which its origin tells, and not counted from `base_offset`.
     pub chained: bool,
+    /// Timers that are set in the call and due before one of its events may be fired in it, as an outcome's [`Firing`](crate::Firing)s.
+    pub fires: bool,
     /// The watermark before each event, and behind the last, 8 bytes each; empty for stages without state and timers.
     pub watermarks: &'a [u8],
     /// The due timers, one behind the other as [`DueTimer::write`](crate::DueTimer::write) writes them, and how many.
@@ -68,7 +72,9 @@ impl<'a> View<'a> {
         out.extend_from_slice(&self.count.to_le_bytes());
         out.extend_from_slice(&self.due.1.to_le_bytes());
         out.extend_from_slice(&(self.due.0.len() as u32).to_le_bytes());
-        let flags = u32::from(self.chained) | if self.watermarks.is_empty() { 0 } else { WATERMARKS };
+        let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+        let flags =
+            flag(self.chained, CHAINED) | flag(!self.watermarks.is_empty(), WATERMARKS) | flag(self.fires, FIRES);
         out.extend_from_slice(&flags.to_le_bytes());
         out.extend_from_slice(&self.base_offset.to_le_bytes());
         out.extend_from_slice(&self.watermark.unwrap_or(i64::MIN).to_le_bytes());
@@ -109,6 +115,7 @@ impl<'a> View<'a> {
             topic: u32_at(bytes, 48)?,
             partition: u32_at(bytes, 52)?,
             chained: flags & CHAINED != 0,
+            fires: flags & FIRES != 0,
             watermarks,
             due,
             topic_name: core::str::from_utf8(name).map_err(|_| Malformed("a topic's name is not UTF-8"))?,

@@ -277,6 +277,7 @@ fn call_typed(wasm: &[u8], events: &[NewEvent<'_>], with: impl FnOnce(&Outcome<'
         partition: 2,
         topic_name,
         chained: false,
+        fires: false,
         watermarks: &[],
         due: (&[], 0),
     };
@@ -287,7 +288,7 @@ fn call_typed(wasm: &[u8], events: &[NewEvent<'_>], with: impl FnOnce(&Outcome<'
     for _ in 0..2 {
         instance.call(&header, batch.bytes(), &mut |outcome| returned = outcome.to_vec()).unwrap();
     }
-    with(&Outcome::parse(&returned, Items { inputs: count, timers: &[] }).unwrap());
+    with(&Outcome::parse(&returned, Items { inputs: count, ..Items::default() }).unwrap());
 }
 
 #[test]
