@@ -211,8 +211,10 @@ impl Table {
 
     /// Where a timer stands, or belongs, among those of its time.
     fn place(&self, number: u32, time: i64) -> usize {
-        let same = self.pending.get(&time).map_or(&[][..], Vec::as_slice);
-        // Mostly it is the only one, or the last.
+        let Some(same) = self.pending.get(&time) else { return 0 };
+        if same[..] == [number] {
+            return 0;
+        }
         same.partition_point(|other| *other != number && self.order(*other, time) < self.order(number, time))
     }
 

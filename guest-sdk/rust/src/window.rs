@@ -139,44 +139,77 @@ impl<A: Serialize + serde::de::DeserializeOwned + Clone + Default + 'static> Win
         A: Aggregate<I>,
     {
         let mut open = self.open.get(key)?.unwrap_or_default();
-        let before: Vec<i64> = open.iter().map(|window| window.end).collect();
         let mut watermark = now().watermark.unwrap_or(i64::MIN);
         if now().of_timer {
             // What an earlier stage sends when its window closes is never late, however far the watermark had come: it was on its way.
             watermark = watermark.min(time);
         }
-        let mut value = A::default();
-        value.add(item);
         let mut added = Added::Late;
-        let mut put = |start: i64, end: i64| {
-            // What is open takes in what belongs to it.
-            let joins = |other: &Window<A>| matches!(self.cut, Cut::Gap(_)) && other.touches(start, end);
-            if end > watermark || open.iter().any(joins) {
-                merge(&mut open, Window { start, end, value: value.clone() }, matches!(self.cut, Cut::Gap(_)));
-                added = Added::InTime;
-            }
-        };
         match self.cut {
-            Cut::Gap(gap) => put(time, time.saturating_add(gap)),
+            Cut::Gap(gap) => {
+                let end = time.saturating_add(gap);
+                // What is open takes in what belongs to it.
+                if end > watermark || open.iter().any(|other| other.touches(time, end)) {
+                    self.join(&mut open, key, Window { start: time, end, value: of(item) })?;
+                    added = Added::InTime;
+                }
+            }
             Cut::Every { size, step } => {
                 let mut start = time.saturating_sub(time.rem_euclid(step));
                 while start > time.saturating_sub(size) {
-                    put(start, start.saturating_add(size));
+                    let end = start.saturating_add(size);
+                    if end > watermark {
+                        self.put(&mut open, key, start, end, item)?;
+                        added = Added::InTime;
+                    }
                     start = start.saturating_sub(step);
                 }
             }
         }
         if added == Added::InTime {
-            let after: Vec<i64> = open.iter().map(|window| window.end).collect();
-            for gone in before.iter().filter(|end| !after.contains(end)) {
-                self.closes.clear_tagged(key, &gone.to_string())?;
-            }
-            for new in after.iter().filter(|end| !before.contains(end)) {
-                self.closes.set_new(key, &new.to_string(), *new)?;
-            }
             self.open.set(key, open)?;
         }
         Ok(added)
+    }
+
+    /// Adds something to the window that stands there, which may be new.
+    fn put<'k, I>(&self, open: &mut Vec<Window<A>>, key: impl Key<'k>, start: i64, end: i64, item: &I) -> Result
+    where
+        A: Aggregate<I>,
+    {
+        match open.binary_search_by_key(&(end, start), |window| (window.end, window.start)) {
+            Ok(at) => {
+                open[at].value.add(item);
+                Ok(())
+            }
+            Err(at) => {
+                open.insert(at, Window { start, end, value: of(item) });
+                self.closes.set_new(key, &end.to_string(), end)
+            }
+        }
+    }
+
+    /// Adds a window that grows together with those that it touches.
+    fn join<'k, I>(&self, open: &mut Vec<Window<A>>, key: impl Key<'k> + Copy, mut window: Window<A>) -> Result
+    where
+        A: Aggregate<I>,
+    {
+        let mut before = Vec::new();
+        while let Some(at) = open.iter().position(|other| other.touches(window.start, window.end)) {
+            let Window { start, end, mut value } = open.remove(at);
+            before.push(end);
+            value.merge(window.value);
+            window = Window { start: window.start.min(start), end: window.end.max(end), value };
+        }
+        for gone in before.iter().filter(|end| **end != window.end) {
+            self.closes.clear_tagged(key, &gone.to_string())?;
+        }
+        if !before.contains(&window.end) {
+            self.closes.set_new(key, &window.end.to_string(), window.end)?;
+        }
+        let at = open.partition_point(|other| (other.end, other.start) < (window.end, window.start));
+        open.insert(at, window);
+        Ok(())
     }
 
     /// The windows that a timer closes, in the order of their ends; none when it is not one of these.
@@ -205,24 +238,11 @@ impl<A: Serialize + serde::de::DeserializeOwned + Clone + Default + 'static> Win
     }
 }
 
-/// Adds a window to others, which are in the order of their ends: to the same one or, where they grow together, to those that it touches.
-fn merge<A, I>(open: &mut Vec<Window<A>>, mut window: Window<A>, grow: bool)
-where
-    A: Aggregate<I>,
-{
-    let meets = |other: &Window<A>, window: &Window<A>| {
-        let same = other.start == window.start && other.end == window.end;
-        same || (grow && other.touches(window.start, window.end))
-    };
-    while let Some(at) = open.iter().position(|other| meets(other, &window)) {
-        let other = open.remove(at);
-        let (start, end) = (window.start.min(other.start), window.end.max(other.end));
-        let mut value = other.value;
-        value.merge(window.value);
-        window = Window { start, end, value };
-    }
-    let at = open.partition_point(|other| (other.end, other.start) < (window.end, window.start));
-    open.insert(at, window);
+/// What one item comes to.
+fn of<A: Aggregate<I>, I>(item: &I) -> A {
+    let mut value = A::default();
+    value.add(item);
+    value
 }
 
 #[cfg(test)]
