@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,18 @@ pub enum Open {
     /// It must not be there; it is made, empty, to be read and written.
     Create,
 }
+
+/// Something that is done beside other things.
+pub type Work = Box<dyn FnOnce() + Send>;
+
+/// Does some work, unless that was done.
+pub(crate) fn do_once(work: &Mutex<Option<Work>>) {
+    let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    work.into_iter().for_each(|work| work());
+}
+
+/// Waits until some [`Work`] is done. Who drops it does not wait.
+pub type Wait = Box<dyn FnOnce() + Send>;
 
 /// A file system.
 ///
@@ -83,6 +95,9 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// When any of them could not be synced; never retry, its data may be lost.
     fn sync_files(&self, files: &[Arc<dyn File>]) -> io::Result<()>;
+
+    /// Has work on files done beside what its caller does, who goes on at once.
+    fn aside(&self, name: &str, work: Work) -> Wait;
 }
 
 /// An open file.

@@ -15,7 +15,7 @@ mod sim_disk;
 mod whole_file;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use disk::{Disk, File, Open};
+pub use disk::{Disk, File, Open, Wait, Work};
 pub use fatal_signal::{handle_fatal_signals, note_fatal_signals, set_place};
 pub use real_disk::RealDisk;
 pub use rng::Rng;

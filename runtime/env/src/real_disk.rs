@@ -4,11 +4,11 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{Advice, Mode, OFlags};
 
-use crate::disk::{Disk, File, Open};
+use crate::disk::{Disk, File, Open, Wait, Work, do_once};
 
 /// Alignment that every device of today accepts for direct reads.
 const DIRECT: usize = 4096;
@@ -101,6 +101,19 @@ impl Disk for RealDisk {
             let died = || Err(io::Error::other("a thread that synced a file died"));
             helpers.into_iter().fold(own, |result, helper| result.and(helper.join().unwrap_or_else(|_| died())))
         })
+    }
+
+    fn aside(&self, name: &str, work: Work) -> Wait {
+        let work = Arc::new(Mutex::new(Some(work)));
+        let own = work.clone();
+        match crate::spawn(name, move || do_once(&own)) {
+            Ok(thread) => Box::new(move || drop(thread.join())),
+            // Without a thread it is done here.
+            Err(_) => {
+                do_once(&work);
+                Box::new(|| {})
+            }
+        }
     }
 }
 

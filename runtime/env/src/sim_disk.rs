@@ -1,11 +1,11 @@
 //! A file system in memory that can crash, tear, lose, fail and fill up, the same way for the same seed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::disk::{Disk, File, Open};
+use crate::disk::{Disk, File, Open, Wait, Work, do_once};
 use crate::rng::Rng;
 
 /// Bytes that a device writes whole or not at all.
@@ -45,6 +45,10 @@ struct World {
     syncs: u64,
     capacity: Option<usize>,
     refuses_cuts: bool,
+    /// Work that is done aside begins so many steps after it was given.
+    aside_after: u64,
+    /// What was given, with the step from which on it is done. It goes with those who wait for it, as threads go with their process.
+    aside: VecDeque<(u64, Weak<Mutex<Option<Work>>>)>,
 }
 
 #[derive(Clone)]
@@ -154,7 +158,26 @@ struct SimFile {
 
 impl SimDisk {
     fn world(&self) -> MutexGuard<'_, World> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The world as it is to be changed, after what is done aside had its turn.
+    fn changing(&self) -> MutexGuard<'_, World> {
+        let is_due = |world: &World| world.aside.front().is_some_and(|(due, _)| *due <= world.steps);
+        let mut world = self.world();
+        while is_due(&world)
+            && let Some((_, work)) = world.aside.pop_front()
+        {
+            drop(world);
+            work.upgrade().into_iter().for_each(|work| do_once(&work));
+            world = self.world();
+        }
+        world
+    }
+
+    /// Lets what is done aside begin so many steps after it was given.
+    pub fn set_aside_after(&self, steps: u64) {
+        self.world().aside_after = steps;
     }
 
     /// How many changes have been made.
@@ -241,7 +264,7 @@ impl SimDisk {
     }
 
     fn change_name(&self, change: NameChange) -> io::Result<()> {
-        let mut world = self.world();
+        let mut world = self.changing();
         world.step()?;
         apply_names(&mut world.names, &change);
         world.renames.push(change);
@@ -268,7 +291,7 @@ impl NameChange {
 impl Disk for SimDisk {
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         // Directories count as durable at once; what matters here are the names of files.
-        let mut world = self.world();
+        let mut world = self.changing();
         world.step()?;
         world.dirs.extend(path.ancestors().map(Path::to_owned));
         world.answer()
@@ -318,7 +341,7 @@ impl Disk for SimDisk {
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        let mut world = self.world();
+        let mut world = self.changing();
         world.step()?;
         if world.names.keys().any(|name| name.starts_with(path)) {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
@@ -332,7 +355,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        let mut world = self.world();
+        let mut world = self.changing();
         world.step()?;
         world.answer()?;
         let (synced, rest): (Vec<_>, Vec<_>) =
@@ -347,6 +370,19 @@ impl Disk for SimDisk {
     fn sync_files(&self, files: &[Arc<dyn File>]) -> io::Result<()> {
         // One after the other: a crash between them is a crash while they were synced in parallel.
         files.iter().try_for_each(|file| file.sync())
+    }
+
+    fn aside(&self, _: &str, work: Work) -> Wait {
+        let work = Arc::new(Mutex::new(Some(work)));
+        let mut world = self.world();
+        let due = world.steps + world.aside_after;
+        let at_once = world.aside_after == 0;
+        world.aside.push_back((due, Arc::downgrade(&work)));
+        drop(world);
+        if at_once {
+            do_once(&work);
+        }
+        Box::new(move || do_once(&work))
     }
 }
 
@@ -373,7 +409,7 @@ impl File for SimFile {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut world = self.disk.world();
+        let mut world = self.disk.changing();
         world.step()?;
         let mut bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -391,11 +427,11 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.world().sync(self.inode)
+        self.disk.changing().sync(self.inode)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut world = self.disk.world();
+        let mut world = self.disk.changing();
         world.step()?;
         if world.refuses_cuts {
             return Err(io::Error::from_raw_os_error(5));

@@ -465,10 +465,10 @@ impl Committer {
         let result = self.disk.sync_files(files);
         let took = self.clock.elapsed().saturating_sub(begun);
         self.shared.worked(|work| work.sync.observe(took));
-        result.map_err(|error| {
-            let error = Error::io("sync", &self.commit_log.path, error);
-            self.poison(&error)
-        })
+        let result = result.map_err(|error| Error::io("sync", &self.commit_log.path, error));
+        // What a sync aside has found out, this one need not say again.
+        let result = result.and_then(|()| self.snapshot_failure().map_or(Ok(()), Err));
+        result.map_err(|error| self.poison(&error))
     }
 
     pub(crate) fn sync_names(&mut self) -> Result<(), Error> {

@@ -69,6 +69,7 @@ pub(crate) enum Planted {
     TrustCacheAfterFailedSync,
     ForgetTruncation,
     RemoveTooEarly,
+    SnapshotBeforeSync,
 }
 
 /// How a log is opened. Sizes in bytes.

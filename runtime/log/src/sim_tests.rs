@@ -118,6 +118,13 @@ fn open(disk: &SimDisk, options: &Options) -> Result<Committer, Error> {
     Ok(opened.committer)
 }
 
+/// An empty disk, which does aside what is done aside: at once, or while the next groups are written.
+fn disk(seed: u64) -> SimDisk {
+    let disk = SimDisk::default();
+    disk.set_aside_after([0, 4, 13, 40][seed as usize % 4]);
+    disk
+}
+
 fn batch(rng: &mut Rng, tag: &str, fixed: bool) -> Batch {
     let mut batch = Batch::default();
     for ordinal in 0..if fixed { 1 } else { 1 + rng.below(3) } {
@@ -331,6 +338,7 @@ fn recover_and_check(
         }
         let again = if options.durability == Durability::Fsync { Crash::Power } else { Crash::Process };
         let disk = disk.after_crash(again, rng);
+        disk.set_aside_after(rng.below(20));
         let committer = open(&disk, options).map_err(|error| format!("the second time: {error}"))?;
         check_prefix(&look(&committer)?, &all, seen + 2).map_err(|error| format!("the second time: {error}"))?;
     }
@@ -345,13 +353,13 @@ fn crash_everywhere(seed: u64, options: &Options, crash: Crash, fixed: bool) -> 
 /// A crash at every step of these commits.
 fn crash_in(groups: &[Vec<Commit>], seed: u64, options: &Options, crash: Crash) -> Result<(), String> {
     let total = {
-        let disk = SimDisk::default();
+        let disk = disk(seed);
         let mut committer = open(&disk, options).map_err(|error| error.to_string())?;
         run(&mut committer, groups);
         disk.steps()
     };
     for step in 1..=total {
-        let disk = SimDisk::default();
+        let disk = disk(seed);
         disk.crash_at(step);
         let acknowledged = open(&disk, options).map_or(0, |mut committer| run(&mut committer, groups));
         let survives = options.durability == Durability::Fsync || crash == Crash::Process;
@@ -458,12 +466,12 @@ fn a_power_cut_under_os_durability_leaves_a_prefix() {
 fn fail_every_sync(seed: u64, options: &Options) -> Result<(), String> {
     let groups = workload(seed, false);
     let total = {
-        let disk = SimDisk::default();
+        let disk = disk(seed);
         run(&mut open(&disk, options).map_err(|error| error.to_string())?, &groups);
         disk.syncs()
     };
     for (sync, dies) in (1..=total).flat_map(|sync| [(sync, false), (sync, true)]) {
-        let disk = SimDisk::default();
+        let disk = disk(seed);
         disk.fail_sync_at(sync);
         if dies {
             disk.die_of_failed_sync();
@@ -509,6 +517,7 @@ fn planted_defects_are_noticed_by_power_cuts() {
         Planted::OverlapGroups,
         Planted::ForgetDirectorySync,
         Planted::NoCrcCheck,
+        Planted::SnapshotBeforeSync,
     ] {
         is_noticed(planted, |seed, options| crash_everywhere(seed, options, Crash::Power, false));
     }
@@ -530,7 +539,7 @@ fn trusting_the_cache_after_a_failed_sync_is_noticed() {
 #[test]
 fn a_full_disk_refuses_whole_groups_and_writing_resumes_with_space() {
     for seed in 400..420 {
-        let (disk, groups) = (SimDisk::default(), workload(seed, false));
+        let (disk, groups) = (disk(seed), workload(seed, false));
         let mut committer = open(&disk, &options(None)).unwrap();
         let mut rng = Rng::from_seed(seed);
         let mut done: Vec<Vec<Commit>> = Vec::new();
@@ -557,7 +566,7 @@ fn a_full_disk_refuses_whole_groups_and_writing_resumes_with_space() {
 #[test]
 fn what_cannot_be_taken_back_stops_the_log_and_a_restart_goes_on() {
     for seed in 420..440 {
-        let (disk, groups) = (SimDisk::default(), workload(seed, false));
+        let (disk, groups) = (disk(seed), workload(seed, false));
         let mut committer = open(&disk, &options(None)).unwrap();
         let done = groups[..groups.len() / 2].to_vec();
         let acknowledged = run(&mut committer, &done);
@@ -694,7 +703,7 @@ fn recovery_that_meets_a_failing_disk_stops_and_harms_nothing() {
     for seed in 500..504 {
         let options = options(None);
         let groups = workload(seed, false);
-        let disk = SimDisk::default();
+        let disk = disk(seed);
         let mut rng = Rng::from_seed(seed);
         let acknowledged = run(&mut open(&disk, &options).unwrap(), &groups);
         for sync in 1..60 {

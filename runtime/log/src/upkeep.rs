@@ -1,23 +1,21 @@
 //! What the committing thread does besides committing: snapshots, retention, syncs at an interval, removing files.
 
+mod snapshots;
+
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_env::Open;
 
+use self::snapshots::UnderWay;
 use crate::change::TopicPartition;
-use crate::commit_log::CommitLog;
 use crate::committer::Committer;
 use crate::error::Error;
 use crate::options::{Durability, Planted};
 use crate::retention;
-use crate::snapshot::{KEPT, Snapshot};
 
-/// Milliseconds until a snapshot is tried again that failed for lack of space.
-const SNAPSHOT_RETRY_MS: i64 = 10_000;
 /// After this long without commits, the last group is covered.
 const IDLE: Duration = Duration::from_millis(100);
 /// How often the log looks for events that may go.
@@ -37,13 +35,15 @@ pub(crate) enum Removal {
 }
 
 /// When what is due.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Upkeep {
     pub(crate) snapshot_time: i64,
     /// The group of the last one.
     snapshot_group: u64,
     /// After one that failed for lack of space, when to try again.
     snapshot_not_before: i64,
+    /// The one that is being written, aside.
+    snapshot: Option<UnderWay>,
     retention_at: Duration,
     producers_at: Duration,
     synced_at: Duration,
@@ -93,7 +93,8 @@ impl Committer {
         let producers_at = self.upkeep.producers_at.max(self.upkeep.retention_at);
         let producers = (!self.catalog.producers.is_empty()).then(|| producers_at.saturating_sub(now));
         let removals = (!self.upkeep.removals.is_empty()).then_some(REMOVALS_WAIT);
-        [cover, sync, retention, producers, removals].into_iter().flatten().min()
+        let snapshot = self.upkeep.snapshot.is_some().then_some(IDLE);
+        [cover, sync, retention, producers, removals, snapshot].into_iter().flatten().min()
     }
 
     /// What is to be done when there was nothing to commit for a while.
@@ -111,6 +112,7 @@ impl Committer {
 
     /// The last thing before the log is closed.
     pub(crate) fn end(&mut self) {
+        self.await_snapshot();
         if matches!(self.options.durability, Durability::Interval(_)) && self.poisoned.is_none() {
             let _ = self.sync_all();
         }
@@ -123,6 +125,7 @@ impl Committer {
         if self.poisoned.is_some() {
             return;
         }
+        self.look_after_snapshot();
         self.snapshot_if_due(now);
         let elapsed = self.clock.elapsed();
         if let Durability::Interval(every) = self.options.durability
@@ -172,6 +175,7 @@ impl Committer {
             self.upkeep.removals_at = elapsed + REMOVALS_WAIT;
             let now = self.now();
             self.try_snapshot(now);
+            self.look_after_snapshot();
         }
         while let Some((group, removal)) = self.upkeep.removals.front()
             && (*group <= self.told_durably || self.options.has(Planted::RemoveTooEarly))
@@ -209,67 +213,6 @@ impl Committer {
         self.durable_through = self.group;
         self.told_durably = self.told;
         self.upkeep.synced_at = self.clock.elapsed();
-        Ok(())
-    }
-
-    fn snapshot_if_due(&mut self, now: i64) {
-        let age = now.saturating_sub(self.upkeep.snapshot_time);
-        let due = self.commit_log.position >= self.options.snapshot_bytes
-            || self.unsynced_bytes >= self.options.unsynced_bytes
-            || age >= self.options.snapshot_age_ms;
-        let news = self.group > self.upkeep.snapshot_group;
-        if due && news && now >= self.upkeep.snapshot_not_before {
-            self.try_snapshot(now);
-        }
-    }
-
-    fn try_snapshot(&mut self, now: i64) {
-        self.upkeep.snapshot_time = now;
-        match self.snapshot(now) {
-            Ok(()) | Err(Error::Poisoned(_)) => {}
-            Err(error @ Error::NoSpace { .. }) => {
-                self.upkeep.snapshot_not_before = now.saturating_add(SNAPSHOT_RETRY_MS);
-                tracing::warn!(%error, "no snapshot was taken; trying again in a while");
-            }
-            Err(error) => drop(self.poison(&error)),
-        }
-    }
-
-    /// Syncs everything, begins a new part of the commit log, writes a snapshot, and removes what it makes superfluous.
-    pub(crate) fn snapshot(&mut self, now: i64) -> Result<(), Error> {
-        self.sync_all()?;
-        // The new part first: a snapshot promises that what follows it can be found. It may be there, and empty, from an attempt
-        // that found no space for the snapshot.
-        if self.commit_log.first != self.group + 1 {
-            let salt = self.rng.next_u64() as u32;
-            let sync_names = !self.options.has(Planted::ForgetDirectorySync);
-            self.commit_log =
-                CommitLog::create(&*self.disk, &self.dir, self.directory, self.group + 1, salt, sync_names)?;
-        }
-        let snapshot = Snapshot { group: self.group, seq: self.seq, time: now, catalog: self.catalog.clone() };
-        snapshot.write(&*self.disk, &self.dir, self.directory, self.rng.next_u64() as u32)?;
-        self.announced = self.group;
-        (self.told, self.told_durably) = (self.group, self.group);
-        self.upkeep.snapshot_group = self.group;
-        self.remove_superfluous()
-    }
-
-    /// Removes all but the newest snapshots, and the parts of the commit log before the oldest kept.
-    fn remove_superfluous(&mut self) -> Result<(), Error> {
-        if self.upkeep.keeps_files() {
-            return Ok(());
-        }
-        let snapshots = Snapshot::list(&*self.disk, &self.dir)?;
-        let Some(oldest) = snapshots.len().checked_sub(KEPT).and_then(|at| snapshots.get(at)) else { return Ok(()) };
-        let remove = |path: PathBuf| self.disk.remove_aside(&path).map_err(|error| Error::io("remove", &path, error));
-        let firsts = CommitLog::list(&*self.disk, &self.dir)?;
-        // A part ends where the next begins.
-        for pair in firsts.windows(2).filter(|pair| pair[1] <= oldest + 1) {
-            remove(self.dir.commit_file(pair[0]))?;
-        }
-        for group in snapshots.iter().filter(|group| *group < oldest) {
-            remove(self.dir.snapshot(*group))?;
-        }
         Ok(())
     }
 
