@@ -87,20 +87,17 @@ struct Work {
 
 impl Work {
     fn run(&self) -> Result<(), Failed> {
-        let failed = |path: &Path, error| Failed::Sync(Error::io("sync", path, error));
-        self.names.iter().try_for_each(|path| self.disk.sync_dir(path).map_err(|error| failed(path, error)))?;
-        // One by one: nobody waits for them, and those who sync meanwhile wait for each.
-        self.segments.iter().try_for_each(|path| self.sync(path).map_err(|error| failed(path, error)))?;
-        self.snapshot.write(&*self.disk, &self.dir, self.directory, self.salt).map_err(Failed::Write)
-    }
-
-    /// Syncs a file, one that is opened here: a failure that is told to one who has opened it is told to the others, too.
-    fn sync(&self, path: &Path) -> std::io::Result<()> {
-        match self.disk.open(path, Open::Write) {
+        let sync = |path: &Path, result: std::io::Result<()>| match result {
             // It was removed meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            opened => opened?.sync(),
-        }
+            result => result.map_err(|error| Failed::Sync(Error::io("sync", path, error))),
+        };
+        self.names.iter().try_for_each(|path| sync(path, self.disk.sync_dir(path)))?;
+        // One by one: nobody waits for them, and those who sync meanwhile wait for each. A file is opened here, for a failure that is told to one who
+        // has opened it is told to the others, too.
+        let opened = |path: &Path| self.disk.open(path, Open::Write)?.sync();
+        self.segments.iter().try_for_each(|path| sync(path, opened(path)))?;
+        self.snapshot.write(&*self.disk, &self.dir, self.directory, self.salt).map_err(Failed::Write)
     }
 }
 
