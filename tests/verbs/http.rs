@@ -482,6 +482,7 @@ fn a_verb_says_the_same_of_a_directory_by_the_socket_and_by_a_url() {
     workspace.until("it is paused", || workspace.pipeline("p")["state"] == "paused");
     there(&["pipeline", "resume", "p"]).ok();
     there(&["rewind", "p", "--to", "earliest", "--yes"]).ok();
+    workspace.until("all is dealt with again", || workspace.pipeline("p")["state"] == "idle");
     assert!(there(&["status"]).ok().contains(&url));
     assert_eq!(there(&["status"]).ok(), workspace.sluice(&["status"]).ok());
     // What is about this machine, or its files.

@@ -16,7 +16,8 @@ use sluice_state::SharedState;
 use crate::checkpoint::{self, cannot};
 use crate::state;
 
-/// Says of a folder that it is no whole backup, and may be removed.
+/// Says of a partial folder that it is a backup which was not finished, and may be removed. It is the first thing there and the last that goes: whoever is killed
+/// leaves nothing that would be in the way of the next one.
 const MARK: &str = "unfinished-backup";
 /// Files besides the log that belong to a data directory.
 const FILES: [&str; 3] = ["tokens.json", "operations.jsonl", "operations.1.jsonl"];
@@ -37,19 +38,32 @@ pub(crate) fn backup(
     // While it is locked, somebody is at work there.
     let (partial, _lock) = begin(data, to)?;
     let copied = copy(log, operating, shared, &partial).and_then(|backup| {
-        let mark = partial.join(MARK);
-        fs::remove_file(&mark).map_err(cannot("remove", &mark))?;
         sync(&partial)?;
         #[expect(clippy::disallowed_methods, reason = "a folder that is no part of the log")]
         fs::rename(&partial, to).map_err(cannot("rename", &partial))?;
         sync(folder_of(to))?;
         Ok(backup)
     });
-    if copied.is_err() {
+    match copied {
+        // Under this name it says nothing any more, and does no harm should it stay.
+        Ok(_) => drop(fs::remove_file(to.join(MARK))),
         // It says by itself what it is, should this fail, too.
-        let _ = fs::remove_dir_all(&partial);
+        Err(_) => drop(remove_partial(&partial)),
     }
     copied
+}
+
+/// Removes an unfinished backup; its mark last.
+fn remove_partial(partial: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(partial)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => fs::remove_dir_all(path)?,
+            false if path.ends_with(MARK) => {}
+            false => fs::remove_file(path)?,
+        }
+    }
+    fs::remove_dir_all(partial)
 }
 
 /// The same of a data directory on which no node runs.
@@ -86,7 +100,7 @@ fn begin(data: &Path, to: &Path) -> Result<(PathBuf, fs::File), Error> {
         if left.try_lock().is_err() {
             return refused("another backup is being made there");
         }
-        fs::remove_dir_all(&partial).map_err(cannot("remove", &partial))?;
+        remove_partial(&partial).map_err(cannot("remove", &partial))?;
     }
     fs::create_dir(&partial).map_err(cannot("create", &partial))?;
     let path = partial.join(MARK);
