@@ -213,12 +213,16 @@ fn try_audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Option<Audit
         return Ok(None);
     }
     for first in parts {
+        if first != next {
+            // A part was put aside and written anew while it was read.
+            return Ok(None);
+        }
         let path = dir.commit_file(first);
         let file = disk.open(&path, sluice_env::Open::Read).map_err(|error| Error::io("read", &path, error))?;
         let bytes = read_whole(&*file, &path)?;
         let header = FileHeader::parse(&bytes, Kind::CommitLog, &path)?;
         // One that is just being made is empty.
-        let Some(header) = header else { continue };
+        let Some(header) = header.filter(|header| header.first == first) else { continue };
         let mut position = FILE_HEADER as usize;
         while let Some(frame) = bytes.get(position..).and_then(|bytes| Frame::parse(bytes, header.salt, true)) {
             let records = &bytes[position + FRAME_HEADER..][..frame.record_bytes];
@@ -233,6 +237,7 @@ fn try_audit(disk: &dyn Disk, root: &Path, last_seq: u64) -> Result<Option<Audit
                 }
             }
             position += frame.length().next_multiple_of(8);
+            next = frame.group + 1;
         }
     }
     let Auditor { catalog, accounts } = auditor;

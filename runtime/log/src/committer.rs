@@ -178,12 +178,16 @@ impl Committer {
         self.last_time
     }
 
-    /// Writes a group; an urgent one may use up the reserve of space.
+    /// Writes a group; where there is no space, in that of a spare part of the commit log, and an urgent one may use up the reserve.
     fn write_planned(&mut self, planned: &[&Planned], first_seq: u64, now: i64, urgent: bool) -> Result<(), Error> {
-        match self.write_group(planned, first_seq, now) {
-            Err(Error::NoSpace { .. }) if urgent && self.give_up_reserve() => self.write_group(planned, first_seq, now),
-            result => result,
+        let mut result = self.write_group(planned, first_seq, now);
+        if matches!(result, Err(Error::NoSpace { .. })) && self.give_up_spare() {
+            result = self.write_group(planned, first_seq, now);
         }
+        if matches!(result, Err(Error::NoSpace { .. })) && urgent && self.give_up_reserve() {
+            result = self.write_group(planned, first_seq, now);
+        }
+        result
     }
 
     /// Checks a commit against what exists, and makes its changes in the catalog.

@@ -45,6 +45,11 @@ impl Directory {
         self.commits().join(format!("{first_group:020}.commits"))
     }
 
+    /// A part of the commit log that is not needed any more, to be written anew.
+    pub(crate) fn spare_commit_file(&self) -> PathBuf {
+        self.commits().join("spare")
+    }
+
     /// The snapshot of everything up to this group.
     pub(crate) fn snapshot(&self, group: u64) -> PathBuf {
         self.snapshots().join(format!("{group:020}.snapshot"))

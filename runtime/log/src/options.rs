@@ -70,6 +70,7 @@ pub(crate) enum Planted {
     ForgetTruncation,
     RemoveTooEarly,
     SnapshotBeforeSync,
+    RenameBeforeHeader,
 }
 
 /// How a log is opened. Sizes in bytes.

@@ -39,7 +39,7 @@ use crate::upkeep::{Removal, Upkeep};
 pub struct Report {
     /// Groups read from the commit log behind the snapshot.
     pub groups: u64,
-    /// Bytes cut from the end of the commit log: groups that nobody was answered for.
+    /// Bytes cut from the end of the commit log: whole groups that nobody was answered for.
     pub cut_bytes: u64,
     /// Batches written to their segments again.
     pub redone_batches: u64,
@@ -60,6 +60,8 @@ struct Part {
     first: u64,
     salt: u32,
     bytes: Vec<u8>,
+    /// Where its last intact frame ends.
+    end: usize,
 }
 
 /// A frame in its place.
@@ -153,8 +155,8 @@ pub(crate) fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, root: &Path, opti
 impl Recovery {
     /// Steps 1 to 4; returns the commit log, ready to be written on.
     fn recover(&mut self) -> Result<CommitLog, Error> {
-        let parts = self.read_parts()?;
-        let (frames, durable_through) = self.read_frames(&parts)?;
+        let mut parts = self.read_parts()?;
+        let (frames, durable_through) = self.read_frames(&mut parts)?;
         let accepted = self.accept(&parts, &frames, durable_through)?;
         self.report.groups = accepted.len() as u64;
         self.bring_segments(&parts, &frames[..accepted.len()], &accepted, durable_through)?;

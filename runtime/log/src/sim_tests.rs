@@ -523,6 +523,24 @@ fn planted_defects_are_noticed_by_power_cuts() {
     }
 }
 
+/// So small that most parts of the commit log are written over earlier ones.
+fn many_parts(options: &Options) -> Options {
+    Options { snapshot_bytes: 1200, ..options.clone() }
+}
+
+#[test]
+fn parts_of_the_commit_log_that_are_written_over_earlier_ones_survive_a_crash_at_every_step() {
+    for seed in 40..48 {
+        crash_everywhere(seed, &many_parts(&options(None)), Crash::Power, false).unwrap();
+        let small = Options { segment_bytes: 900, ..many_parts(&options(None)) };
+        crash_in(&operated_workload(seed, false), seed, &small, Crash::Power).unwrap();
+        fail_every_sync(seed, &many_parts(&options(None))).unwrap();
+    }
+    is_noticed(Planted::RenameBeforeHeader, |seed, options| {
+        crash_everywhere(seed, &many_parts(options), Crash::Power, false)
+    });
+}
+
 #[test]
 fn a_forgotten_truncation_is_noticed() {
     is_noticed(Planted::ForgetTruncation, |seed, options| {

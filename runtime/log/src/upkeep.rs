@@ -118,6 +118,9 @@ impl Committer {
         }
         let _ = self.cover();
         self.remove_files();
+        if self.poisoned.is_none() {
+            self.commit_log.end();
+        }
     }
 
     /// Does what is due.
@@ -237,6 +240,12 @@ impl Committer {
             })
         };
         self.upkeep.has_reserve = make().is_ok();
+    }
+
+    /// Frees what space the commit log would write to next; false when there is none.
+    pub(crate) fn give_up_spare(&mut self) -> bool {
+        let spare = self.dir.spare_commit_file();
+        self.disk.open(&spare, Open::Read).is_ok() && self.disk.remove(&spare).is_ok()
     }
 
     /// Frees the space set aside; false when there is none.

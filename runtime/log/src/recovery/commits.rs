@@ -44,7 +44,8 @@ impl Recovery {
             let bytes = read_whole(&*file, &path)?;
             match FileHeader::parse(&bytes, Kind::CommitLog, &path)? {
                 Some(header) if header.directory == self.directory && header.first == *first => {
-                    parts.push(Part { file, path, first: *first, salt: header.salt, bytes });
+                    let end = FILE_HEADER as usize;
+                    parts.push(Part { file, path, first: *first, salt: header.salt, bytes, end });
                 }
                 Some(_) => return Err(Error::damaged(&path, 0, "a part of another commit log")),
                 // A crash while it was made: nothing is ever written behind a header that is not synced.
@@ -71,24 +72,29 @@ impl Recovery {
     }
 
     /// The intact frames that follow one another from the snapshot on, and D.
-    pub(super) fn read_frames(&self, parts: &[Part]) -> Result<(Vec<Placed>, u64), Error> {
+    pub(super) fn read_frames(&self, parts: &mut [Part]) -> Result<(Vec<Placed>, u64), Error> {
         let check_crc = !self.options.has(Planted::NoCrcCheck);
         let (mut frames, mut durable_through, mut next) = (Vec::new(), self.group, self.group + 1);
         let mut stop: Option<(usize, usize)> = None;
-        for (index, part) in parts.iter().enumerate() {
+        for (index, part) in parts.iter_mut().enumerate() {
             // A part is begun only after all before it was synced.
             durable_through = durable_through.max(part.first - 1);
+            if next == part.first {
+                // All of the part before was found: what stands behind its end is of an earlier use of its file.
+                stop = None;
+            }
             let mut position = FILE_HEADER as usize;
             while position < part.bytes.len() {
                 let frame = Frame::parse(&part.bytes[position..], part.salt, check_crc);
                 let Some(frame) = frame else {
-                    // Perhaps the end, perhaps damage: what can be found further on tells.
+                    // Perhaps the end, behind which an earlier part may have left something, perhaps damage: what can be found further on tells.
                     stop.get_or_insert((index, position));
                     position += 8;
                     continue;
                 };
                 durable_through = durable_through.max(frame.durable_through);
                 let length = frame.length().next_multiple_of(8);
+                part.end = (position + length).min(part.bytes.len());
                 if frame.group == next && stop.is_none() {
                     next += 1;
                     frames.push(Placed { part: index, position, frame });
@@ -165,13 +171,13 @@ impl Recovery {
         let end = accepted.last().map(|placed| (placed.part, placed.position + placed.frame.length()));
         let (last, end) = end.unwrap_or((0, FILE_HEADER as usize));
         for part in parts.drain(last + 1..) {
-            self.report.cut_bytes += part.bytes.len() as u64 - FILE_HEADER;
+            self.report.cut_bytes += part.end as u64 - FILE_HEADER;
             self.disk.remove(&part.path).map_err(|error| Error::io("remove", &part.path, error))?;
         }
         let Some(part) = parts.pop() else {
             return Err(Error::damaged(&self.dir.commits(), 0, "no commit log"));
         };
-        self.report.cut_bytes += (part.bytes.len() - end) as u64;
+        self.report.cut_bytes += part.end.saturating_sub(end) as u64;
         let write = || {
             if !self.options.has(Planted::ForgetTruncation) {
                 part.file.set_len(end as u64)?;
@@ -186,6 +192,7 @@ impl Recovery {
         if self.report.cut_bytes > 0 {
             tracing::info!(bytes = self.report.cut_bytes, file = %part.path.display(), "cut an unfinished end");
         }
-        Ok(CommitLog { file: part.file, path: part.path, salt: part.salt, first: part.first, position: end as u64 })
+        let (position, length) = (end as u64, end as u64);
+        Ok(CommitLog { file: part.file, path: part.path, salt: part.salt, first: part.first, position, length })
     }
 }

@@ -9,7 +9,7 @@ use crate::commit_log::CommitLog;
 use crate::directory::{Directory, number};
 use crate::error::Error;
 use crate::file_header::{FILE_HEADER, FileHeader, Kind, read_whole};
-use crate::options::{Options, Planted};
+use crate::options::Options;
 
 /// Makes the names in a data directory durable, and its own.
 pub(super) fn sync_root(disk: &dyn Disk, root: &Path) -> Result<(), Error> {
@@ -68,8 +68,7 @@ pub(super) fn initialise(disk: &dyn Disk, dir: &Directory, rng: &mut Rng, option
     for path in [dir.commits(), dir.snapshots(), dir.root.join("topics")] {
         disk.create_dir_all(&path).map_err(|error| Error::io("create", &path, error))?;
     }
-    let sync_names = !options.has(Planted::ForgetDirectorySync);
-    CommitLog::create(disk, dir, directory, 1, rng.next_u64() as u32, sync_names)?;
+    CommitLog::create(disk, dir, directory, 1, rng.next_u64() as u32, options)?;
     let header = FileHeader { kind: Kind::Directory, salt: 0, directory, first: 0, topic: 0, partition: 0 };
     let (path, new) = (dir.format(), dir.root.join("FORMAT.new"));
     let write = || {

@@ -5,14 +5,13 @@
 //! **A part is begun only when all before it is durable**: groups that are synced in the segments, or carried by the part itself.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sluice_env::{Disk, Open, Wait};
 
 use crate::commit_log::CommitLog;
 use crate::committer::Committer;
-use crate::directory::Directory;
 use crate::error::Error;
 use crate::options::Planted;
 use crate::snapshot::{KEPT, Snapshot};
@@ -37,14 +36,20 @@ impl Failed {
 
 type Outcome = Mutex<Option<Result<(), Failed>>>;
 
-/// A snapshot that is being written.
-pub(crate) struct UnderWay {
-    group: u64,
+/// Something that is done aside.
+struct Task {
     outcome: Arc<Outcome>,
     wait: Wait,
 }
 
-impl UnderWay {
+impl Task {
+    fn begin(disk: &dyn Disk, work: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Self {
+        let outcome = Arc::new(Mutex::new(None));
+        let tell = Tell(outcome.clone());
+        let wait = disk.aside("sluice-snapshot", Box::new(move || tell.tell(work())));
+        Self { outcome, wait }
+    }
+
     /// What became of it, if that is known.
     fn outcome(&self) -> Option<Result<(), Failed>> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -58,7 +63,7 @@ impl UnderWay {
     }
 }
 
-/// Where it is told what became of a snapshot, whatever happens to the thread that writes it.
+/// Where it is told what became of a task, whatever happens to the thread that does it.
 struct Tell(Arc<Outcome>);
 
 impl Tell {
@@ -73,32 +78,22 @@ impl Drop for Tell {
     }
 }
 
-/// What is done aside for one.
-struct Work {
-    disk: Arc<dyn Disk>,
-    dir: Directory,
-    directory: u64,
-    /// Names and segments with something in them that is not synced.
-    names: Vec<PathBuf>,
-    segments: Vec<PathBuf>,
-    snapshot: Snapshot,
-    salt: u32,
+/// A snapshot that is on its way.
+pub(crate) struct UnderWay {
+    group: u64,
+    /// What is to be written when all is synced; `None` when it is being written.
+    to_write: Option<Snapshot>,
+    task: Task,
 }
 
-impl Work {
-    fn run(&self) -> Result<(), Failed> {
-        let sync = |path: &Path, result: std::io::Result<()>| match result {
-            // It was removed meanwhile.
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            result => result.map_err(|error| Failed::Sync(Error::io("sync", path, error))),
-        };
-        self.names.iter().try_for_each(|path| sync(path, self.disk.sync_dir(path)))?;
-        // One by one: nobody waits for them, and those who sync meanwhile wait for each. A file is opened here, for a failure that is told to one who
-        // has opened it is told to the others, too.
-        let opened = |path: &Path| self.disk.open(path, Open::Write)?.sync();
-        self.segments.iter().try_for_each(|path| sync(path, opened(path)))?;
-        self.snapshot.write(&*self.disk, &self.dir, self.directory, self.salt).map_err(Failed::Write)
-    }
+/// Syncs segments, but for those that were removed meanwhile.
+fn sync_segments(disk: &dyn Disk, segments: &[PathBuf]) -> Result<(), Failed> {
+    // One by one: nobody waits for them, and those who sync meanwhile wait for each. A file is opened here, for a failure that is told to one who
+    // has opened it is told to the others, too.
+    segments.iter().try_for_each(|path| match disk.open(path, Open::Write).and_then(|file| file.sync()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result.map_err(|error| Failed::Sync(Error::io("sync", path, error))),
+    })
 }
 
 impl Committer {
@@ -126,24 +121,31 @@ impl Committer {
         self.look_after_snapshot();
     }
 
-    /// Takes in what became of one that was under way.
+    /// Goes on with one that is under way, as far as it can without waiting.
     pub(super) fn look_after_snapshot(&mut self) {
-        let is_done = |under_way: &mut UnderWay| under_way.outcome().is_some();
-        if let Some(under_way) = self.upkeep.snapshot.take_if(is_done) {
-            self.end_snapshot(under_way);
+        let is_done = |under_way: &mut UnderWay| under_way.task.outcome().is_some();
+        while let Some(under_way) = self.upkeep.snapshot.take_if(is_done) {
+            self.advance_snapshot(under_way);
         }
     }
 
     /// Waits for one that is under way.
     pub(super) fn await_snapshot(&mut self) {
-        if let Some(under_way) = self.upkeep.snapshot.take() {
-            self.end_snapshot(under_way);
+        while let Some(under_way) = self.upkeep.snapshot.take() {
+            self.advance_snapshot(under_way);
+        }
+    }
+
+    fn advance_snapshot(&mut self, under_way: UnderWay) {
+        match self.advance(under_way) {
+            Ok(next) => self.upkeep.snapshot = next,
+            Err(failed) => self.not_written(failed),
         }
     }
 
     /// Why what was written may be lost, if that has turned out while a snapshot was written.
     pub(crate) fn snapshot_failure(&self) -> Option<Error> {
-        match self.upkeep.snapshot.as_ref()?.outcome()? {
+        match self.upkeep.snapshot.as_ref()?.task.outcome()? {
             Err(Failed::Sync(error)) => Some(error),
             _ => None,
         }
@@ -155,15 +157,17 @@ impl Committer {
         if let Some(reason) = &self.poisoned {
             return Err(Error::Poisoned(reason.clone()));
         }
-        let under_way = self.begin_snapshot(now)?;
-        match under_way.end() {
-            Ok(()) => self.written(self.group),
-            Err(Failed::Write(error)) => Err(error),
-            Err(Failed::Sync(error)) => Err(self.poison(&error)),
+        let mut next = Some(self.begin_snapshot(now)?);
+        while let Some(under_way) = next {
+            next = self.advance(under_way).map_err(|failed| match failed {
+                Failed::Write(error) => error,
+                Failed::Sync(error) => self.poison(&error),
+            })?;
         }
+        Ok(())
     }
 
-    /// Begins a new part of the commit log, and has what was written before it synced, and the snapshot written.
+    /// Begins a new part of the commit log, and has what was written before it synced.
     fn begin_snapshot(&mut self, now: i64) -> Result<UnderWay, Error> {
         if self.durable_through < self.group {
             self.sync_all()?;
@@ -172,32 +176,35 @@ impl Committer {
         // that found no space for the snapshot.
         if self.commit_log.first != self.group + 1 {
             let salt = self.rng.next_u64() as u32;
-            let sync_names = !self.options.has(Planted::ForgetDirectorySync);
             self.commit_log =
-                CommitLog::create(&*self.disk, &self.dir, self.directory, self.group + 1, salt, sync_names)?;
+                CommitLog::create(&*self.disk, &self.dir, self.directory, self.group + 1, salt, &self.options)?;
         }
-        let (names, segments) = (std::mem::take(&mut self.new_names), std::mem::take(&mut self.unsynced));
+        // Names that are not synced concern the groups that follow, too, and there are hardly ever any.
+        self.sync_names()?;
+        let segments = std::mem::take(&mut self.unsynced);
         self.unsynced_bytes = 0;
         let segments = segments.into_keys().filter(|_| !self.options.has(Planted::SnapshotBeforeSync));
-        let work = Work {
-            disk: self.disk.clone(),
-            dir: self.dir.clone(),
-            directory: self.directory,
-            names: names.into_iter().filter(|_| !self.options.has(Planted::ForgetDirectorySync)).collect(),
-            segments: segments.map(|(tp, base_offset)| self.dir.segment(tp, base_offset)).collect(),
-            snapshot: Snapshot { group: self.group, seq: self.seq, time: now, catalog: self.catalog.clone() },
-            salt: self.rng.next_u64() as u32,
-        };
-        let outcome = Arc::new(Mutex::new(None));
-        let tell = Tell(outcome.clone());
-        let wait = self.disk.aside("sluice-snapshot", Box::new(move || tell.tell(work.run())));
-        Ok(UnderWay { group: self.group, outcome, wait })
+        let segments: Vec<_> = segments.map(|(tp, base_offset)| self.dir.segment(tp, base_offset)).collect();
+        let to_write = Snapshot { group: self.group, seq: self.seq, time: now, catalog: self.catalog.clone() };
+        let disk = self.disk.clone();
+        let task = Task::begin(&*self.disk, move || sync_segments(&*disk, &segments));
+        Ok(UnderWay { group: self.group, to_write: Some(to_write), task })
     }
 
-    fn end_snapshot(&mut self, under_way: UnderWay) {
-        let group = under_way.group;
-        let ended = under_way.end().and_then(|()| self.written(group).map_err(Failed::Write));
-        ended.unwrap_or_else(|failed| self.not_written(failed));
+    /// Waits for what is done aside, and goes on with what comes then; `None` in the end.
+    ///
+    /// It is written only now: had a sync of the committing thread failed meanwhile, one that was made aside after it would not have said so.
+    fn advance(&mut self, under_way: UnderWay) -> Result<Option<UnderWay>, Failed> {
+        let UnderWay { group, to_write, task } = under_way;
+        task.end()?;
+        if let Some(reason) = &self.poisoned {
+            return Err(Failed::Write(Error::Poisoned(reason.clone())));
+        }
+        let Some(snapshot) = to_write else { return self.written(group).map(|()| None).map_err(Failed::Write) };
+        let (disk, dir, directory, salt) = (self.disk.clone(), self.dir.clone(), self.directory, self.rng.next_u64());
+        let write = move || snapshot.write(&*disk, &dir, directory, salt as u32).map_err(Failed::Write);
+        let task = Task::begin(&*self.disk, write);
+        Ok(Some(UnderWay { group, to_write: None, task }))
     }
 
     /// One could not be written.
@@ -227,14 +234,14 @@ impl Committer {
         }
         let snapshots = Snapshot::list(&*self.disk, &self.dir)?;
         let Some(oldest) = snapshots.len().checked_sub(KEPT).and_then(|at| snapshots.get(at)) else { return Ok(()) };
-        let remove = |path: PathBuf| self.disk.remove_aside(&path).map_err(|error| Error::io("remove", &path, error));
         let firsts = CommitLog::list(&*self.disk, &self.dir)?;
         // A part ends where the next begins.
         for pair in firsts.windows(2).filter(|pair| pair[1] <= oldest + 1) {
-            remove(self.dir.commit_file(pair[0]))?;
+            CommitLog::retire(&*self.disk, &self.dir, pair[0], 2 * self.options.snapshot_bytes)?;
         }
         for group in snapshots.iter().filter(|group| *group < oldest) {
-            remove(self.dir.snapshot(*group))?;
+            let path = self.dir.snapshot(*group);
+            self.disk.remove_aside(&path).map_err(|error| Error::io("remove", &path, error))?;
         }
         Ok(())
     }
