@@ -397,7 +397,7 @@ struct Keys<'a> {
 impl Keys<'_> {
     fn check(&mut self, output: &sluice_event::Output<'_>) -> Result<(), CallError> {
         let key = match output.of {
-            (Source::Timer, timer) => output.own_key.or_else(|| Some(&self.due.timers.get(timer as usize)?.key[..])),
+            (Source::Timer, timer) => Some(output.own_key.unwrap_or_else(|| &self.due.timers[timer as usize].key)),
             (Source::Input, input) => {
                 while self.at.is_none_or(|(index, _)| index < input) {
                     let index = self.at.map_or(0, |(index, _)| index + 1);

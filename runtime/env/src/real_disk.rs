@@ -64,8 +64,7 @@ impl Disk for RealDisk {
         let open = fs::File::open(path);
         self.remove(path)?;
         if let Ok(file) = open {
-            // Without a thread it is closed here.
-            drop(crate::spawn("sluice-remove", move || drop(file)));
+            drop(self.aside("sluice-remove", Box::new(move || drop(file))));
         }
         Ok(())
     }

@@ -376,12 +376,10 @@ impl Disk for SimDisk {
         let work = Arc::new(Mutex::new(Some(work)));
         let mut world = self.world();
         let due = world.steps + world.aside_after;
-        let at_once = world.aside_after == 0;
         world.aside.push_back((due, Arc::downgrade(&work)));
         drop(world);
-        if at_once {
-            do_once(&work);
-        }
+        // It may be due at once.
+        drop(self.changing());
         Box::new(move || do_once(&work))
     }
 }

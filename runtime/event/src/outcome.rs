@@ -39,9 +39,7 @@ impl DealtWith {
             Source::Timer => index < self.fired || index.checked_sub(self.due).is_some_and(|own| own < self.firings),
         }
     }
-}
 
-impl DealtWith {
     /// Checks that timers which the call has fired itself stand in their order, and none behind what was not dealt with.
     fn check(self, items: Items<'_>, firings: Firings<'_>) -> Result<(), Malformed> {
         if !items.fires {

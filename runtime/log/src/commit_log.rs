@@ -52,27 +52,21 @@ impl CommitLog {
         let header = [IoSlice::new(&header)];
         let create = || {
             disk.remove(&path)?;
-            let file = match disk.open(&spare, Open::Write) {
-                Ok(file) => {
-                    let renames_early = options.has(Planted::RenameBeforeHeader);
-                    if renames_early {
-                        disk.rename(&spare, &path)?;
-                    }
-                    // No file has a part's name before it has its header.
-                    file.write_at(&header, 0)?;
-                    file.sync()?;
-                    if !renames_early {
-                        disk.rename(&spare, &path)?;
-                    }
-                    file
-                }
-                Err(_) => {
-                    let file = disk.open(&path, Open::Create)?;
-                    file.write_at(&header, 0)?;
-                    file.sync()?;
-                    file
-                }
+            let (file, is_spare) = match disk.open(&spare, Open::Write) {
+                Ok(file) => (file, true),
+                Err(_) => (disk.open(&path, Open::Create)?, false),
             };
+            let take_name = || if is_spare { disk.rename(&spare, &path) } else { Ok(()) };
+            let takes_it_early = options.has(Planted::RenameBeforeHeader);
+            if takes_it_early {
+                take_name()?;
+            }
+            file.write_at(&header, 0)?;
+            file.sync()?;
+            // Not before: what an earlier part has left would stand under this one's name.
+            if !takes_it_early {
+                take_name()?;
+            }
             if !options.has(Planted::ForgetDirectorySync) {
                 disk.sync_dir(&dir.commits())?;
             }
@@ -101,12 +95,12 @@ impl CommitLog {
     }
 
     /// Writes a frame at the end, not synced.
-    pub(crate) fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<(), Error> {
+    pub(crate) fn append(&mut self, mut parts: Vec<IoSlice<'_>>) -> Result<(), Error> {
         let end = self.position + parts.iter().map(|part| part.len() as u64).sum::<u64>();
         // A page that is written whole need not be read before.
         let rest = (end.next_multiple_of(PAGE) - end).min(self.length.saturating_sub(end));
-        let padded: Vec<_> = parts.iter().copied().chain([IoSlice::new(&ZEROS[..rest as usize])]).collect();
-        self.file.write_at(&padded, self.position).map_err(|error| Error::io("write", &self.path, error))?;
+        parts.push(IoSlice::new(&ZEROS[..rest as usize]));
+        self.file.write_at(&parts, self.position).map_err(|error| Error::io("write", &self.path, error))?;
         self.position = end;
         Ok(())
     }

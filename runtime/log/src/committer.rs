@@ -320,7 +320,7 @@ impl Committer {
         let result = self
             .make_topic_directories(planned)
             .and_then(|()| self.write_segments(planned, &mut written))
-            .and_then(|()| self.commit_log.append(&parts))
+            .and_then(|()| self.commit_log.append(parts))
             .and_then(|()| self.make_durable(&written, whole, bytes));
         if let Err(error) = result {
             let taken_back = self.take_back(commit_start, &written);

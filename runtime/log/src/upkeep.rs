@@ -4,6 +4,7 @@ mod snapshots;
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -244,15 +245,18 @@ impl Committer {
 
     /// Frees what space the commit log would write to next; false when there is none.
     pub(crate) fn give_up_spare(&mut self) -> bool {
-        let spare = self.dir.spare_commit_file();
-        self.disk.open(&spare, Open::Read).is_ok() && self.disk.remove(&spare).is_ok()
+        self.free(&self.dir.spare_commit_file())
     }
 
     /// Frees the space set aside; false when there is none.
     pub(crate) fn give_up_reserve(&mut self) -> bool {
-        let had = self.disk.open(&self.dir.reserve(), Open::Read).is_ok();
         self.upkeep.has_reserve = false;
         self.upkeep.reserve_at = self.clock.elapsed() + RETENTION_EVERY;
-        had && self.disk.remove(&self.dir.reserve()).is_ok()
+        self.free(&self.dir.reserve())
+    }
+
+    /// Removes a file; false when there is none.
+    fn free(&self, path: &Path) -> bool {
+        self.disk.open(path, Open::Read).is_ok() && self.disk.remove(path).is_ok()
     }
 }
