@@ -19,6 +19,7 @@ mod consumer;
 mod entry;
 mod event;
 mod failure;
+mod json;
 mod log;
 mod numbers;
 mod outputs;

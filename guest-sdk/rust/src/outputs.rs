@@ -1,7 +1,7 @@
 //! What a consumer puts out.
 
 use serde::Serialize;
-use sluice_event::{NewEvent, OutcomeWriter, Source, append, copy};
+use sluice_event::{NewEvent, OutcomeWriter, Source};
 
 use crate::{Event, Result};
 
@@ -161,68 +161,6 @@ macro_rules! byte_values {
 }
 byte_values!(&[u8], &str, &String, String, &Vec<u8>, Vec<u8>);
 
-/// Appends a value as JSON.
-#[inline]
-pub(crate) fn write_json(out: &mut Vec<u8>, value: &impl Serialize) -> Result {
-    let mut pieces = Pieces { out, held: [0; PIECES], len: 0 };
-    serde_json::to_writer(&mut pieces, value)?;
-    pieces.hand_on();
-    Ok(())
-}
-
-/// Bytes that are put together before they go on.
-const PIECES: usize = 64;
-
-/// Takes the many short pieces that JSON is written in: a byte of punctuation, a name, a number. Put together in a place of a fixed size they need no look at
-/// how much room there is for each.
-struct Pieces<'a> {
-    out: &'a mut Vec<u8>,
-    held: [u8; PIECES],
-    len: usize,
-}
-
-impl Pieces<'_> {
-    fn hand_on(&mut self) {
-        // All of it, for that many bytes are copied by a few instructions, and then those are cut off that do not count.
-        let len = self.out.len() + self.len;
-        self.out.extend_from_slice(&self.held);
-        self.out.truncate(len);
-        self.len = 0;
-    }
-
-    #[inline(always)]
-    fn add(&mut self, bytes: &[u8]) {
-        if bytes.len() > PIECES - self.len {
-            self.hand_on();
-            if bytes.len() > PIECES {
-                return append(self.out, bytes);
-            }
-        }
-        if let Some(to) = self.held.get_mut(self.len..self.len + bytes.len()) {
-            copy(to, bytes);
-        }
-        self.len += bytes.len();
-    }
-}
-
-impl std::io::Write for Pieces<'_> {
-    #[inline(always)]
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.add(bytes);
-        Ok(bytes.len())
-    }
-
-    #[inline(always)]
-    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.add(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// A value that is written as JSON; see [`json`].
 #[derive(Debug, Clone, Copy)]
 pub struct Json<T>(T);
@@ -235,6 +173,6 @@ pub fn json<T: Serialize>(value: T) -> Json<T> {
 impl<T: Serialize> Value for Json<T> {
     #[inline]
     fn write(self, out: &mut Vec<u8>) -> Result {
-        write_json(out, &self.0)
+        Ok(crate::json::write(out, &self.0)?)
     }
 }

@@ -10,9 +10,8 @@ use serde::de::DeserializeOwned;
 use sluice_event::{OutcomeWriter, Region, Source, View, append, has_expired};
 
 use crate::numbers::{BLOCK, Numbered};
-use crate::outputs::write_json;
 use crate::runner::Shared;
-use crate::{Event, Failure, Key, Result};
+use crate::{Event, Failure, Key, Result, json};
 
 /// Values under keys, which outlive instances, crashes and restarts: what an event changes is committed together with its outputs, and
 /// undone with them. The pipeline must grant it (`capabilities = ["state"]`).
@@ -471,11 +470,11 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
             json.clear();
             let value = match &held.value {
                 // A value that cannot be written is no JSON: maps whose keys are no text. It was a mistake from the beginning.
-                Value::There(value) => write_json(&mut json, value).map(|()| Some(&json[..])),
+                Value::There(value) => json::write(&mut json, value).map(|()| Some(&json[..])),
                 Value::Raw(raw) => Ok(Some(&raw[..])),
                 Value::None | Value::Awaited => Ok(None),
             };
-            let value = value.unwrap_or_else(|failure| panic!("a value of the state is no JSON: {}", failure.reason()));
+            let value = value.unwrap_or_else(|error| panic!("a value of the state is no JSON: {error}"));
             writer.state(of, &key, value, held.expires());
         }
         inner.changed = changed;
