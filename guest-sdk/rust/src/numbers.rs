@@ -2,6 +2,8 @@
 
 use std::hint::black_box;
 
+use sluice_event::append;
+
 /// Values under keys that are numbered as they come, from 0, and found again. Keys come from events, so that somebody might choose them to collide: that
 /// slows down their own partition, whose calls have a time limit.
 ///
@@ -18,7 +20,9 @@ pub(crate) struct Numbered<V> {
     places: Vec<u64>,
 }
 
+/// Begins where a line of a core's cache does: what is held of a key is mostly no longer than one.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Entry<V> {
     mark: Mark,
     value: V,
@@ -27,7 +31,7 @@ struct Entry<V> {
 /// What a key is known by: all of a key of up to sixteen bytes.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
-    /// The first eight bytes and the last eight, which may overlap; where there are fewer, what there is.
+    /// The first eight bytes and the last eight, which may overlap, the first byte the lowest; where there are fewer, what there is.
     head: u64,
     tail: u64,
     len: u32,
@@ -38,6 +42,9 @@ struct Mark {
 /// So many keys are looked for together.
 pub(crate) const BLOCK: usize = 16;
 
+/// The bits of a place that hold a number.
+const NUMBER: u64 = u32::MAX as u64;
+
 /// Bytes of a key that its mark holds.
 const MARKED: usize = 16;
 
@@ -47,7 +54,7 @@ impl Mark {
         let (len, begin) = (key.len() as u32, 0);
         let (head, tail) = match (key.first_chunk(), key.last_chunk()) {
             (Some(head), Some(tail)) => (u64::from_le_bytes(*head), u64::from_le_bytes(*tail)),
-            _ => (key.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte)), 0),
+            _ => (key.iter().rev().fold(0, |word, byte| (word << 8) | u64::from(*byte)), 0),
         };
         Self { head, tail, len, begin }
     }
@@ -93,6 +100,18 @@ impl<V> Numbered<V> {
         &self.bytes[begin as usize..(begin + len) as usize]
     }
 
+    /// Appends the key of a number. A short one stands beside what is held there: its bytes need not come from memory.
+    #[inline]
+    pub(crate) fn append_key(&self, number: usize, out: &mut Vec<u8>) {
+        let Mark { head, tail, len, .. } = self.entries[number].mark;
+        let Some(before_tail) = MARKED.checked_sub(len as usize) else { return append(out, self.key(number)) };
+        // Of the tail, what is not in the head.
+        let words = [head, tail.checked_shr(8 * before_tail as u32).unwrap_or(0)];
+        let len = out.len() + len as usize;
+        out.extend_from_slice(words.map(u64::to_le_bytes).as_flattened());
+        out.truncate(len);
+    }
+
     /// What is held under the key of a number.
     #[inline]
     pub(crate) fn value(&mut self, number: usize) -> &mut V {
@@ -111,22 +130,31 @@ impl<V> Numbered<V> {
             && (key.len() <= MARKED || between(self.key(number)) == between(key))
     }
 
+    /// From a place on, the first that is taken by a key of this hash, as far as it tells, or by none.
+    #[inline(always)]
+    fn alike(&self, mut at: usize, hash: u64) -> usize {
+        let mask = self.places.len() - 1;
+        // Hardly ever are two keys alike by half of their hashes.
+        while self.places[at] != 0 && (self.places[at] ^ hash) > NUMBER {
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
     /// The number of a key, or the place where it is to stand, and what belongs there besides its number.
     fn place(&self, mark: Mark, key: &[u8]) -> Result<usize, (usize, u64)> {
-        const NUMBER: u64 = u32::MAX as u64;
-        let (mask, hash) = (self.places.len() - 1, mark.hash(key));
+        let hash = mark.hash(key);
         let mut at = self.home(hash);
         loop {
-            let place = self.places[at];
-            if place == 0 {
+            at = self.alike(at, hash);
+            if self.places[at] == 0 {
                 return Err((at, hash & !NUMBER));
             }
-            // Hardly ever are two keys alike by half of their hashes.
-            let number = (place & NUMBER) as usize;
-            if (place ^ hash) <= NUMBER && self.has(number - 1, mark, key) {
-                return Ok(number - 1);
+            let number = (self.places[at] & NUMBER) as usize - 1;
+            if self.has(number, mark, key) {
+                return Ok(number);
             }
-            at = (at + 1) & mask;
+            at = (at + 1) & (self.places.len() - 1);
         }
     }
 
@@ -142,25 +170,23 @@ impl<V> Numbered<V> {
         if self.places.is_empty() { None } else { self.place(mark, key).ok() }
     }
 
-    /// Brings near what is held under a number, and its key.
+    /// Brings near what is held under some numbers: fetching it from memory takes as long as a hundred instructions, and here none waits for the one before.
     #[inline]
-    pub(crate) fn bring(&self, number: usize) {
-        black_box(self.entries.get(number).and_then(|entry| self.bytes.get(entry.mark.begin as usize)));
+    pub(crate) fn bring(&self, numbers: &[u32]) {
+        let entries = numbers.iter().filter_map(|number| self.entries.get(*number as usize));
+        black_box(entries.fold(0, |all, entry| all ^ entry.mark.len));
     }
 
-    /// The likely numbers of several keys, and what is held there brought near: fetching it from memory takes as long as a hundred instructions, and here none
-    /// waits for the one before.
+    /// The likely numbers of several keys, and what is held there brought near.
     pub(crate) fn expect(&self, keys: &[&[u8]; BLOCK]) -> [u32; BLOCK] {
         if self.places.is_empty() {
             return [0; BLOCK];
         }
         let numbers = keys.map(|key| {
-            let place = self.places[self.home(Mark::of(key).hash(key))];
-            (place as u32).wrapping_sub(1)
+            let hash = Mark::of(key).hash(key);
+            (self.places[self.alike(self.home(hash), hash)] as u32).wrapping_sub(1)
         });
-        for entry in numbers.iter().filter_map(|number| self.entries.get(*number as usize)) {
-            black_box(entry.mark.len);
-        }
+        self.bring(&numbers);
         numbers
     }
 
@@ -244,6 +270,9 @@ mod tests {
                     (numbers.find(likely.map(|number| number as u32), key), numbers.key(number)),
                     (Some(number), &key[..])
                 );
+                let mut appended = b"before".to_vec();
+                numbers.append_key(number, &mut appended);
+                assert_eq!(appended, [b"before", &key[..]].concat());
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sluice_event::{OutcomeWriter, Region, Source, View, append, has_expired};
+use sluice_event::{OutcomeWriter, Region, Source, View, has_expired};
 
 use crate::numbers::{BLOCK, Numbered};
 use crate::runner::Shared;
@@ -252,8 +252,9 @@ struct Held<T> {
     value: Value<T>,
     /// 0 for never.
     expires: i64,
-    /// The event or timer that changed it last, in this call.
-    changed_by: Option<(Source, u32)>,
+    /// Whether an event or a timer changed it last, in this call, and its index.
+    changed_by: Option<Source>,
+    index: u32,
     /// Whether the host has a value.
     is_kept: bool,
 }
@@ -263,7 +264,7 @@ impl<T: DeserializeOwned + Clone> Held<T> {
     fn kept(value: Option<(Vec<u8>, Option<i64>)>) -> Self {
         let is_kept = value.is_some();
         let (value, expires) = value.map_or((Value::None, None), |(value, expires)| (Value::Raw(value), expires));
-        Self { value, expires: stored(expires), changed_by: None, is_kept }
+        Self { value, expires: stored(expires), changed_by: None, index: 0, is_kept }
     }
 
     fn expires(&self) -> Option<i64> {
@@ -326,7 +327,7 @@ impl<T> Inner<T> {
 
     /// The number of a key, which is new if it is not known.
     fn number(&mut self, key: &[u8]) -> (usize, bool) {
-        self.held.number(key, Held { value: Value::Awaited, expires: 0, changed_by: None, is_kept: false })
+        self.held.number(key, Held { value: Value::Awaited, expires: 0, changed_by: None, index: 0, is_kept: false })
     }
 
     fn is_awaited(&mut self, number: usize) -> bool {
@@ -378,7 +379,9 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
         if held.changed_by.is_none() {
             inner.changed.push(number as u32);
         }
-        let new = Held { value, expires: stored(expires), changed_by: Some(NOW.get().of), is_kept: held.is_kept };
+        let (source, index) = NOW.get().of;
+        let new =
+            Held { value, expires: stored(expires), changed_by: Some(source), index, is_kept: held.is_kept };
         inner.journal.push((number as u32, std::mem::replace(held, new)));
     }
 
@@ -454,18 +457,19 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> AnyShelf for Shelf<T> {
         let mut key = self.prefix.clone();
         let changed = std::mem::take(&mut inner.changed);
         for (at, number) in changed.iter().map(|number| *number as usize).enumerate() {
-            if let Some(later) = changed.get(at + BLOCK / 2) {
-                inner.held.bring(*later as usize);
+            if at % BLOCK == 0 {
+                inner.held.bring(&changed[at..(at + BLOCK).min(changed.len())]);
             }
             let held = inner.held.value(number);
-            let Some(of) = held.changed_by.take() else { continue };
+            let Some(source) = held.changed_by.take() else { continue };
+            let of = (source, held.index);
             let was_kept = std::mem::replace(&mut held.is_kept, !matches!(held.value, Value::None));
             if !was_kept && !held.is_kept {
                 // It came and went in this call.
                 continue;
             }
             key.truncate(self.prefix.len());
-            append(&mut key, inner.held.key(number));
+            inner.held.append_key(number, &mut key);
             let held = inner.held.value(number);
             json.clear();
             let value = match &held.value {

@@ -130,7 +130,7 @@ impl Table {
         for number in found.into_iter().flatten() {
             // Where it begins and, mostly, ends.
             let start = self.start(number);
-            black_box((self.bytes.get(start), self.bytes.get(start + 64)));
+            black_box((self.bytes.get(start).copied(), self.bytes.get(start + 64).copied()));
         }
         std::array::from_fn(|n| found[n].filter(|number| self.at(*number).key == keys[n]))
     }
