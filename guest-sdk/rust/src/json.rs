@@ -177,12 +177,11 @@ impl Parts<'_, '_> {
     }
 
     #[inline(always)]
-    fn end(self) -> Result<()> {
+    fn close(self) {
         if self.next != b',' {
             self.writer.byte(self.next);
         }
         self.writer.add(self.end.as_bytes());
-        Ok(())
     }
 }
 
@@ -222,7 +221,8 @@ macro_rules! lists {
 
             #[inline(always)]
             fn end(self) -> Result<()> {
-                Parts::end(self)
+                self.close();
+                Ok(())
             }
         }
     )*};
@@ -247,7 +247,8 @@ macro_rules! structures {
 
             #[inline(always)]
             fn end(self) -> Result<()> {
-                Parts::end(self)
+                self.close();
+                Ok(())
             }
         }
     )*};
@@ -274,7 +275,8 @@ impl ser::SerializeMap for Parts<'_, '_> {
     }
 
     fn end(self) -> Result<()> {
-        Parts::end(self)
+        self.close();
+        Ok(())
     }
 }
 
@@ -453,7 +455,9 @@ mod tests {
         empty: [u8; 0],
         #[serde(rename = "a \"name\"\nof two lines")]
         odd: u8,
-        #[serde(rename = "a name that is longer than all that is put together before it goes on to the vector, by a bit")]
+        #[serde(
+            rename = "a name that is longer than all that is put together before it goes on to the vector, by a bit"
+        )]
         long: u8,
         #[serde(skip_serializing_if = "Option::is_none")]
         skipped: Option<u8>,
@@ -501,7 +505,7 @@ mod tests {
     struct Wrapped<T>(T);
 
     #[derive(Serialize)]
-    struct Raw {
+    struct Values {
         before: u8,
         raw: Box<RawValue>,
         number: Number,
@@ -533,7 +537,7 @@ mod tests {
         same(&Tagged::One { n: 3 });
         same(&json!({"a": [1, -2, 0.5, null, true], "b": {}, "c": {"d": "\u{7f}"}, "": []}));
         same(&Value::Null);
-        same(&Raw {
+        same(&Values {
             before: 1,
             raw: RawValue::from_string(r#"{ "as" : "it is" }"#.to_owned()).unwrap(),
             number: Number::from(5),

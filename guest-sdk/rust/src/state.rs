@@ -380,8 +380,7 @@ impl<T: Serialize + DeserializeOwned + Clone + 'static> Shelf<T> {
             inner.changed.push(number as u32);
         }
         let (source, index) = NOW.get().of;
-        let new =
-            Held { value, expires: stored(expires), changed_by: Some(source), index, is_kept: held.is_kept };
+        let new = Held { value, expires: stored(expires), changed_by: Some(source), index, is_kept: held.is_kept };
         inner.journal.push((number as u32, std::mem::replace(held, new)));
     }
 
