@@ -208,15 +208,15 @@ impl<T: Serialize + ?Sized> Serialize for Key<'_, T> {
     }
 }
 
-macro_rules! lists {
-    ($($trait:ident: $method:ident),*) => {$(
+macro_rules! parts {
+    ($($trait:ident: $method:ident = $part:ident($($name:ident)?)),*) => {$(
         impl ser::$trait for Parts<'_, '_> {
             type Ok = ();
             type Error = Error;
 
             #[inline(always)]
-            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
-                self.element(value)
+            fn $method<T: Serialize + ?Sized>(&mut self, $($name: &'static str,)? value: &T) -> Result<()> {
+                self.$part($($name,)? value)
             }
 
             #[inline(always)]
@@ -227,33 +227,14 @@ macro_rules! lists {
         }
     )*};
 }
-lists!(
-    SerializeSeq: serialize_element,
-    SerializeTuple: serialize_element,
-    SerializeTupleStruct: serialize_field,
-    SerializeTupleVariant: serialize_field
+parts!(
+    SerializeSeq: serialize_element = element(),
+    SerializeTuple: serialize_element = element(),
+    SerializeTupleStruct: serialize_field = element(),
+    SerializeTupleVariant: serialize_field = element(),
+    SerializeStruct: serialize_field = field(name),
+    SerializeStructVariant: serialize_field = field(name)
 );
-
-macro_rules! structures {
-    ($($trait:ident),*) => {$(
-        impl ser::$trait for Parts<'_, '_> {
-            type Ok = ();
-            type Error = Error;
-
-            #[inline(always)]
-            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<()> {
-                self.field(name, value)
-            }
-
-            #[inline(always)]
-            fn end(self) -> Result<()> {
-                self.close();
-                Ok(())
-            }
-        }
-    )*};
-}
-structures!(SerializeStruct, SerializeStructVariant);
 
 impl ser::SerializeMap for Parts<'_, '_> {
     type Ok = ();
@@ -262,9 +243,8 @@ impl ser::SerializeMap for Parts<'_, '_> {
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
         // What can be a key, and how, `serde_json` tells of whole objects only: `{"key":null}`.
         let next = self.next();
-        self.writer.hand_on();
-        let start = self.writer.out.len();
-        serde_json::to_writer(&mut *self.writer.out, &Key(key))?;
+        let start = self.writer.out.len() + self.writer.len;
+        self.writer.by_serde_json(&Key(key))?;
         self.writer.out[start] = next;
         self.writer.out.truncate(self.writer.out.len() - "null}".len());
         Ok(())
@@ -294,6 +274,15 @@ macro_rules! rare {
     ($($method:ident: $type:ty),*) => {$(
         fn $method(self, value: $type) -> Result<()> {
             self.by_serde_json(&value)
+        }
+    )*};
+}
+
+macro_rules! variants {
+    ($($method:ident: $begin:literal, $end:literal);*) => {$(
+        fn $method(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Parts<'w, 'a>> {
+            self.name(b'{', variant)?;
+            Ok(self.parts($begin, $end))
         }
     )*};
 }
@@ -387,17 +376,6 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
         Ok(self.parts(b'[', "]"))
     }
 
-    fn serialize_tuple_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        variant: &'static str,
-        _: usize,
-    ) -> Result<Parts<'w, 'a>> {
-        self.name(b'{', variant)?;
-        Ok(self.parts(b'[', "]}"))
-    }
-
     fn serialize_map(self, _: Option<usize>) -> Result<Parts<'w, 'a>> {
         Ok(self.parts(b'{', "}"))
     }
@@ -407,16 +385,7 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
         Ok(self.parts(b'{', "}"))
     }
 
-    fn serialize_struct_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        variant: &'static str,
-        _: usize,
-    ) -> Result<Parts<'w, 'a>> {
-        self.name(b'{', variant)?;
-        Ok(self.parts(b'{', "}}"))
-    }
+    variants!(serialize_tuple_variant: b'[', "]}"; serialize_struct_variant: b'{', "}}");
 }
 
 #[cfg(test)]
