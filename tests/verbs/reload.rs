@@ -199,6 +199,26 @@ fn who_is_rolled_back_stays_away_until_the_file_changes() {
     assert!(workspace.sluice(&["plugin", "reload", "p"]).fails(1).contains("no node runs"));
 }
 
+#[test]
+fn what_cannot_be_noted_does_not_come_in_force() {
+    let workspace = workspace("", 1);
+    let mut node = workspace.start(&[]).unwrap();
+    // What is noted is written under this name first.
+    let in_the_way = workspace.path(".sluice/generations/p.json.partial");
+    std::fs::create_dir(&in_the_way).unwrap();
+    save(&workspace, "pipelines/p.wasm", letter('B'));
+    workspace.until("it is refused", || problem(&workspace).contains("generations/p.json"));
+    produce(&workspace, 1);
+    settle(&workspace);
+    assert_eq!((workspace.values("out").concat().as_str(), &workspace.pipeline("p")["generation"]), ("A", &1.into()));
+    std::fs::remove_dir(&in_the_way).unwrap();
+    workspace.sluice(&["plugin", "reload", "p"]).ok();
+    produce(&workspace, 1);
+    settle(&workspace);
+    assert_eq!((workspace.values("out").concat().as_str(), &workspace.pipeline("p")["generation"]), ("AB", &2.into()));
+    kill(&mut node);
+}
+
 /// A bad plugin: its bytes, and what the status says of it.
 struct Bad {
     name: &'static str,

@@ -328,10 +328,10 @@ impl NewTopic {
 impl PipelineStart {
     fn changes(&self, catalog: &Catalog, changes: &mut Vec<Change>) {
         let known = catalog.pipeline_named(&self.name);
-        let same = known.is_some_and(|known| known.digest == self.digest && known.definition == self.definition);
         let id = known.map_or(catalog.counters.pipeline, |known| known.id);
-        let (epoch, generation) = known.map_or((1, 1), |known| (known.epoch, known.generation + u64::from(!same)));
-        if !same {
+        let epoch = known.map_or(1, |known| known.epoch);
+        let generation = known.map_or(1, |known| known.generation_by(&self.digest, &self.definition));
+        if known.is_none_or(|known| known.generation != generation) {
             changes.push(Change::Pipeline {
                 id,
                 name: self.name.clone(),

@@ -119,6 +119,11 @@ pub struct Again {
 }
 
 impl PipelineInfo {
+    /// The generation that is in force once the pipeline has been started by these plugins and this definition; the present one if they are in force.
+    pub fn generation_by(&self, digest: &[u8], definition: &str) -> u64 {
+        self.generation + u64::from(self.digest != digest || self.definition != definition)
+    }
+
     /// Where the cursor on a partition was before it was last set anew, if what is read again up to there goes to this topic.
     pub(crate) fn again_until(&self, source: TopicPartition) -> Option<(u32, u64)> {
         let topic = self.again?;

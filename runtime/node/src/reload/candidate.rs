@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sluice_config::{Allow, At, Delivery, Diagnostic, Pipeline};
 use sluice_engine::{Before, Generation, StageConfig};
 use sluice_host::Digest;
-use sluice_log::{PipelineInfo, TopicInfo};
+use sluice_log::{Error, PipelineInfo, TopicInfo};
 
 use super::versions::{Migrates, held_against};
 use super::{Noted, OnProbation};
@@ -184,10 +184,7 @@ impl Node {
     /// Replays history through it, where its definition wants that.
     fn compare(&self, pipeline: &Pipeline) -> Result<(), NodeError> {
         let Some(diff) = pipeline.reload.diff else { return Ok(()) };
-        let info = self
-            .log
-            .pipeline(&pipeline.name)
-            .ok_or_else(|| sluice_log::Error::UnknownPipeline(pipeline.name.clone()))?;
+        let info = self.log.pipeline(&pipeline.name).ok_or_else(|| Error::UnknownPipeline(pipeline.name.clone()))?;
         let since = self.clock.now() - i64::try_from(diff.last.as_millis()).unwrap_or(i64::MAX);
         let request = replay::Request {
             pipeline: pipeline.name.clone(),
@@ -300,7 +297,7 @@ impl Node {
         Ok(generation)
     }
 
-    /// Keeps what a candidate is made of, and says in the log that it is in force.
+    /// Keeps what a candidate is made of and notes it, and says in the log that it is in force.
     pub(crate) fn commit_generation(
         &self,
         candidate: &Candidate,
@@ -312,40 +309,51 @@ impl Node {
         for (stage, digest) in stages.iter().zip(hex(&digest)) {
             generations::keep_plugin(self.log.root(), &digest, &stage.wasm)?;
         }
-        let (info, sources) = lanes::start(&self.log, pipeline, digest.clone())?;
         let standing = if on_probation { Standing::Probation } else { Standing::Good };
-        let known = generations::of(&self.log, &pipeline.name)?;
-        let is_known = |last: &GenerationInfo| {
-            last.number == info.generation
-                && last.standing == standing
-                && last.is_of(pipeline, &digest)
-                && (last.checkpoint.is_some() || migrates.is_none())
+        let new = |number| GenerationInfo {
+            number,
+            time: self.clock.now(),
+            standing,
+            reason: None,
+            plugins: hex(&digest),
+            state_versions: candidate.state_versions(),
+            checkpoint: migrates.map(|migrates| migrates.checkpoint),
+            file: pipeline.file.clone(),
+            definition: pipeline.text.clone(),
         };
-        if !known.last().is_some_and(is_known) {
-            let new = GenerationInfo {
-                number: info.generation,
-                time: self.clock.now(),
-                standing,
-                reason: None,
-                plugins: hex(&digest),
-                state_versions: candidate.state_versions(),
-                checkpoint: migrates.map(|migrates| migrates.checkpoint),
-                file: pipeline.file.clone(),
-                definition: pipeline.text.clone(),
-            };
-            let noted = generations::note(&self.log, &pipeline.name, |known| {
-                if let Some(last) = known.last_mut().filter(|last| last.standing == Standing::Probation) {
-                    last.standing = Standing::Replaced;
-                }
-                known.retain(|generation| generation.number != new.number);
-                known.push(new);
-            });
-            if let Err(error) = noted {
-                // It is in force all the same.
-                tracing::warn!(%error, pipeline = pipeline.name, "a generation could not be noted");
+        // What comes in force is noted before, so that what is in force is always known, and can be taken out. Before its first start nothing is known of a
+        // pipeline, not even its id.
+        match self.log.pipeline(&pipeline.name) {
+            Some(info) => {
+                self.note_generation(&pipeline.name, new(info.generation_by(&digest, &pipeline.text)))?;
+                Ok(lanes::start(&self.log, pipeline, digest)?)
+            }
+            None => {
+                let started = lanes::start(&self.log, pipeline, digest.clone())?;
+                self.note_generation(&pipeline.name, new(started.0.generation))?;
+                Ok(started)
             }
         }
-        Ok((info, sources))
+    }
+
+    /// Notes what is about to be in force.
+    fn note_generation(&self, pipeline: &str, new: GenerationInfo) -> Result<(), Error> {
+        let is_known = |last: &GenerationInfo| {
+            last.number == new.number
+                && last.standing == new.standing
+                && (&last.definition, &last.plugins) == (&new.definition, &new.plugins)
+                && (last.checkpoint.is_some() || new.checkpoint.is_none())
+        };
+        if generations::of(&self.log, pipeline)?.last().is_some_and(is_known) {
+            return Ok(());
+        }
+        generations::note(&self.log, pipeline, |known| {
+            if let Some(last) = known.last_mut().filter(|last| last.standing == Standing::Probation) {
+                last.standing = Standing::Replaced;
+            }
+            known.retain(|generation| generation.number != new.number);
+            known.push(new);
+        })
     }
 }
 
