@@ -1,5 +1,7 @@
-//! Each job as a native loop, through log and engine with its consumers compiled natively, and with them in the sandbox; all of them in turn, so that what
+//! Each job as native loops, through log and engine with its consumers compiled natively, and with them in the sandbox; all of them in turn, so that what
 //! one makes of another can be told round by round.
+
+use std::fs::File;
 
 use anyhow::{Result, ensure};
 use sluice_engine::Delivery;
@@ -7,14 +9,15 @@ use sluice_engine::Delivery;
 use crate::Settings;
 use crate::events::{JOBS, Job};
 use crate::measure::{Cost, Spread};
-use crate::report::Table;
+use crate::report::{Cell, Table};
 use crate::through::Through;
-use crate::{native, native_lane};
+use crate::{by_hand, native, native_lane};
 
 /// What a job's sides took, a run each.
 #[derive(Default)]
 struct Sides {
     native: Vec<f64>,
+    by_hand: Vec<f64>,
     engine: Vec<f64>,
     wasm: Vec<f64>,
     clock: Vec<f64>,
@@ -29,13 +32,22 @@ pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table
             let input = job.events(events);
             let (framed, through) = (native::prepare(&input)?, Through::new(*job, 1, &input)?);
             drop(input);
-            let mut outputs = 0;
-            let cost = Cost::of(|| {
-                outputs = native::run(*job, &framed)?;
+            let mut outputs = Vec::new();
+            let mut looped = |run: fn(Job, &File) -> Result<u64>, rates: &mut Vec<f64>| -> Result<()> {
+                let cost = Cost::of(|| {
+                    outputs.push(run(*job, &framed)?);
+                    Ok(())
+                })?;
+                rates.push(cost.per_core(events));
                 Ok(())
-            })?;
-            sides.native.push(cost.per_core(events));
+            };
             // Windows are not begun natively: their timers are the engine's.
+            if *job != Job::J4 {
+                looped(native::run, &mut sides.native)?;
+            }
+            if by_hand::JOBS.contains(job) {
+                looped(by_hand::run, &mut sides.by_hand)?;
+            }
             if *job != Job::J4 {
                 let cost = Cost::of(|| native_lane::run(*job, through.node().log(), Delivery::ExactlyOnce, "native"))?;
                 sides.engine.push(cost.per_core(events));
@@ -44,7 +56,10 @@ pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table
             sides.wasm.push(cost.per_core(events));
             sides.clock.push(cost.by_clock(events));
             let found = through.outputs(0)?;
-            ensure!(found == outputs, "{job}: {found} outputs, and {outputs} of the native loop");
+            ensure!(
+                outputs.iter().all(|outputs| *outputs == found),
+                "{job}: {found} outputs, and {outputs:?} of the native loops"
+            );
         }
     }
     let mut table = Table::new(
@@ -52,20 +67,24 @@ pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table
         "exactly-once, durability os, one partition; M/s per core",
         &[
             "native loop",
+            "loop by hand",
             "log and engine, native consumer",
             "log, engine, sandbox",
             "of the native loop",
+            "of the loop by hand",
             "of J1 in the same round",
             "M/s by the clock",
         ],
     );
     let of_j1 = jobs[0].1.wasm.clone();
-    for (job, Sides { native, engine, wasm, clock }) in jobs {
-        let rounds = Spread::of_ratios(&wasm, &of_j1);
-        let ratios = Spread::of_ratios(&wasm, &native);
-        let engine = if engine.is_empty() { "–".into() } else { Spread::of(engine).into() };
-        let (native, wasm, clock) = (Spread::of(native), Spread::of(wasm), Spread::of(clock));
-        table.row(job.to_string(), [native.into(), engine, wasm.into(), ratios.into(), rounds.into(), clock.into()]);
+    // A side that a job does not have has no runs.
+    let cell = |runs: &[f64]| if runs.is_empty() { "–".into() } else { Cell::from(Spread::of(runs.to_vec())) };
+    let ratio =
+        |one: &[f64], other: &[f64]| if other.is_empty() { "–".into() } else { Spread::of_ratios(one, other).into() };
+    for (job, Sides { native, by_hand, engine, wasm, clock }) in &jobs {
+        let sides = [native, by_hand, engine, wasm].map(|runs| cell(runs));
+        let ratios = [native, by_hand, &of_j1].map(|other| ratio(wasm, other));
+        table.row(job.to_string(), sides.into_iter().chain(ratios).chain([cell(clock)]));
     }
     Ok(vec![table])
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout)]
 
 mod beside;
+mod by_hand;
 mod checkpoints;
 mod counts;
 mod engine;

@@ -1,17 +1,15 @@
 //! The ceiling: the same consumer code, compiled natively, in one loop from a framed file to a framed file, with a CRC both
 //! ways. No transactions, no sandbox, no threads.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 use std::rc::Rc;
 
 use anyhow::{Result, anyhow, ensure};
-use serde::{Deserialize, Serialize};
-use sluice_event::{Batch, Items, NewEvent, Outcome, Region};
+use sluice_event::{Batch, Items, Outcome};
 use sluice_sdk::{Config, Consumer, Runner, Shared, consumer_runner, runner};
 
-use crate::events::{HOUR, Job, view};
+use crate::events::{Job, view};
 
 /// The input as a framed file.
 pub(crate) fn prepare(input: &[Batch]) -> Result<File> {
@@ -22,7 +20,7 @@ pub(crate) fn prepare(input: &[Batch]) -> Result<File> {
     Ok(source)
 }
 
-/// The job's consumers, natively; none for J4, which the loop below is.
+/// The job's consumers, natively; none for J4, whose timers are the engine's.
 pub(crate) fn consumers(job: Job) -> Result<Vec<Box<dyn Runner>>> {
     Ok(match job {
         Job::J1 => vec![runner(orders::orders)],
@@ -42,29 +40,38 @@ pub(crate) fn consumers(job: Job) -> Result<Vec<Box<dyn Runner>>> {
 }
 
 /// The job, from the framed file to another; how many outputs there were.
-pub(crate) fn run(job: Job, mut source: &File) -> Result<u64> {
-    source.rewind()?;
-    let (mut consumers, mut hours) = (consumers(job)?, Hours::default());
-    let (mut source, mut sink) = (BufReader::with_capacity(1 << 20, source), tempfile::tempfile()?);
-    let (mut events, mut header, mut out) = (Shared::default(), Shared::default(), Batch::default());
-    let (mut base_offset, mut outputs) = (0, 0);
-    while let Some(count) = read_frame(&mut source, Rc::make_mut(&mut events))? {
-        if job == Job::J4 {
-            out.clear();
-            hours.take(&events, count, &mut out)?;
-        }
-        let mut items = count;
+pub(crate) fn run(job: Job, source: &File) -> Result<u64> {
+    let (mut consumers, mut header) = (consumers(job)?, Shared::default());
+    each_frame(source, |events, (mut items, base_offset), out| {
         for (place, consumer) in consumers.iter_mut().enumerate() {
             if place > 0 {
-                let events = Rc::make_mut(&mut events);
+                let events = Rc::make_mut(events);
                 events.clear();
                 events.extend_from_slice(out.bytes());
+                items = out.count();
             }
+            out.clear();
             if items > 0 {
-                call(consumer.as_mut(), &events, (items, base_offset), &mut header, &mut out)?;
+                call(consumer.as_mut(), events, (items, base_offset), &mut header, out)?;
             }
-            items = out.count();
         }
+        Ok(())
+    })
+}
+
+/// Deals with each batch of a framed file: its events, how many these are, and the offset of the first. What comes of them is written to another framed
+/// file; how many outputs there were.
+pub(crate) fn each_frame(
+    mut source: &File,
+    mut deal: impl FnMut(&mut Shared, (u32, u64), &mut Batch) -> Result<()>,
+) -> Result<u64> {
+    source.rewind()?;
+    let (mut source, mut sink) = (BufReader::with_capacity(1 << 20, source), tempfile::tempfile()?);
+    let (mut events, mut out) = (Shared::default(), Batch::default());
+    let (mut base_offset, mut outputs) = (0, 0);
+    while let Some(count) = read_frame(&mut source, Rc::make_mut(&mut events))? {
+        out.clear();
+        deal(&mut events, (count, base_offset), &mut out)?;
         write_frame(&mut sink, out.count(), out.bytes())?;
         base_offset += u64::from(count);
         outputs += u64::from(out.count());
@@ -92,6 +99,7 @@ pub(crate) fn alone(job: Job, input: &[Batch]) -> Result<()> {
         let own = Rc::make_mut(&mut events);
         own.clear();
         own.extend_from_slice(batch.bytes());
+        out.clear();
         call(consumers[0].as_mut(), &events, (batch.count(), 0), &mut header, &mut out)?;
     }
     Ok(())
@@ -109,7 +117,6 @@ fn call(
     view(count, base_offset).write(written);
     let outcome = consumer.run(header, events, &|_| {})?;
     let outcome = Outcome::parse(&outcome, Items { inputs: count, ..Items::default() })?;
-    out.clear();
     for output in outcome.outputs() {
         let event = output?.event;
         if let Some(origin) = event.origin() {
@@ -117,58 +124,6 @@ fn call(
         }
     }
     Ok(())
-}
-
-/// J4 as somebody would write it for this job alone: a table for each hour that is not over.
-#[derive(Default)]
-struct Hours {
-    open: BTreeMap<i64, HashMap<Vec<u8>, Airport>>,
-    watermark: i64,
-}
-
-/// Flights, the sum of their delays, and the worst.
-type Airport = (u64, f64, f64);
-
-#[derive(Deserialize)]
-struct Delay {
-    delay: f64,
-}
-
-#[derive(Serialize)]
-struct Hour {
-    start: i64,
-    flights: u64,
-    average: f64,
-    worst: f64,
-}
-
-impl Hours {
-    fn take(&mut self, events: &[u8], count: u32, out: &mut Batch) -> Result<()> {
-        for event in Region::new(events, count).events() {
-            let event = event?;
-            let Delay { delay } = serde_json::from_slice(event.value())?;
-            let (time, key) = (event.timestamp(), event.key().unwrap_or_default());
-            if time > self.watermark {
-                self.watermark = time;
-                while let Some(hour) = self.open.first_entry().filter(|hour| hour.key() + HOUR <= time) {
-                    let (start, airports) = hour.remove_entry();
-                    for (airport, (flights, sum, worst)) in airports {
-                        let average = (sum / flights as f64 * 10.0).round() / 10.0;
-                        let value = serde_json::to_vec(&Hour { start, flights, average, worst })?;
-                        let (timestamp, key) = (start + HOUR - 1, Some(&airport[..]));
-                        out.push(&NewEvent { timestamp, key, value: &value, ..NewEvent::default() })?;
-                    }
-                }
-            }
-            let airports = self.open.entry(time - time.rem_euclid(HOUR)).or_default();
-            let (flights, sum, worst) = match airports.get_mut(key) {
-                Some(airport) => airport,
-                None => airports.entry(key.to_vec()).or_insert((0, 0.0, f64::MIN)),
-            };
-            (*flights, *sum, *worst) = (*flights + 1, *sum + delay, worst.max(delay));
-        }
-        Ok(())
-    }
 }
 
 fn write_frame(file: &mut File, count: u32, bytes: &[u8]) -> Result<()> {

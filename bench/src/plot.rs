@@ -10,7 +10,7 @@ use crate::report::{Cell, Report, Table};
 
 /// What is drawn: a table, the columns of it, and what stands above.
 const PLOTS: [(&str, &[usize], &str); 6] = [
-    ("jobs", &[0, 1, 2], "Million events a second of processor time"),
+    ("jobs", &[0, 1, 2, 3], "Million events a second of processor time"),
     ("partitions", &[0], "Million events a second by the clock"),
     ("calls", &[0], "Million events a second of processor time"),
     ("latency", &[1], "Milliseconds, 99 % within"),
@@ -21,7 +21,7 @@ const PLOTS: [(&str, &[usize], &str); 6] = [
 const WIDTH: f64 = 760.0;
 const LABEL: f64 = 330.0;
 const BAR: f64 = 16.0;
-const COLOURS: [&str; 3] = ["#8a8f98", "#5b8def", "#e0803a"];
+const COLOURS: [&str; 4] = ["#8a8f98", "#b9a88f", "#5b8def", "#e0803a"];
 
 /// Draws what a report has of these into files of a folder.
 pub(crate) fn draw(report: &Report, folder: &Path) -> Result<()> {
@@ -64,7 +64,7 @@ fn svg(table: &Table, columns: &[usize], title: &str, machine: &str) -> String {
     );
     if columns.len() > 1 {
         for (place, column) in columns.iter().enumerate() {
-            let x = 10.0 + 250.0 * place as f64;
+            let x = 10.0 + (WIDTH - 20.0) / columns.len() as f64 * place as f64;
             let (colour, name) = (COLOURS[place % COLOURS.len()], escaped(&table.columns[*column]));
             let _ = writeln!(
                 out,
