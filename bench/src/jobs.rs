@@ -41,17 +41,15 @@ pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table
                 rates.push(cost.per_core(events));
                 Ok(())
             };
-            // Windows are not begun natively: their timers are the engine's.
+            // Its timers are the engine's.
             if *job != Job::J4 {
                 looped(native::run, &mut sides.native)?;
             }
             if by_hand::JOBS.contains(job) {
                 looped(by_hand::run, &mut sides.by_hand)?;
             }
-            if *job != Job::J4 {
-                let cost = Cost::of(|| native_lane::run(*job, through.node().log(), Delivery::ExactlyOnce, "native"))?;
-                sides.engine.push(cost.per_core(events));
-            }
+            let cost = Cost::of(|| native_lane::run(*job, through.node().log(), Delivery::ExactlyOnce, "native"))?;
+            sides.engine.push(cost.per_core(events));
             let cost = Cost::of(|| through.run(0))?;
             sides.wasm.push(cost.per_core(events));
             sides.clock.push(cost.by_clock(events));

@@ -14,15 +14,21 @@ use crate::report::Table;
 use crate::through::{How, Through};
 
 const DELIVERIES: [&str; 3] = ["at-least-once", "exactly-once", "at-most-once"];
-const DURABILITIES: [(Durability, &str); 2] = [(Durability::Os, "os"), (Durability::Fsync, "fsync")];
+const DURABILITIES: [(Durability, &str); 3] = [
+    (Durability::Os, "os"),
+    (Durability::Interval(Duration::from_millis(100)), "interval:100ms"),
+    (Durability::Fsync, "fsync"),
+];
+const JOBS: [Job; 5] = [Job::J1, Job::J2 { evenly: true }, Job::J3, Job::J4, Job::J5];
 
-/// J1 and J2 in each; what the sandboxed side makes is compared with at-least-once and with `os` round by round.
+/// The jobs in each; what the sandboxed side makes is compared with at-least-once and with `os` round by round.
 pub(crate) fn run(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
     let mut tables = Vec::new();
-    for job in [Job::J1, Job::J2 { evenly: true }] {
+    for job in JOBS {
+        let events = job.count(events);
         let input = job.events(events);
         // By delivery and durability: native, sandboxed, and the latter by the clock.
-        let mut taken = vec![vec![[vec![], vec![], vec![]]; 2]; 3];
+        let mut taken = vec![vec![[vec![], vec![], vec![]]; DURABILITIES.len()]; DELIVERIES.len()];
         for run in 0..runs {
             for (at, (durability, _)) in DURABILITIES.iter().enumerate() {
                 for (delivery, taken) in DELIVERIES.iter().zip(&mut taken) {

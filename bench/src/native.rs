@@ -20,16 +20,13 @@ pub(crate) fn prepare(input: &[Batch]) -> Result<File> {
     Ok(source)
 }
 
-/// The job's consumers, natively; none for J4, whose timers are the engine's.
+/// The job's consumers, natively.
 pub(crate) fn consumers(job: Job) -> Result<Vec<Box<dyn Runner>>> {
     Ok(match job {
         Job::J1 => vec![runner(orders::orders)],
-        Job::J2 { .. } => {
-            let totals = consumer_runner(|| totals::Totals::init(&Config::from_json("{}")));
-            vec![totals.map_err(|failure| anyhow!("{}", failure.reason()))?]
-        }
+        Job::J2 { .. } => vec![made::<totals::Totals>()?],
         Job::J3 => vec![runner(pass_through::pass_through)],
-        Job::J4 => Vec::new(),
+        Job::J4 => vec![made::<airport_hours::AirportHours>()?],
         Job::J5 => vec![
             runner(pass_through::pass_through),
             runner(orders::orders),
@@ -37,6 +34,10 @@ pub(crate) fn consumers(job: Job) -> Result<Vec<Box<dyn Runner>>> {
             runner(pass_through::pass_through),
         ],
     })
+}
+
+fn made<C: Consumer>() -> Result<Box<dyn Runner>> {
+    consumer_runner(|| C::init(&Config::from_json("{}"))).map_err(|failure| anyhow!("{}", failure.reason()))
 }
 
 /// The job, from the framed file to another; how many outputs there were.

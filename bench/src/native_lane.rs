@@ -14,6 +14,7 @@ use sluice_engine::{
 };
 use sluice_env::{Clock, SystemClock};
 use sluice_log::{Commit, Log, NewTopic, PipelineStart, TopicPartition};
+use sluice_sdk::testing::{Store, Stored, keep_in};
 use sluice_sdk::{Runner, Shared};
 use sluice_state::{MemoryStore, PartitionState, SharedState, StageState};
 
@@ -26,8 +27,23 @@ pub(crate) struct NativePlugin {
     pub(crate) stage: usize,
 }
 
-/// A consumer, and what it reads.
-type Own = (Box<dyn Runner>, Shared, Shared);
+/// A consumer, what it reads, and what it keeps.
+type Own = (Box<dyn Runner>, Shared, Shared, Option<Rc<dyn Store>>);
+
+/// What a stage keeps, found for its consumer as the sandbox does it.
+struct Kept(StageState);
+
+impl Store for Kept {
+    fn get(&self, key: &[u8]) -> Option<(Vec<u8>, Option<i64>)> {
+        let slot = self.0.get(key).expect("a state in memory can be read")?;
+        Some((slot.value?, slot.expires))
+    }
+
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<Stored> {
+        let (found, _) = self.0.scan(prefix, after, limit, usize::MAX).expect("a state in memory can be read");
+        found.into_iter().filter_map(|(key, slot)| Some((key, slot.value?, slot.expires))).collect()
+    }
+}
 
 thread_local! {
     /// Consumers stay on the thread they were made on, and the engine wants what can be sent to others: it is given their numbers.
@@ -37,7 +53,7 @@ thread_local! {
 struct NativeConsumer(u64);
 
 impl Plugin for NativePlugin {
-    fn instantiate(&self, _: Option<StageState>) -> Result<Box<dyn Consumer>, CallError> {
+    fn instantiate(&self, state: Option<StageState>) -> Result<Box<dyn Consumer>, CallError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let failed = |error: &dyn std::fmt::Display| CallError::new(CallErrorKind::Instantiate, error.to_string());
         let mut consumers = native::consumers(self.job).map_err(|error| failed(&error))?;
@@ -45,7 +61,8 @@ impl Plugin for NativePlugin {
             return Err(failed(&"there is no such stage"));
         }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let own = (consumers.swap_remove(self.stage), Shared::default(), Shared::default());
+        let store = state.map(|state| Rc::new(Kept(state)) as Rc<dyn Store>);
+        let own = (consumers.swap_remove(self.stage), Shared::default(), Shared::default(), store);
         CONSUMERS.with_borrow_mut(|all| all.insert(number, own));
         Ok(Box::new(NativeConsumer(number)))
     }
@@ -54,7 +71,8 @@ impl Plugin for NativePlugin {
 impl Consumer for NativeConsumer {
     fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError> {
         let outcome = CONSUMERS.with_borrow_mut(|all| {
-            let (runner, own_header, own_events) = all.get_mut(&self.0)?;
+            let (runner, own_header, own_events, store) = all.get_mut(&self.0)?;
+            store.iter().cloned().for_each(keep_in);
             for (own, given) in [(&mut *own_header, header), (&mut *own_events, events)] {
                 let own = Rc::make_mut(own);
                 own.clear();

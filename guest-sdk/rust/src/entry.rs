@@ -48,7 +48,7 @@ impl Entry {
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         let told =
             |error| Failure::permanent(format!("{} {:?}: {error}", self.name(), self.key().escape_ascii().to_string()));
-        serde_json::from_slice(&self.value).map_err(told)
+        crate::json::read(&self.value).map_err(told)
     }
 
     /// The same with another value.

@@ -47,7 +47,7 @@ impl<'a> Event<'a> {
     /// # Errors
     /// A permanent failure when it is not JSON of this type.
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T> {
-        serde_json::from_slice(self.value()).map_err(|error| Failure::permanent(format!("value: {error}")))
+        crate::json::read(self.value()).map_err(|error| Failure::permanent(format!("value: {error}")))
     }
 
     /// Milliseconds since the epoch, as the producer said.

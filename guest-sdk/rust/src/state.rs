@@ -289,7 +289,7 @@ fn stored(expires: Option<i64>) -> i64 {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| Failure::permanent(format!("state: {error}")))
+    json::read(bytes).map_err(|error| Failure::permanent(format!("state: {error}")))
 }
 
 struct Shelf<T> {

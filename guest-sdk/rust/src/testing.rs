@@ -15,6 +15,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use sluice_event::{Batch, Clock, DueTimer, FailureKind, Items, NewEvent, Outcome, Source, View, has_expired};
 
@@ -42,41 +43,65 @@ pub struct Tester {
 /// What a consumer under test keeps: values with their expiries.
 type Kept = BTreeMap<Vec<u8>, (Vec<u8>, Option<i64>)>;
 
-thread_local! {
-    /// That of the tester which is running.
-    static STATE: RefCell<Kept> = const { RefCell::new(BTreeMap::new()) };
+/// A key, what stands under it, and when that expires.
+pub type Stored = (Vec<u8>, Vec<u8>, Option<i64>);
+
+/// Plays the host to [`State`](crate::State) where consumers run natively: has what they keep, by full keys.
+pub trait Store {
+    /// What stands under a key, and when it expires.
+    fn get(&self, key: &[u8]) -> Option<(Vec<u8>, Option<i64>)>;
+
+    /// Up to `limit` of what begins with `prefix`, behind `after`, in the order of keys.
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<Stored>;
 }
 
-/// Plays the host to [`State`](crate::State).
+impl Store for Kept {
+    fn get(&self, key: &[u8]) -> Option<(Vec<u8>, Option<i64>)> {
+        self.get(key).cloned()
+    }
+
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Vec<Stored> {
+        let behind = |key: &&Vec<u8>| key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after);
+        let found = self.iter().filter(|(key, _)| behind(key)).take(limit);
+        found.map(|(key, (value, expires))| (key.clone(), value.clone(), *expires)).collect()
+    }
+}
+
+thread_local! {
+    /// That of the consumer which is running.
+    static STORE: RefCell<Rc<dyn Store>> = RefCell::new(Rc::new(Kept::new()));
+}
+
+/// Has the consumers that this thread runs from now on find in this store what they keep: for who runs them with a [`Runner`] of its own. Of what they
+/// change, it is told nothing: that stands in their outcomes.
+pub fn keep_in(store: Rc<dyn Store>) {
+    STORE.set(store);
+}
+
+/// What [`State`](crate::State) calls.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) mod host {
-    use super::STATE;
+    use super::{STORE, Stored};
 
     pub(crate) fn get(mut keys: &[u8]) -> Vec<u8> {
         let mut values = Vec::new();
         while let Some((len, rest)) = keys.split_first_chunk() {
             let (key, rest) = rest.split_at(u32::from_le_bytes(*len) as usize);
             keys = rest;
-            STATE.with_borrow(|state| match state.get(key) {
+            match STORE.with_borrow(|store| store.get(key)) {
                 Some((value, expires)) => {
                     values.extend_from_slice(&(value.len() as u32).to_le_bytes());
                     values.extend_from_slice(&expires.unwrap_or(0).to_le_bytes());
-                    values.extend_from_slice(value);
+                    values.extend_from_slice(&value);
                 }
                 None => values.extend_from_slice(&u32::MAX.to_le_bytes()),
-            });
+            }
         }
         values
     }
 
-    type Found = (Vec<u8>, Vec<u8>, Option<i64>);
-
-    pub(crate) fn scan(prefix: &[u8], after: Option<&[u8]>, limit: u32, _max_bytes: u32) -> Vec<Found> {
-        STATE.with_borrow(|state| {
-            let behind = |key: &&Vec<u8>| key.starts_with(prefix) && after.is_none_or(|after| key.as_slice() > after);
-            let found = state.iter().filter(|(key, _)| behind(key)).take(limit as usize);
-            found.map(|(key, (value, expires))| (key.clone(), value.clone(), *expires)).collect()
-        })
+    pub(crate) fn scan(prefix: &[u8], after: Option<&[u8]>, limit: u32, _max_bytes: u32) -> Vec<Stored> {
+        STORE.with_borrow(|store| store.scan(prefix, after, limit as usize))
     }
 }
 
@@ -325,10 +350,12 @@ impl Tester {
             due: (&due_bytes, due.len() as u32),
         };
         view.write(&mut header);
-        STATE.set(std::mem::take(&mut self.state));
+        let kept = Rc::new(std::mem::take(&mut self.state));
+        keep_in(kept.clone());
         let bytes =
             self.runner.run(&header.into(), &batch.bytes().to_vec().into(), &|_| {}).expect("the batch is well formed");
-        self.state = STATE.take();
+        keep_in(Rc::new(Kept::new()));
+        self.state = Rc::unwrap_or_clone(kept);
         let items = Items { inputs: batch.count(), timers: &before, fires: view.fires };
         let outcome = Outcome::parse(&bytes, items).expect("the outcome is well formed");
         self.take_in(&outcome, &due, tested);
