@@ -41,7 +41,9 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// Columns that a table does not have (one cut short, of part of the jobs) are left out.
 fn svg(table: &Table, columns: &[usize], title: &str, machine: &str) -> String {
+    let columns: Vec<usize> = columns.iter().copied().filter(|column| *column < table.columns.len()).collect();
     let spreads = |cells: &[Cell]| -> Vec<Option<Spread>> {
         let spread = |cell: Option<&Cell>| match cell {
             Some(Cell::Spread(spread)) => Some(*spread),
