@@ -5,6 +5,7 @@
 //! structures, lists, whole numbers, short decimals, text without escapes. A part that is anything else is handed to `serde_json` as it stands, and where
 //! anything is wrong it reads all of it again and says what. So whatever is read here has to be what it would read, and what it refuses has to be refused.
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::value::BorrowedStrDeserializer;
@@ -16,14 +17,16 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Seq
 /// As `serde_json` says.
 #[inline]
 pub(crate) fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> serde_json::Result<T> {
-    read_here(bytes).or_else(|Other| read_again(bytes))
+    read_here(bytes).or_else(|_| read_again(bytes))
 }
 
 #[inline]
 fn read_here<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
     let mut reader = Reader { bytes, at: 0, depth: 0 };
-    let value = T::deserialize(&mut reader)?;
-    if reader.significant().is_none() { Ok(value) } else { Err(Other) }
+    // A type may read others within, from text of its own.
+    let outer = GIVEN_UP.replace(false);
+    let value = T::deserialize(&mut reader);
+    if GIVEN_UP.replace(outer) || reader.significant().is_some() { Err(other()) } else { value }
 }
 
 #[cold]
@@ -32,13 +35,34 @@ fn read_again<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> serde_json::Result<
     serde_json::from_slice(bytes)
 }
 
+thread_local! {
+    /// Whether anything was not read here. A type may deal with an error by itself and take another value instead: it is not to see errors that
+    /// `serde_json` would not have given it.
+    static GIVEN_UP: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Something is wrong, or is not read here: `serde_json` is to say.
-#[derive(Debug)]
-struct Other;
+struct Other(());
+
+/// Made here, and not by a type that refuses what it was given.
+#[cold]
+#[inline(never)]
+fn other() -> Other {
+    GIVEN_UP.set(true);
+    Other(())
+}
 
 impl fmt::Display for Other {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Who asks what is wrong is to hear it from `serde_json`.
+        GIVEN_UP.set(true);
         f.write_str("not read here")
+    }
+}
+
+impl fmt::Debug for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -46,7 +70,7 @@ impl std::error::Error for Other {}
 
 impl de::Error for Other {
     fn custom<T: fmt::Display>(_: T) -> Self {
-        Self
+        Self(())
     }
 }
 
@@ -74,9 +98,9 @@ impl<'de> Quoted<'de> {
     /// As text, when it stands there as it is.
     fn text(&self) -> Result<&'de str> {
         if self.has_escapes {
-            return Err(Other);
+            return Err(other());
         }
-        std::str::from_utf8(self.bytes).map_err(|_| Other)
+        std::str::from_utf8(self.bytes).map_err(|_| other())
     }
 }
 
@@ -108,7 +132,7 @@ impl<'de> Reader<'de> {
     #[inline(always)]
     fn expect(&mut self, byte: u8) -> Result<()> {
         if self.significant() != Some(byte) {
-            return Err(Other);
+            return Err(other());
         }
         self.at += 1;
         Ok(())
@@ -116,7 +140,7 @@ impl<'de> Reader<'de> {
 
     fn word(&mut self, word: &[u8]) -> Result<()> {
         if !self.bytes[self.at..].starts_with(word) {
-            return Err(Other);
+            return Err(other());
         }
         self.at += word.len();
         Ok(())
@@ -155,14 +179,14 @@ impl<'de> Reader<'de> {
                     has_escapes = true;
                     self.at += 2;
                     if self.at > self.bytes.len() {
-                        return Err(Other);
+                        return Err(other());
                     }
                 }
                 Some(plain @ 0x20..) => {
                     seen |= u64::from(plain);
                     self.at += 1;
                 }
-                _ => return Err(Other),
+                _ => return Err(other()),
             }
         }
         let bytes = &self.bytes[from..self.at];
@@ -184,13 +208,13 @@ impl<'de> Reader<'de> {
 
     /// Takes a number that is as exact here as it is there.
     #[inline]
-    fn number(&mut self) -> Result<Number> {
+    fn number(&mut self) -> Option<Number> {
         let is_below = self.significant() == Some(b'-');
         self.at += usize::from(is_below);
         let first = self.byte();
         let (len, whole) = self.digits(0);
         if len == 0 || len > 18 || (first == Some(b'0') && len > 1) {
-            return Err(Other);
+            return None;
         }
         match self.byte() {
             Some(b'.') => {
@@ -198,16 +222,16 @@ impl<'de> Reader<'de> {
                 let (behind, all) = self.digits(whole);
                 // Up to 15 digits are a whole number that a double has, and one division rounds once.
                 if behind == 0 || len + behind > 15 || matches!(self.byte(), Some(b'e' | b'E')) {
-                    return Err(Other);
+                    return None;
                 }
                 let decimal = all as f64 / POWERS[behind];
-                Ok(Number::Decimal(if is_below { -decimal } else { decimal }))
+                Some(Number::Decimal(if is_below { -decimal } else { decimal }))
             }
-            Some(b'e' | b'E') => Err(Other),
+            Some(b'e' | b'E') => None,
             // There, this is a double.
-            _ if is_below && whole == 0 => Err(Other),
-            _ if is_below => Ok(Number::Below(-whole.cast_signed())),
-            _ => Ok(Number::Whole(whole)),
+            _ if is_below && whole == 0 => None,
+            _ if is_below => Some(Number::Below(-whole.cast_signed())),
+            _ => Some(Number::Whole(whole)),
         }
     }
 
@@ -230,7 +254,7 @@ impl<'de> Reader<'de> {
             Some(b't') => self.word(b"true"),
             Some(b'f') => self.word(b"false"),
             Some(b'n') => self.word(b"null"),
-            _ => Err(Other),
+            _ => Err(other()),
         }
     }
 
@@ -239,19 +263,19 @@ impl<'de> Reader<'de> {
         let first = self.byte();
         let (len, _) = self.digits(0);
         if len == 0 || (first == Some(b'0') && len > 1) {
-            return Err(Other);
+            return Err(other());
         }
         if self.byte() == Some(b'.') {
             self.at += 1;
             if self.digits(0).0 == 0 {
-                return Err(Other);
+                return Err(other());
             }
         }
         if let Some(b'e' | b'E') = self.byte() {
             self.at += 1;
             self.at += usize::from(matches!(self.byte(), Some(b'+' | b'-')));
             if self.digits(0).0 == 0 {
-                return Err(Other);
+                return Err(other());
             }
         }
         Ok(())
@@ -279,7 +303,7 @@ impl<'de> Reader<'de> {
         self.at += 1;
         self.depth += 1;
         if self.depth > MOST_DEEP {
-            return Err(Other);
+            return Err(other());
         }
         let dealt = deal(self)?;
         self.depth -= 1;
@@ -296,15 +320,15 @@ impl<'de> Reader<'de> {
         let from = self.at;
         self.pass_over()?;
         let mut deserializer = serde_json::Deserializer::from_slice(&self.bytes[from..self.at]);
-        let value = read(&mut deserializer).map_err(|_| Other)?;
-        deserializer.end().map_err(|_| Other)?;
+        let value = read(&mut deserializer).map_err(|_| other())?;
+        deserializer.end().map_err(|_| other())?;
         Ok(value)
     }
 
     #[inline]
     fn visit_map<V: Visitor<'de>>(&mut self, visitor: V, is_struct: bool) -> Result<V::Value> {
         self.deeper(|reader| {
-            let value = visitor.visit_map(Fields { reader, is_struct, is_first: true })?;
+            let value = visitor.visit_map(Fields { reader, is_struct, is_first: true }).map_err(|_| other())?;
             reader.expect(b'}')?;
             Ok(value)
         })
@@ -313,7 +337,7 @@ impl<'de> Reader<'de> {
     #[inline]
     fn visit_seq<V: Visitor<'de>>(&mut self, visitor: V) -> Result<V::Value> {
         self.deeper(|reader| {
-            let value = visitor.visit_seq(Elements { reader, is_first: true })?;
+            let value = visitor.visit_seq(Elements { reader, is_first: true }).map_err(|_| other())?;
             reader.expect(b']')?;
             Ok(value)
         })
@@ -324,13 +348,13 @@ impl<'de> Reader<'de> {
         self.significant();
         let from = self.at;
         match self.number() {
-            Ok(Number::Whole(number)) => visitor.visit_u64(number),
-            Ok(Number::Below(number)) => visitor.visit_i64(number),
-            Ok(Number::Decimal(number)) => visitor.visit_f64(number),
-            Err(Other) => {
+            Some(Number::Whole(number)) => visitor.visit_u64(number),
+            Some(Number::Below(number)) => visitor.visit_i64(number),
+            Some(Number::Decimal(number)) => visitor.visit_f64(number),
+            None => {
                 self.at = from;
                 if !matches!(self.byte(), Some(b'-' | b'0'..=b'9')) {
-                    return Err(Other);
+                    return Err(other());
                 }
                 self.part(|part| part.deserialize_f64(visitor))
             }
@@ -364,7 +388,7 @@ fn escapes_are_right(bytes: &[u8]) -> Result<()> {
             _ => false,
         };
         if !is_right {
-            return Err(Other);
+            return Err(other());
         }
     }
     Ok(())
@@ -444,7 +468,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
 
     #[inline]
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        if self.significant() == Some(b'[') { self.visit_seq(visitor) } else { Err(Other) }
+        if self.significant() == Some(b'[') { self.visit_seq(visitor) } else { Err(other()) }
     }
 
     #[inline]
@@ -459,7 +483,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
 
     #[inline]
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        if self.significant() == Some(b'{') { self.visit_map(visitor, false) } else { Err(Other) }
+        if self.significant() == Some(b'{') { self.visit_map(visitor, false) } else { Err(other()) }
     }
 
     #[inline]
@@ -472,7 +496,7 @@ impl<'de> Deserializer<'de> for &mut Reader<'de> {
         match self.significant() {
             Some(b'{') => self.visit_map(visitor, true),
             Some(b'[') => self.visit_seq(visitor),
-            _ => Err(Other),
+            _ => Err(other()),
         }
     }
 
@@ -504,6 +528,13 @@ struct Fields<'a, 'de> {
     is_first: bool,
 }
 
+/// No comma stands where one has to be. Where something was given up before, that may be why, and there is nothing more: who passes over errors would
+/// ask for ever.
+#[cold]
+fn ends_early() -> Result<bool> {
+    if GIVEN_UP.get() { Ok(false) } else { Err(other()) }
+}
+
 /// Goes on to the next part, if there is one.
 #[inline(always)]
 fn goes_on(reader: &mut Reader<'_>, is_first: &mut bool, close: u8) -> Result<bool> {
@@ -511,7 +542,10 @@ fn goes_on(reader: &mut Reader<'_>, is_first: &mut bool, close: u8) -> Result<bo
         return Ok(false);
     }
     if !std::mem::take(is_first) {
-        reader.expect(b',')?;
+        if reader.significant() != Some(b',') {
+            return ends_early();
+        }
+        reader.at += 1;
     }
     Ok(true)
 }
@@ -546,8 +580,13 @@ impl<'de> SeqAccess<'de> for Elements<'_, 'de> {
 
     #[inline]
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>> {
+        let comes_first = self.is_first;
         if !goes_on(self.reader, &mut self.is_first, b']')? {
             return Ok(None);
+        }
+        if !comes_first && self.reader.significant() == Some(b']') {
+            // A type that takes nothing would not see that nothing is there.
+            return Err(other());
         }
         seed.deserialize(&mut *self.reader).map(Some)
     }
@@ -563,7 +602,7 @@ struct Key<'de> {
 macro_rules! not_keys {
     ($($name:ident)*) => {
         $(fn $name<V: Visitor<'de>>(self, _: V) -> Result<V::Value> {
-            Err(Other)
+            Err(other())
         })*
     };
 }
@@ -594,7 +633,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value> {
         if name.starts_with("$serde_json") {
-            return Err(Other);
+            return Err(other());
         }
         visitor.visit_newtype_struct(self)
     }
@@ -616,11 +655,12 @@ impl<'de> Deserializer<'de> for Key<'de> {
 #[cfg(test)]
 mod tests {
     use std::borrow::Cow;
-    use std::collections::{BTreeMap, HashSet};
+    use std::collections::{BTreeMap, HashMap, HashSet};
     use std::fmt::Debug;
+    use std::marker::PhantomData;
 
-    use serde::de::{DeserializeOwned, IgnoredAny};
-    use serde::{Deserialize, Serialize};
+    use serde::de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
+    use serde::{Deserialize, Deserializer, Serialize};
     use serde_json::value::RawValue;
     use serde_json::{Number, Value, json};
 
@@ -818,6 +858,118 @@ mod tests {
         same::<std::time::Duration>(r#"{"secs":1,"nanos":2}"#);
         let raw: Vec<Box<RawValue>> = read_here(br#"[{ "as" : "it is" }, 1.50 ]"#).unwrap();
         assert_eq!((raw[0].get(), raw[1].get()), (r#"{ "as" : "it is" }"#, "1.50"));
+    }
+
+    /// Nothing where something else was expected.
+    #[derive(Debug, PartialEq, Eq, Hash)]
+    struct Lenient<T>(Option<T>);
+
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Lenient<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Ok(Self(T::deserialize(deserializer).ok()))
+        }
+    }
+
+    /// What is wrong, as told.
+    #[derive(Debug, PartialEq)]
+    struct Told<T>(Result<T, String>);
+
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Told<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            Ok(Self(T::deserialize(deserializer).map_err(|error| error.to_string())))
+        }
+    }
+
+    /// Takes nothing at all.
+    #[derive(Debug, PartialEq)]
+    struct Blind;
+
+    impl<'de> Deserialize<'de> for Blind {
+        fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            Ok(Self)
+        }
+    }
+
+    /// Those elements of a list that can be read.
+    #[derive(Debug, PartialEq)]
+    struct Readable<T>(Vec<T>);
+
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Readable<T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct All<T>(PhantomData<T>);
+            impl<'de, T: Deserialize<'de>> Visitor<'de> for All<T> {
+                type Value = Readable<T>;
+
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("a list")
+                }
+
+                fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                    let mut all = Vec::new();
+                    loop {
+                        match list.next_element() {
+                            Ok(Some(one)) => all.push(one),
+                            Ok(None) => return Ok(Readable(all)),
+                            Err(_) => {}
+                        }
+                    }
+                }
+            }
+            deserializer.deserialize_seq(All(PhantomData))
+        }
+    }
+
+    #[test]
+    fn who_deals_with_errors_by_itself_gets_those_of_serde_json() {
+        type Map<T> = BTreeMap<String, T>;
+        for part in [
+            "5",
+            "[1]",
+            "{}",
+            "null",
+            "1.5",
+            "-1",
+            "300",
+            "-0",
+            "1e99999999999",
+            r#""Unit""#,
+            r#""Un\u0069t""#,
+            r#""\ud800x""#,
+            r#""\x""#,
+            r#"{"Unknown":1}"#,
+            r#"{"a":1}"#,
+            r#"{"b":1}"#,
+            r#"{"1":2}"#,
+            r#"{"a\n":1}"#,
+        ] {
+            let text = format!("{{\"a\": {part} }}");
+            same::<Map<Lenient<Kinds>>>(&text);
+            same::<Map<Lenient<f32>>>(&text);
+            same::<Map<Lenient<f64>>>(&text);
+            same::<Map<Lenient<u8>>>(&text);
+            same::<Map<Lenient<i128>>>(&text);
+            same::<Map<Lenient<String>>>(&text);
+            same::<Map<Lenient<Strict>>>(&text);
+            same::<Map<Lenient<(u8, u8)>>>(&text);
+            same::<Map<Told<u8>>>(&text);
+            same::<Map<Told<Strict>>>(&text);
+            same::<Map<HashMap<Lenient<u64>, u8>>>(&text);
+            same::<Map<HashMap<Lenient<String>, u8>>>(&text);
+            same::<Map<Blind>>(&text);
+            let text = format!("[{part},1,{part}]");
+            same::<Vec<Lenient<u8>>>(&text);
+            same::<Vec<Lenient<Kinds>>>(&text);
+            same::<Vec<Told<String>>>(&text);
+            same::<Lenient<Vec<u8>>>(&text);
+        }
+        same::<Vec<Blind>>("[,]");
+        assert_eq!(
+            super::read::<Readable<BTreeMap<u64, u8>>>(br#"[{"1":2}]"#).unwrap(),
+            Readable(vec![BTreeMap::from([(1, 2)])])
+        );
+        // What is refused by the type, and not by the reader, is none of its business.
+        here::<Vec<Lenient<u8>>>("[300,1]");
+        assert_eq!(super::read::<u8>(b"1").unwrap(), 1);
     }
 
     #[test]
