@@ -1,9 +1,10 @@
 //! What does not change with the number of events: J1 through one pipeline from the first million to the hundredth.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 
 use anyhow::{Context, Result};
+use sluice_config::{Retention, Topic};
 
 use crate::Settings;
 use crate::events::Job;
@@ -17,26 +18,11 @@ const STEPS: u64 = 100;
 /// Steps that are told together.
 const TOLD: [std::ops::Range<usize>; 4] = [0..5, 5..10, 45..55, 95..100];
 
+/// What is kept of each topic, in bytes of a partition, and what that is called.
+const KEPT: [(Option<u64>, &str); 2] = [(None, "all is kept"), (Some(1 << 30), "1 GiB of each topic is kept")];
+
 pub(crate) fn run(&Settings { quick, .. }: &Settings) -> Result<Vec<Table>> {
     let step = if quick { STEP / 100 } else { STEP };
-    let input = Job::J1.events(step);
-    let through = Through::new(Job::J1, 1, &input[..1])?;
-    through.node().start(&[through.pipeline("long", How::default())?])?;
-    through.settle()?;
-    let mut floor = tempfile::tempfile()?;
-    let mut steps = Vec::new();
-    for _ in 0..STEPS {
-        let before = written()?;
-        // The pipeline runs while it is appended to: both are counted.
-        let cost = Cost::of(|| through.append(&input).and_then(|()| through.settle()))?;
-        let pages = (written()? - before) as f64 / PAGE as f64 / step as f64;
-        steps.push(Step {
-            event: 1.0 / cost.per_core(step),
-            pages,
-            page: page(&mut floor)?,
-            mib: measure::resident_mib()?,
-        });
-    }
     let mut table = Table::new(
         "long",
         "J1, exactly-once, os, one pipeline over a log that grows; producer included",
@@ -49,23 +35,57 @@ pub(crate) fn run(&Settings { quick, .. }: &Settings) -> Result<Vec<Table>> {
             "MiB resident",
         ],
     );
-    let spread = |told: &std::ops::Range<usize>, each: &dyn Fn(&Step) -> f64| {
-        Spread::of(steps[told.clone()].iter().map(each).collect())
-    };
-    let first_page = spread(&TOLD[0], &|step| step.page).median;
-    let rate = |step: &Step| 1.0 / step.event;
-    let rate_besides = |step: &Step| 1.0 / (step.event - step.pages * (step.page - first_page));
-    let [first, first_besides] = [&rate as &dyn Fn(&Step) -> f64, &rate_besides].map(|each| spread(&TOLD[0], each));
-    for told in TOLD {
-        let (rates, besides) = (spread(&told, &rate), spread(&told, &rate_besides));
-        let name = format!("steps {} to {} of {step} events", told.start + 1, told.end);
-        let (ratio, ratio_besides) = (rates.median / first.median, besides.median / first_besides.median);
-        let (page, mib) = (spread(&told, &|step| step.page), spread(&told, &|step| step.mib as f64));
-        let cells = [rates.into(), ratio.into(), page.into(), besides.into(), ratio_besides.into(), mib.into()];
-        table.row(name, cells);
+    for (size, kept) in KEPT {
+        let steps = steps(step, size)?;
+        let spread = |told: &std::ops::Range<usize>, each: &dyn Fn(&Step) -> f64| {
+            Spread::of(steps[told.clone()].iter().map(each).collect())
+        };
+        let first_page = spread(&TOLD[0], &|step| step.page).median;
+        let rate = |step: &Step| 1.0 / step.event;
+        let rate_besides = |step: &Step| 1.0 / (step.event - step.pages * (step.page - first_page));
+        let [first, first_besides] = [&rate as &dyn Fn(&Step) -> f64, &rate_besides].map(|each| spread(&TOLD[0], each));
+        for told in TOLD {
+            let (rates, besides) = (spread(&told, &rate), spread(&told, &rate_besides));
+            let name = format!("{kept}; steps {} to {} of {step} events", told.start + 1, told.end);
+            let (ratio, ratio_besides) = (rates.median / first.median, besides.median / first_besides.median);
+            let (page, mib) = (spread(&told, &|step| step.page), spread(&told, &|step| step.mib as f64));
+            let cells = [rates.into(), ratio.into(), page.into(), besides.into(), ratio_besides.into(), mib.into()];
+            table.row(name, cells);
+        }
     }
-    table.note("A page is written to the page cache, where the machine has to find memory for it: that is no part of what is measured here, and may cost ten times as much where a virtual machine gets its memory only when it is first used. Both files grow, and nothing is deleted.");
+    table.note("A page is written to the page cache, where the machine has to find memory for it: that is no part of what is measured here, and may cost ten times as much where a virtual machine gets its memory only when it is first used. Where all is kept, the other file grows as the log does, and nothing is deleted; where not, it is emptied after each step.");
     Ok(vec![table])
+}
+
+/// What each step takes in a log of its own, of which so many bytes are kept.
+fn steps(events: u64, kept: Option<u64>) -> Result<Vec<Step>> {
+    let input = Job::J1.events(events);
+    let through = Through::new(Job::J1, 1, &input[..1])?;
+    let mut pipeline = through.pipeline("long", How::default())?;
+    let retention = Retention { size: kept, ..Retention::default() };
+    pipeline.topics = ["in", "out-long"]
+        .map(|name| Topic { name: name.into(), partitions: None, retention, compression: "none".into() })
+        .into();
+    through.node().start(&[pipeline])?;
+    through.settle()?;
+    let mut floor = tempfile::tempfile()?;
+    let mut steps = Vec::new();
+    for _ in 0..STEPS {
+        let before = written()?;
+        // The pipeline runs while it is appended to: both are counted.
+        let cost = Cost::of(|| through.append(&input).and_then(|()| through.settle()))?;
+        steps.push(Step {
+            event: 1.0 / cost.per_core(events),
+            pages: (written()? - before) as f64 / PAGE as f64 / events as f64,
+            page: page(&mut floor)?,
+            mib: measure::resident_mib()?,
+        });
+        if kept.is_some() {
+            floor.set_len(0)?;
+            floor.rewind()?;
+        }
+    }
+    Ok(steps)
 }
 
 /// Of one step: µs of processor time for an event, pages written for it, µs for a page of the floor, memory.
