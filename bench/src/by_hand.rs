@@ -1,4 +1,4 @@
-//! J2 and J4 as somebody would write them for this job alone: no SDK, state in a plain table, from a framed file to a framed file.
+//! Jobs as somebody would write them for this job alone: no SDK, `serde_json`, state in a plain table, from a framed file to a framed file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -10,17 +10,58 @@ use sluice_event::{Batch, NewEvent, Region};
 use crate::events::{HOUR, Job};
 use crate::native::each_frame;
 
-/// The jobs that keep something; of the others, their consumers are such a loop.
-pub(crate) const JOBS: [Job; 3] = [Job::J2 { evenly: true }, Job::J2 { evenly: false }, Job::J4];
+/// The jobs of one consumer that reads its events.
+pub(crate) const JOBS: [Job; 4] = [Job::J1, Job::J2 { evenly: true }, Job::J2 { evenly: false }, Job::J4];
 
 /// The job, from the framed file to another; how many outputs there were.
 pub(crate) fn run(job: Job, source: &File) -> Result<u64> {
-    if job == Job::J4 {
-        let mut hours = Hours::default();
-        return each_frame(source, |events, (count, _), out| hours.take(events, count, out));
+    match job {
+        Job::J4 => {
+            let mut hours = Hours::default();
+            each_frame(source, |events, (count, _), out| hours.take(events, count, out))
+        }
+        Job::J2 { .. } => {
+            let mut sums = Sums::default();
+            each_frame(source, |events, (count, _), out| sums.take(events, count, out))
+        }
+        _ => {
+            let mut json = Vec::new();
+            each_frame(source, |events, (count, _), out| keep_orders(events, count, &mut json, out))
+        }
     }
-    let mut sums = Sums::default();
-    each_frame(source, |events, (count, _), out| sums.take(events, count, out))
+}
+
+#[derive(Deserialize)]
+struct ShopEvent<'a> {
+    kind: &'a str,
+    user: &'a str,
+    amount: f64,
+    id: u64,
+}
+
+#[derive(Serialize)]
+struct Order<'a> {
+    id: u64,
+    user: &'a str,
+    amount: f64,
+}
+
+fn keep_orders(events: &[u8], count: u32, json: &mut Vec<u8>, out: &mut Batch) -> Result<()> {
+    for event in Region::new(events, count).events() {
+        let event = event?;
+        let ShopEvent { kind, user, amount, id } = serde_json::from_slice(event.value())?;
+        if kind == "order" {
+            json.clear();
+            serde_json::to_writer(&mut *json, &Order { id, user, amount })?;
+            out.push(&NewEvent {
+                timestamp: event.timestamp(),
+                key: Some(user.as_bytes()),
+                value: json,
+                ..NewEvent::default()
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// What was paid by each user.
