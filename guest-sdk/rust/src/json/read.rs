@@ -955,7 +955,7 @@ mod tests {
             same::<Map<Told<Strict>>>(&text);
             same::<Map<HashMap<Lenient<u64>, u8>>>(&text);
             same::<Map<HashMap<Lenient<String>, u8>>>(&text);
-            same::<Map<Blind>>(&text);
+            same::<Map<Lenient<Blind>>>(&text);
             let text = format!("[{part},1,{part}]");
             same::<Vec<Lenient<u8>>>(&text);
             same::<Vec<Lenient<Kinds>>>(&text);
