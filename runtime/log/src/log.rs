@@ -531,10 +531,24 @@ fn next_message(committer: &mut Committer, waiting: &Receiver<Message>) -> Optio
 mod tests {
     use std::sync::mpsc::channel;
 
-    use sluice_env::{SimDisk, SystemClock};
+    use std::process::Command;
+
+    use sluice_env::{ManualClock, RealDisk, SimDisk, SystemClock};
 
     use super::*;
     use crate::commit::NewTopic;
+
+    /// By a clock that stands before it: by that of the machine it was forgotten after a week.
+    #[test]
+    fn a_producer_of_the_first_version_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/data-1.tar.gz");
+        let unpacked = Command::new("tar").args(["xzf", archive, "-C"]).arg(dir.path()).status().unwrap();
+        assert!(unpacked.success());
+        let (clock, data) = (Arc::new(ManualClock::default()), dir.path().join(".sluice"));
+        let log = Log::open(Arc::new(RealDisk), clock, &data, Options::default()).unwrap();
+        assert_eq!(log.next_sequence("loader", log.topic("flights").unwrap().id), 300);
+    }
 
     #[test]
     fn the_last_reference_may_be_dropped_by_whoever_is_told_of_a_commit() {
