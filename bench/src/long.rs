@@ -5,6 +5,7 @@ use std::io::{Seek, Write};
 
 use anyhow::{Context, Result};
 use sluice_config::{Retention, Topic};
+use sluice_event::Batch;
 
 use crate::Settings;
 use crate::events::Job;
@@ -23,6 +24,7 @@ const KEPT: [(Option<u64>, &str); 2] = [(None, "all is kept"), (Some(1 << 30), "
 
 pub(crate) fn run(&Settings { quick, .. }: &Settings) -> Result<Vec<Table>> {
     let step = if quick { STEP / 100 } else { STEP };
+    let input = Job::J1.events(step);
     let mut table = Table::new(
         "long",
         "J1, exactly-once, os, one pipeline over a log that grows; producer included",
@@ -36,7 +38,7 @@ pub(crate) fn run(&Settings { quick, .. }: &Settings) -> Result<Vec<Table>> {
         ],
     );
     for (size, kept) in KEPT {
-        let steps = steps(step, size)?;
+        let steps = steps(&input, step, size)?;
         let spread = |told: &std::ops::Range<usize>, each: &dyn Fn(&Step) -> f64| {
             Spread::of(steps[told.clone()].iter().map(each).collect())
         };
@@ -57,9 +59,8 @@ pub(crate) fn run(&Settings { quick, .. }: &Settings) -> Result<Vec<Table>> {
     Ok(vec![table])
 }
 
-/// What each step takes in a log of its own, of which so many bytes are kept.
-fn steps(events: u64, kept: Option<u64>) -> Result<Vec<Step>> {
-    let input = Job::J1.events(events);
+/// What each step of so many events takes in a log of its own, of which so many bytes are kept.
+fn steps(input: &[Batch], events: u64, kept: Option<u64>) -> Result<Vec<Step>> {
     let through = Through::new(Job::J1, 1, &input[..1])?;
     let mut pipeline = through.pipeline("long", How::default())?;
     let retention = Retention { size: kept, ..Retention::default() };
@@ -73,7 +74,7 @@ fn steps(events: u64, kept: Option<u64>) -> Result<Vec<Step>> {
     for _ in 0..STEPS {
         let before = written()?;
         // The pipeline runs while it is appended to: both are counted.
-        let cost = Cost::of(|| through.append(&input).and_then(|()| through.settle()))?;
+        let cost = Cost::of(|| through.append(input).and_then(|()| through.settle()))?;
         steps.push(Step {
             event: 1.0 / cost.per_core(events),
             pages: (written()? - before) as f64 / PAGE as f64 / events as f64,

@@ -41,7 +41,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// Columns that a table does not have (one cut short, of part of the jobs) are left out.
+/// Columns that a table does not have, as that of an earlier report, are left out.
 fn svg(table: &Table, columns: &[usize], title: &str, machine: &str) -> String {
     let columns: Vec<usize> = columns.iter().copied().filter(|column| *column < table.columns.len()).collect();
     let spreads = |cells: &[Cell]| -> Vec<Option<Spread>> {

@@ -529,9 +529,8 @@ fn next_message(committer: &mut Committer, waiting: &Receiver<Message>) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
-
     use std::process::Command;
+    use std::sync::mpsc::channel;
 
     use sluice_env::{ManualClock, RealDisk, SimDisk, SystemClock};
 
