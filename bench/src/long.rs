@@ -1,9 +1,6 @@
 //! What does not change with the number of events: J1 through one pipeline from the first million to the hundredth.
 
-use std::fs::File;
-use std::io::{Seek, Write};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use sluice_config::{Retention, Topic};
 use sluice_event::Batch;
 
@@ -25,37 +22,25 @@ const KEPT: [(Option<u64>, &str); 2] = [(None, "all is kept"), (Some(1 << 30), "
 pub(crate) fn run(&Settings { quick, .. }: &Settings) -> Result<Vec<Table>> {
     let step = if quick { STEP / 100 } else { STEP };
     let input = Job::J1.events(step);
-    let mut table = Table::new(
-        "long",
-        "J1, exactly-once, os, one pipeline over a log that grows; producer included",
-        &[
-            "M/s per core",
-            "of the first five",
-            "µs of processor time for a page of 4 KiB that is written to another file",
-            "M/s per core, if a page took what it took first",
-            "of the first five",
-            "MiB resident",
-        ],
-    );
+    let columns = ["M/s per core", "of the first five", "M/s by the clock", "of the first five", "MiB resident"];
+    let title = "J1, exactly-once, os, one pipeline over a log that grows; producer included";
+    let mut table = Table::new("long", title, &columns);
     for (size, kept) in KEPT {
         let steps = steps(&input, step, size)?;
-        let spread = |told: &std::ops::Range<usize>, each: &dyn Fn(&Step) -> f64| {
+        let spread = |told: &std::ops::Range<usize>, each: fn(&Step) -> f64| {
             Spread::of(steps[told.clone()].iter().map(each).collect())
         };
-        let first_page = spread(&TOLD[0], &|step| step.page).median;
-        let rate = |step: &Step| 1.0 / step.event;
-        let rate_besides = |step: &Step| 1.0 / (step.event - step.pages * (step.page - first_page));
-        let [first, first_besides] = [&rate as &dyn Fn(&Step) -> f64, &rate_besides].map(|each| spread(&TOLD[0], each));
+        let rates: [fn(&Step) -> f64; 2] = [|step| step.per_core, |step| step.by_clock];
         for told in TOLD {
-            let (rates, besides) = (spread(&told, &rate), spread(&told, &rate_besides));
-            let name = format!("{kept}; steps {} to {} of {step} events", told.start + 1, told.end);
-            let (ratio, ratio_besides) = (rates.median / first.median, besides.median / first_besides.median);
-            let (page, mib) = (spread(&told, &|step| step.page), spread(&told, &|step| step.mib as f64));
-            let cells = [rates.into(), ratio.into(), page.into(), besides.into(), ratio_besides.into(), mib.into()];
-            table.row(name, cells);
+            let mut cells = Vec::new();
+            for rate in rates {
+                let (now, first) = (spread(&told, rate), spread(&TOLD[0], rate));
+                cells.extend([now.into(), (now.median / first.median).into()]);
+            }
+            cells.push(spread(&told, |step| step.mib as f64).into());
+            table.row(format!("{kept}; steps {} to {} of {step} events", told.start + 1, told.end), cells);
         }
     }
-    table.note("A page is written to the page cache, where the machine has to find memory for it: that is no part of what is measured here, and may cost ten times as much where a virtual machine gets its memory only when it is first used. Where all is kept, the other file grows as the log does, and nothing is deleted; where not, it is emptied after each step.");
     Ok(vec![table])
 }
 
@@ -69,49 +54,21 @@ fn steps(input: &[Batch], events: u64, kept: Option<u64>) -> Result<Vec<Step>> {
         .into();
     through.node().start(&[pipeline])?;
     through.settle()?;
-    let mut floor = tempfile::tempfile()?;
     let mut steps = Vec::new();
     for _ in 0..STEPS {
-        let before = written()?;
         // The pipeline runs while it is appended to: both are counted.
         let cost = Cost::of(|| through.append(input).and_then(|()| through.settle()))?;
-        steps.push(Step {
-            event: 1.0 / cost.per_core(events),
-            pages: (written()? - before) as f64 / PAGE as f64 / events as f64,
-            page: page(&mut floor)?,
-            mib: measure::resident_mib()?,
-        });
-        if kept.is_some() {
-            floor.set_len(0)?;
-            floor.rewind()?;
-        }
+        let (per_core, by_clock) = (cost.per_core(events), cost.by_clock(events));
+        steps.push(Step { per_core, by_clock, mib: measure::resident_mib()? });
     }
     Ok(steps)
 }
 
-/// Of one step: µs of processor time for an event, pages written for it, µs for a page of the floor, memory.
+/// One step: million events per second, and memory.
 struct Step {
-    event: f64,
-    pages: f64,
-    page: f64,
+    per_core: f64,
+    by_clock: f64,
     mib: u64,
-}
-
-const PAGE: u64 = 4096;
-
-/// Bytes that this process has handed to the kernel to write.
-fn written() -> Result<u64> {
-    let io = std::fs::read_to_string("/proc/self/io")?;
-    let line = io.lines().find_map(|line| line.strip_prefix("wchar: ")).context("no wchar in /proc/self/io")?;
-    Ok(line.parse()?)
-}
-
-/// µs of processor time for each page that is written behind the end of a file: what the machine takes for memory.
-fn page(file: &mut File) -> Result<f64> {
-    const PIECES: u64 = 32;
-    let bytes = vec![1; 1 << 20];
-    let cost = Cost::of(|| Ok((0..PIECES).try_for_each(|_| file.write_all(&bytes))?))?;
-    Ok(1.0 / cost.per_core(PIECES * bytes.len() as u64 / PAGE))
 }
 
 /// MiB of a node in which ten pipelines with ten plugins in Rust have dealt with events.

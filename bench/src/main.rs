@@ -65,25 +65,29 @@ type Part = (&'static str, fn(&Settings) -> Result<Vec<Table>>, Kind);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Its runs are compared with each other, or with a clock: so they have [`WarmMemory`], unless it is a quick look.
-    Warm,
+    /// Its runs are compared with each other, or with a clock: so they have this many bytes of [`WarmMemory`], unless it is a quick look.
+    Warm(usize),
     /// In the memory that there is.
     Plain,
     /// Likewise, and only when it is named.
     Named,
 }
-use Kind::{Named, Plain, Warm};
+use Kind::{Named, Plain};
+
+const WARM: Kind = Kind::Warm(12 << 30);
+/// A hundred million events, and what comes of them.
+const WARM_FOR_LONG: Kind = Kind::Warm(20 << 30);
 
 const PARTS: [Part; 23] = [
-    ("jobs", jobs::run, Warm),
-    ("share", share::run, Warm),
-    ("modes", modes::run, Warm),
-    ("cores", scaling::cores, Warm),
-    ("partitions", scaling::partitions, Warm),
-    ("calls", scaling::calls, Warm),
-    ("latency", latency::run, Warm),
+    ("jobs", jobs::run, WARM),
+    ("share", share::run, WARM),
+    ("modes", modes::run, WARM),
+    ("cores", scaling::cores, WARM),
+    ("partitions", scaling::partitions, WARM),
+    ("calls", scaling::calls, WARM),
+    ("latency", latency::run, WARM),
     ("counts", counts::run, Plain),
-    ("long", long::run, Plain),
+    ("long", long::run, WARM_FOR_LONG),
     ("ten-plugins", long::ten_plugins, Plain),
     ("chain", chain, Plain),
     ("commits", commits, Plain),
@@ -92,7 +96,7 @@ const PARTS: [Part; 23] = [
     ("checkpoints", checkpoints, Plain),
     ("reloads", reloads, Plain),
     ("languages", languages::run, Plain),
-    ("peers", peers::run, Warm),
+    ("peers", peers::run, WARM),
     ("profile", profile::run, Named),
     ("beside", beside, Named),
     ("instructions", instructions, Named),
@@ -213,7 +217,10 @@ fn main() -> Result<()> {
 /// What `--part` does: leaves a part's tables in a file.
 fn leave_part(name: &str, file: &Path, quick: bool) -> Result<()> {
     let (_, part, kind) = PARTS.iter().find(|part| part.0 == name).with_context(|| format!("no part {name}"))?;
-    let _warm = (*kind == Warm && !quick).then(WarmMemory::new);
+    let _warm = match kind {
+        Kind::Warm(bytes) if !quick => Some(WarmMemory::new(*bytes)),
+        _ => None,
+    };
     Ok(std::fs::write(file, serde_json::to_vec(&part(&Settings::new(quick))?)?)?)
 }
 

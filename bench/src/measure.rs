@@ -126,15 +126,16 @@ pub(crate) struct WarmMemory {
 }
 
 impl WarmMemory {
-    /// Most of what is free: whatever a run needs is to be found in it.
-    pub(crate) fn new() -> Self {
+    /// Most of what is free, but no more than this many bytes: whatever a run needs is to be found in it.
+    pub(crate) fn new(most: usize) -> Self {
         const BLOCK: usize = 2 << 20;
-        const MOST: usize = 16 << 30;
+        /// For this process and the others while it is touched.
+        const LEFT: usize = 1 << 30;
         let page_size = rustix::param::page_size();
         let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let free =
             meminfo.lines().find_map(|line| line.strip_prefix("MemFree:")?.strip_suffix("kB")?.trim().parse().ok());
-        let bytes = free.map_or(0, |kib: usize| kib << 10).min(MOST) / 4 * 3;
+        let bytes = free.map_or(0, |kib: usize| kib << 10).saturating_sub(LEFT).min(most);
         let (mut all, mut kept) = (vec![0_u8; bytes], vec![0_u8; bytes / BLOCK * page_size]);
         // The kernel hands out page behind page in the order in which they are touched.
         for (block, page) in all.chunks_mut(BLOCK).zip(kept.chunks_mut(page_size)) {

@@ -55,10 +55,11 @@ impl Through {
         Ok(through)
     }
 
-    /// The same with a pipeline that has run and stands still before the input: its topics' files and its first instances are there.
+    /// The same with a pipeline that has run and stands still before the input: its topics' files and its first instances are there, with memory for calls
+    /// as large as they become.
     pub(crate) fn standing(job: Job, how: How, partitions: u32, input: &[Batch]) -> Result<Self> {
-        const FIRST: u32 = 100;
-        let through = Self::new(job, partitions, &job.events_from(0, u64::from(FIRST * partitions), FIRST))?;
+        let before = u64::from(how.max_events * partitions);
+        let through = Self::new(job, partitions, &job.events_from(0, before, 500))?;
         through.run_as(how, 0)?;
         through.node.want(&name_of(how, 0), Desired::Pause)?;
         through.append(input)?;
