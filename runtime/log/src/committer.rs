@@ -471,7 +471,7 @@ impl Committer {
         self.shared.worked(|work| work.sync.observe(took));
         let result = result.map_err(|error| Error::io("sync", &self.commit_log.path, error));
         // What a sync aside has found out, this one need not say again.
-        let result = result.and_then(|()| self.snapshot_failure().map_or(Ok(()), Err));
+        let result = result.and_then(|()| self.failure_aside().map_or(Ok(()), Err));
         result.map_err(|error| self.poison(&error))
     }
 

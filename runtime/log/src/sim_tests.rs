@@ -938,6 +938,27 @@ fn producers_are_forgotten_after_a_week_and_told_so() {
 }
 
 #[test]
+fn nobody_waits_for_most_of_what_is_synced_before_a_snapshot() {
+    let options = Options { durability: Durability::Os, segment_bytes: 1 << 20, ..options(None) };
+    let groups = workload(7, true);
+    for (aside_after, is_taken) in [(1 << 40, false), (3, true)] {
+        let disk = SimDisk::default();
+        let mut committer = open(&disk, &options).unwrap();
+        committer.commit_group(groups[0].clone()).into_iter().for_each(|answer| drop(answer.unwrap()));
+        disk.set_aside_after(aside_after);
+        let (part, syncs) = (committer.commit_log.first, disk.syncs());
+        let mut rng = Rng::from_seed(1);
+        for _ in 0..100 {
+            let commit = Commit::append(IN, batch(&mut rng, "x", false));
+            committer.commit_group(vec![commit]).remove(0).unwrap();
+        }
+        assert!(committer.unsynced_bytes > options.unsynced_bytes || is_taken);
+        assert_eq!((committer.commit_log.first > part, disk.syncs() > syncs), (is_taken, is_taken));
+        committer.end();
+    }
+}
+
+#[test]
 fn producers_beyond_the_bound_make_room_by_forgetting_the_most_silent() {
     let clock = Arc::new(sluice_env::ManualClock::default());
     let options = Options { snapshot_bytes: 1 << 30, unsynced_bytes: 1 << 30, ..options(None) };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sluice_env::Open;
 
-use self::snapshots::UnderWay;
+use self::snapshots::{Ahead, UnderWay};
 use crate::change::TopicPartition;
 use crate::committer::Committer;
 use crate::error::Error;
@@ -43,6 +43,8 @@ pub(crate) struct Upkeep {
     snapshot_group: u64,
     /// After one that failed for lack of space, when to try again.
     snapshot_not_before: i64,
+    /// What is done before the next.
+    ahead: Option<Ahead>,
     /// The one that is being written, aside.
     snapshot: Option<UnderWay>,
     retention_at: Duration,
@@ -94,7 +96,7 @@ impl Committer {
         let producers_at = self.upkeep.producers_at.max(self.upkeep.retention_at);
         let producers = (!self.catalog.producers.is_empty()).then(|| producers_at.saturating_sub(now));
         let removals = (!self.upkeep.removals.is_empty()).then_some(REMOVALS_WAIT);
-        let snapshot = self.upkeep.snapshot.is_some().then_some(IDLE);
+        let snapshot = (self.upkeep.snapshot.is_some() || self.upkeep.ahead.is_some()).then_some(IDLE);
         [cover, sync, retention, producers, removals, snapshot].into_iter().flatten().min()
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Where a snapshot is due, the committing thread begins a new part of the commit log and goes on in that. What the snapshot promises is done aside: the segments are
 //! synced, and it is written. **Until it is there, a start needs the part before**, which stays until then, and holds whatever is not sure in the segments.
-//! **A part is begun only when all before it is durable**: groups that are synced in the segments, or carried by the part itself.
+//! **A part is begun only when all before it is durable**: groups that are synced in the segments, or carried by the part itself. Under `os` that may be a lot, for
+//! which everybody would wait: so most of it is synced aside before.
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -15,7 +16,10 @@ use crate::committer::Committer;
 use crate::error::Error;
 use crate::options::Planted;
 use crate::snapshot::{KEPT, Snapshot};
+use crate::upkeep::Upkeep;
 
+/// Where no more than this part of [`unsynced_bytes`](crate::options::Options::unsynced_bytes) is not synced, it can be waited for.
+const LITTLE: u64 = 16;
 /// Milliseconds until a snapshot is tried again that failed for lack of space.
 const RETRY_MS: i64 = 10_000;
 
@@ -78,6 +82,15 @@ impl Drop for Tell {
     }
 }
 
+/// A sync of segments aside before a snapshot is begun. It promises nothing: the snapshot syncs them again.
+pub(crate) struct Ahead {
+    /// How much was not synced when it began.
+    unsynced_bytes: u64,
+    /// So many were before it, for the same snapshot.
+    rounds: u32,
+    task: Task,
+}
+
 /// A snapshot that is on its way.
 pub(crate) struct UnderWay {
     group: u64,
@@ -103,9 +116,45 @@ impl Committer {
             || self.unsynced_bytes >= self.options.unsynced_bytes
             || age >= self.options.snapshot_age_ms;
         let news = self.group > self.upkeep.snapshot_group;
-        if due && news && now >= self.upkeep.snapshot_not_before {
+        if due && news && now >= self.upkeep.snapshot_not_before && self.is_mostly_synced() {
             self.try_snapshot(now);
         }
+    }
+
+    /// Whether little is left to be synced before a part of the commit log can be begun. If not, it is done aside, again and again: each time for what was written during
+    /// the last, which is less each time, unless more is written than the disk takes.
+    fn is_mostly_synced(&mut self) -> bool {
+        const MOST_ROUNDS: u32 = 4;
+        if self.durable_through == self.group {
+            return true;
+        }
+        let (mut left, mut rounds) = (self.unsynced_bytes, 0);
+        if let Some(ahead) = self.upkeep.ahead.take() {
+            match ahead.task.outcome() {
+                None => {
+                    self.upkeep.ahead = Some(ahead);
+                    return false;
+                }
+                Some(Ok(())) => {}
+                Some(Err(failed)) => {
+                    self.not_written(failed);
+                    return false;
+                }
+            }
+            // All may have been synced meanwhile.
+            (left, rounds) = (left.saturating_sub(ahead.unsynced_bytes), ahead.rounds + 1);
+        }
+        if left <= self.options.unsynced_bytes / LITTLE || rounds == MOST_ROUNDS {
+            return true;
+        }
+        let (disk, segments) = (self.disk.clone(), self.segments_to_sync());
+        let task = Task::begin(&*self.disk, move || sync_segments(&*disk, &segments));
+        self.upkeep.ahead = Some(Ahead { unsynced_bytes: self.unsynced_bytes, rounds, task });
+        false
+    }
+
+    fn segments_to_sync(&self) -> Vec<PathBuf> {
+        self.unsynced.keys().map(|(tp, base_offset)| self.dir.segment(*tp, *base_offset)).collect()
     }
 
     /// Begins one, unless one is under way.
@@ -129,8 +178,11 @@ impl Committer {
         }
     }
 
-    /// Waits for one that is under way.
+    /// Waits for one that is under way, or for what is done before it.
     pub(super) fn await_snapshot(&mut self) {
+        if let Some(Err(failed)) = self.upkeep.ahead.take().map(|ahead| ahead.task.end()) {
+            self.not_written(failed);
+        }
         while let Some(under_way) = self.upkeep.snapshot.take() {
             self.advance_snapshot(under_way);
         }
@@ -143,12 +195,14 @@ impl Committer {
         }
     }
 
-    /// Why what was written may be lost, if that has turned out while a snapshot was written.
-    pub(crate) fn snapshot_failure(&self) -> Option<Error> {
-        match self.upkeep.snapshot.as_ref()?.task.outcome()? {
+    /// Why what was written may be lost, if that has turned out aside.
+    pub(crate) fn failure_aside(&self) -> Option<Error> {
+        let Upkeep { ahead, snapshot, .. } = &self.upkeep;
+        let mut tasks = ahead.iter().map(|ahead| &ahead.task).chain(snapshot.iter().map(|snapshot| &snapshot.task));
+        tasks.find_map(|task| match task.outcome()? {
             Err(Failed::Sync(error)) => Some(error),
             _ => None,
-        }
+        })
     }
 
     /// Writes one, and waits for it; for one that is under way, first.
@@ -181,10 +235,12 @@ impl Committer {
         }
         // Names that are not synced concern the groups that follow, too, and there are hardly ever any.
         self.sync_names()?;
-        let segments = std::mem::take(&mut self.unsynced);
+        let mut segments = self.segments_to_sync();
+        if self.options.has(Planted::SnapshotBeforeSync) {
+            segments.clear();
+        }
+        self.unsynced.clear();
         self.unsynced_bytes = 0;
-        let segments = segments.into_keys().filter(|_| !self.options.has(Planted::SnapshotBeforeSync));
-        let segments: Vec<_> = segments.map(|(tp, base_offset)| self.dir.segment(tp, base_offset)).collect();
         let to_write = Snapshot { group: self.group, seq: self.seq, time: now, catalog: self.catalog.clone() };
         let disk = self.disk.clone();
         let task = Task::begin(&*self.disk, move || sync_segments(&*disk, &segments));
