@@ -143,6 +143,7 @@ struct Routed {
 
 impl Routed {
     /// Adds an event that comes from a source partition to a sink.
+    #[inline(always)]
     fn send(&mut self, (index, sink): (usize, &Sink), source_partition: u32, event: &Event<'_>, origin: Origin) {
         let (by, partitions) = (sink.partition_by, sink.partitions);
         let partition = by.partition(event.key(), source_partition, origin.offset, origin.ordinal, partitions);

@@ -70,7 +70,7 @@ impl Batch {
     }
 
     /// Copies an event, with this origin in place of the one it has, if any.
-    #[inline]
+    #[inline(always)]
     pub fn push_output(&mut self, event: &Event<'_>, origin: Origin) {
         event.write_from(origin, &mut self.bytes);
         self.count_in(event.timestamp());

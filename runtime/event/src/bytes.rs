@@ -48,6 +48,19 @@ pub(crate) const fn padded(len: usize) -> usize {
     len.next_multiple_of(crate::ALIGN)
 }
 
+/// Appends whole words. What is put together somewhere in parts, and copied from there at once in larger ones, has the processor wait until all parts are written;
+/// words stay in registers until they are where they belong.
+#[inline(always)]
+pub(crate) fn append_words<const N: usize>(out: &mut alloc::vec::Vec<u8>, words: [u64; N]) {
+    out.extend_from_slice(words.map(u64::to_le_bytes).as_flattened());
+}
+
+/// A word of two halves, the first of them being first in memory.
+#[inline(always)]
+pub(crate) fn word(first: u32, second: u32) -> u64 {
+    u64::from(first) | u64::from(second) << 32
+}
+
 /// Appends bytes, of which there mostly are few.
 #[inline]
 pub fn append(out: &mut alloc::vec::Vec<u8>, bytes: &[u8]) {
@@ -55,13 +68,12 @@ pub fn append(out: &mut alloc::vec::Vec<u8>, bytes: &[u8]) {
     if !cfg!(target_family = "wasm") || bytes.len() > SHORT {
         return out.extend_from_slice(bytes);
     }
-    // In a guest, a fixed number of bytes is copied by a few instructions: so those are cut off that do not count.
+    // In a guest, a fixed number of bytes is written by a few instructions: so there is room for the most, and what does not count is cut off.
     if !bytes.is_empty() {
-        let mut some = [0; SHORT];
-        copy(&mut some[..bytes.len()], bytes);
-        let len = out.len() + bytes.len();
-        out.extend_from_slice(&some);
-        out.truncate(len);
+        let (start, end) = (out.len(), out.len() + bytes.len());
+        out.extend_from_slice(&[0; SHORT]);
+        copy(&mut out[start..end], bytes);
+        out.truncate(end);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::bytes::{Malformed, i64_at, len_at, take, u16_at, u32_at, u64_at};
+use crate::bytes::{Malformed, append_words, array, i64_at, len_at, take, u16_at, u32_at, u64_at, word};
 
 /// Bytes before an event's origin (where it has one) and its header table.
 pub(crate) const FIXED: usize = 24;
@@ -51,15 +51,9 @@ pub struct Origin {
 }
 
 impl Origin {
-    #[inline]
-    pub(crate) fn to_bytes(self) -> [u8; ORIGIN] {
-        let mut bytes = [0; ORIGIN];
-        bytes[0..4].copy_from_slice(&self.topic.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.partition.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.offset.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.ordinal.to_le_bytes());
-        bytes[20..24].copy_from_slice(&(self.source as u32).to_le_bytes());
-        bytes
+    #[inline(always)]
+    pub(crate) fn to_words(self) -> [u64; ORIGIN / 8] {
+        [word(self.topic, self.partition), self.offset, word(self.ordinal, self.source as u32)]
     }
 
     #[inline(always)]
@@ -161,17 +155,15 @@ impl<'a> Event<'a> {
     }
 
     /// Appends a copy of the event with this origin in place of the one it has, if any.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write_from(&self, origin: Origin, out: &mut Vec<u8>) {
         let (fixed, rest) = self.bytes.split_at(FIXED);
         let rest = if self.origin.is_some() { &rest[ORIGIN..] } else { rest };
-        // One write of a fixed length, for guests write a lot of these.
-        let mut start = [0; FIXED + ORIGIN];
-        start[..FIXED].copy_from_slice(fixed);
-        start[..4].copy_from_slice(&((FIXED + ORIGIN + rest.len()) as u32).to_le_bytes());
-        start[4] |= FLAG_ORIGIN as u8;
-        start[FIXED..].copy_from_slice(&origin.to_bytes());
-        out.extend_from_slice(&start);
+        let [start, timestamp, lengths] = [0, 8, 16].map(|at| array(fixed, at).map_or(0, u64::from_le_bytes));
+        let flags_and_headers = (start >> 32) as u32 | u32::from(FLAG_ORIGIN);
+        let start = word((FIXED + ORIGIN + rest.len()) as u32, flags_and_headers);
+        let [from, offset, of] = origin.to_words();
+        append_words(out, [start, timestamp, lengths, from, offset, of]);
         out.extend_from_slice(rest);
     }
 

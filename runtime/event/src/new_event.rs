@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::bytes::{append, pad, padded};
+use crate::bytes::{append, append_words, pad, padded, word};
 use crate::event::{FIXED, FLAG_KEY, FLAG_ORIGIN, ORIGIN, Origin};
 
 /// The parts of an event that is to be written.
@@ -68,17 +68,15 @@ impl NewEvent<'_> {
         let header_count = u16::try_from(self.headers.len()).map_err(|_| TooLarge)?;
         let key = self.key.unwrap_or_default();
         let flags = if self.key.is_some() { FLAG_KEY } else { 0 } | if self.origin.is_some() { FLAG_ORIGIN } else { 0 };
-        // One write of a fixed length where there is an origin, for guests write a lot of these.
-        let mut fixed = [0; FIXED + ORIGIN];
-        fixed[4..6].copy_from_slice(&flags.to_le_bytes());
-        fixed[6..8].copy_from_slice(&header_count.to_le_bytes());
-        fixed[8..16].copy_from_slice(&self.timestamp.to_le_bytes());
-        fixed[16..20].copy_from_slice(&length(key.len())?);
-        if let Some(origin) = self.origin {
-            fixed[FIXED..].copy_from_slice(&origin.to_bytes());
-            out.extend_from_slice(&fixed);
-        } else {
-            out.extend_from_slice(&fixed[..FIXED]);
+        // Its size and the value's length are not known yet.
+        let [flags, timestamp, lengths] = [
+            word(0, u32::from(flags) | u32::from(header_count) << 16),
+            self.timestamp.cast_unsigned(),
+            word(u32::try_from(key.len()).map_err(|_| TooLarge)?, 0),
+        ];
+        match self.origin.map(Origin::to_words) {
+            Some([from, offset, of]) => append_words(out, [flags, timestamp, lengths, from, offset, of]),
+            None => append_words(out, [flags, timestamp, lengths]),
         }
         for (name, value) in self.headers {
             out.extend_from_slice(&length(name.len())?);

@@ -18,9 +18,27 @@ pub struct Items<'a> {
     pub fires: bool,
 }
 
-/// Where an input or timer stands among all of a call: the input that it is or that it fires before, whether it is that, and among timers how many due
-/// ones and how many others fired before it.
-type Rank = (u32, bool, u32, u32);
+/// Where an input or timer stands among all of a call. One number, for they are compared for each output; none is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+struct Rank(u128);
+
+impl Rank {
+    #[inline]
+    fn of_input(index: u32) -> Self {
+        Self(1 << 127 | u128::from(index) << 65 | 1 << 64)
+    }
+
+    /// The same of a timer that fires before an input, and behind so many due ones and so many others.
+    fn of_timer(before: u32, due: u32, others: u32) -> Self {
+        Self(1 << 127 | u128::from(before) << 65 | u128::from(due) << 32 | u128::from(others))
+    }
+
+    /// The input that it is, or fires before.
+    #[inline]
+    fn before(self) -> u32 {
+        (self.0 >> 65) as u32
+    }
+}
 
 /// How far a guest came: the first inputs and the first timers. Those that it fired itself are numbered behind the due ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,7 +186,7 @@ impl<'a> Outcome<'a> {
             sinks: self.sink_count,
             items: self.items,
             dealt_with: self.dealt_with,
-            last: None,
+            last: Rank::default(),
             ordinal: 0,
             firings: self.firings(),
             firing: None,
@@ -269,7 +287,8 @@ pub struct Outputs<'a> {
     sinks: u32,
     items: Items<'a>,
     dealt_with: DealtWith,
-    last: Option<Rank>,
+    /// Zero before the first.
+    last: Rank,
     ordinal: u32,
     firings: Firings<'a>,
     /// That of the last one, with its number.
@@ -281,9 +300,9 @@ impl<'a> Outputs<'a> {
     #[inline]
     fn rank(&mut self, (source, index): (Source, u32)) -> Result<Rank, Malformed> {
         match source {
-            Source::Input => Ok((index, true, 0, 0)),
+            Source::Input => Ok(Rank::of_input(index)),
             Source::Timer => match self.items.timers.get(index as usize) {
-                Some(before) => Ok((*before, false, index, u32::MAX)),
+                Some(before) => Ok(Rank::of_timer(*before, index, u32::MAX)),
                 None => self.rank_of_firing(index - self.dealt_with.due),
             },
         }
@@ -296,7 +315,7 @@ impl<'a> Outputs<'a> {
             self.firing = Some((at, self.firings.next().ok_or(DISORDER)??));
         }
         let (_, Firing { timer, behind }) = self.firing.filter(|(at, _)| *at == number).ok_or(DISORDER)?;
-        Ok((timer.before, false, behind, number))
+        Ok(Rank::of_timer(timer.before, behind, number))
     }
 
     #[inline]
@@ -310,14 +329,14 @@ impl<'a> Outputs<'a> {
             return Err(Malformed("an output names a sink that is not in the table"));
         }
         let rank = self.rank(of)?;
-        if self.last.is_some_and(|last| rank < last) {
+        if rank < self.last {
             return Err(Malformed("outputs are not in the order of their inputs"));
         }
-        self.ordinal = if self.last == Some(rank) { self.ordinal + 1 } else { 0 };
-        self.last = Some(rank);
+        self.ordinal = if self.last == rank { self.ordinal + 1 } else { 0 };
+        self.last = rank;
         let own_key = self.firing.filter(|_| of.0 == Source::Timer && of.1 >= self.dealt_with.due);
         let own_key = own_key.map(|(_, firing)| firing.timer.key);
-        Ok(Output { event, sink: origin.topic, of, before: rank.0, own_key, ordinal: self.ordinal })
+        Ok(Output { event, sink: origin.topic, of, before: rank.before(), own_key, ordinal: self.ordinal })
     }
 }
 
