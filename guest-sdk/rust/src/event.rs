@@ -16,6 +16,7 @@ pub struct Event<'a> {
 
 impl<'a> Event<'a> {
     /// The event of this index in a batch.
+    #[inline(always)]
     pub(crate) fn of(view: &View<'a>, input: u32, flat: sluice_event::Event<'a>) -> Self {
         let offset = match flat.origin().filter(|_| view.chained) {
             Some(origin) => origin.offset,

@@ -98,12 +98,27 @@ pub fn consumer_runner<C: Consumer>(make: impl FnOnce() -> Result<C>) -> Result<
     Ok(Box::new(Handler { handle, shelves, wants: C::wants, has_timers }))
 }
 
-/// An event or a timer, and where it stands.
-enum Item<'a> {
-    Event(sluice_event::Event<'a>),
+/// What comes next of a batch.
+enum Next<'a> {
+    /// The next event, if there is one.
+    Event,
     Timer(DueTimer<'a>),
     /// A timer that was set in this call.
     Own(Own),
+    /// A timer that was set in this call, and may not fire in it: the host gives it, and what is left, in the next call. So it does not matter how events are batched.
+    Nothing,
+}
+
+/// What is dealt with now.
+struct InHand {
+    /// Where it stands. A timer that the call fires itself is numbered behind those that were due.
+    of: (Source, u32),
+    /// Its time.
+    timestamp: i64,
+    /// What the host is told. Of a timer that the call has set, it knows nothing yet: it is named by the event before which it fires.
+    index: u32,
+    /// An event that comes of a timer of an earlier stage.
+    of_timer: bool,
 }
 
 /// Timers set in a call that fire in it, at most: one that sets itself again for a time that has come would do so for ever.
@@ -133,81 +148,111 @@ impl<'a> Items<'a> {
         shelves.iter().for_each(|shelf| shelf.expect(&keys));
     }
 
-    /// The next one; none at the end. Where a timer that was set meanwhile fires first, it is that; or none, when the call may not fire it: the host
-    /// gives it, and what is left, in the next call. So it does not matter how events are batched.
-    #[inline]
-    fn next(&mut self, output_bytes: usize) -> std::result::Result<Option<Item<'a>>, Malformed> {
+    /// What is next. Its events are read where they are dealt with, and nowhere else: an event that goes from hand to hand is copied.
+    #[inline(always)]
+    fn next(&mut self, output_bytes: usize) -> std::result::Result<Next<'a>, Malformed> {
         if self.has_timers || !self.due.is_empty() {
             return self.next_with_timers(output_bytes);
         }
-        self.events.next().map(|event| event.map(Item::Event)).transpose()
+        Ok(Next::Event)
     }
 
     /// The same where timers may come before it.
-    fn next_with_timers(&mut self, output_bytes: usize) -> std::result::Result<Option<Item<'a>>, Malformed> {
+    #[inline(never)]
+    fn next_with_timers(&mut self, output_bytes: usize) -> std::result::Result<Next<'a>, Malformed> {
         let may_fire = self.view.fires && self.own < MOST_OWN && output_bytes < ENOUGH_OUTPUTS;
-        let own = || Ok(timer::first().filter(|_| may_fire).map(Item::Own));
+        let own = || timer::first().filter(|_| may_fire).map_or(Next::Nothing, Next::Own);
         while let Some(due) = self.due.get(self.fired as usize).filter(|due| due.before <= self.processed) {
             if due.clock == sluice_event::Clock::EventTime && timer::comes_first(&Before::Due(due.order())) {
-                return own();
+                return Ok(own());
             }
             if !timer::is_changed(due) {
-                return Ok(Some(Item::Timer(*due)));
+                return Ok(Next::Timer(*due));
             }
             // Cleared, or set anew: it is as good as fired.
             self.fired += 1;
         }
-        if !self.has_timers {
-            return self.events.next().map(|event| event.map(Item::Event)).transpose();
+        if !self.has_timers || self.processed == self.view.count {
+            return Ok(Next::Event);
         }
-        let mut rest = self.events.clone();
-        let Some(event) = rest.next() else { return Ok(None) };
-        let event = event?;
         // In a chain, timers fire between the events that were read, and several may come of one of these.
-        let source = event.origin().filter(|_| self.view.chained).map(|origin| origin.offset);
+        let source = if self.view.chained {
+            let event = self.events.clone().next().transpose()?;
+            event.and_then(|event| event.origin()).map(|origin| origin.offset)
+        } else {
+            None
+        };
         let is_new = source.is_none() || source != self.source;
         if is_new && timer::comes_first(&Before::Event(self.view.watermark_before(self.processed))) {
-            return own();
+            return Ok(own());
         }
-        (self.source, self.events) = (source, rest);
-        Ok(Some(Item::Event(event)))
+        self.source = source;
+        Ok(Next::Event)
     }
 
-    /// Where one stands, and its time. One that the call fires itself is numbered behind those that were due.
-    fn stands(&self, item: &Item<'_>) -> ((Source, u32), i64) {
-        match item {
-            Item::Event(event) => ((Source::Input, self.processed), event.timestamp()),
-            Item::Timer(due) => ((Source::Timer, self.fired), due.time),
-            Item::Own(own) => ((Source::Timer, self.due.len() as u32 + self.own), own.due(self.processed).time),
-        }
+    /// The event that is next.
+    #[inline(always)]
+    fn event(&self, flat: &sluice_event::Event<'_>) -> InHand {
+        let of_timer = self.view.chained && flat.origin().is_some_and(|origin| origin.source == Source::Timer);
+        let index = self.processed;
+        InHand { of: (Source::Input, index), timestamp: flat.timestamp(), index, of_timer }
     }
 
-    /// What the host is told is in hand. Of a timer that the call has set, it knows nothing yet: it is named by the event before which it fires.
-    fn in_hand(&self, item: &Item<'_>) -> u32 {
-        match item {
-            Item::Timer(_) => self.fired | TIMER_IN_HAND,
-            Item::Event(_) | Item::Own(_) => self.processed.min(self.view.count.saturating_sub(1)),
-        }
+    /// The due timer that is next.
+    fn timer(&self, due: &DueTimer<'_>) -> InHand {
+        let index = self.fired | TIMER_IN_HAND;
+        InHand { of: (Source::Timer, self.fired), timestamp: due.time, index, of_timer: false }
     }
 
-    /// One was dealt with.
-    fn pass(&mut self, item: &Item<'_>) {
-        match item {
-            Item::Event(_) => self.processed += 1,
-            Item::Timer(_) => self.fired += 1,
-            Item::Own(_) => self.own += 1,
-        }
+    /// A timer that the call has set.
+    fn own(&self, own: &Own) -> InHand {
+        let (due, index) = (own.due(self.processed), self.processed.min(self.view.count.saturating_sub(1)));
+        let of = (Source::Timer, self.due.len() as u32 + self.own);
+        InHand { of, timestamp: due.time, index, of_timer: false }
     }
 }
 
 impl<H: Handle> Handler<H> {
-    /// Deals with one, whose number it is told.
-    fn deal_with(&mut self, items: &Items<'_>, item: &Item<'_>, out: &mut Outputs) -> Result {
-        match item {
-            Item::Event(flat) => self.handle.handle(&Event::of(&items.view, items.processed, *flat), out),
-            Item::Timer(due) => self.handle.fire(&Timer { due: *due }, out),
-            Item::Own(own) => self.handle.fire(&Timer { due: own.due(items.processed) }, out),
+    /// Deals with one; whether the call goes on, and counts it.
+    #[inline(always)]
+    fn deal_with(
+        &mut self,
+        items: &Items<'_>,
+        writer: &mut OutcomeWriter,
+        progress: &dyn Fn(u32),
+        (in_hand, own): (InHand, Option<&Own>),
+        deal: impl FnOnce(&mut H, &mut Outputs) -> Result,
+    ) -> bool {
+        let InHand { of, timestamp, index, of_timer } = in_hand;
+        progress(index);
+        if !self.shelves.is_empty() || self.has_timers {
+            let event = items.processed;
+            set_now(Now { of, event, timestamp, of_timer, watermark: items.view.watermark_before(event) });
         }
+        let mark = writer.mark();
+        if let Some(own) = own {
+            own.fire();
+            writer.firing(&own.due(items.processed), items.fired);
+        }
+        let result = deal(&mut self.handle, &mut Outputs { writer, of, timestamp });
+        let Err(failure) = result else {
+            self.shelves.iter().for_each(|shelf| shelf.keep());
+            if self.has_timers {
+                timer::keep();
+            }
+            return true;
+        };
+        writer.undo(mark);
+        self.shelves.iter().for_each(|shelf| shelf.undo());
+        if self.has_timers {
+            timer::undo();
+        }
+        if own.is_some() {
+            // It is set again, and fails in the next call, where the host gives it.
+            return false;
+        }
+        writer.fail(of, failure.kind, &failure.reason);
+        !failure.is_transient()
     }
 }
 
@@ -225,7 +270,6 @@ impl<H: Handle> Runner for Handler<H> {
         progress: &dyn Fn(u32),
     ) -> std::result::Result<Vec<u8>, Malformed> {
         let view = View::parse(header)?;
-        let keeps = !self.shelves.is_empty() || self.has_timers;
         if !self.shelves.is_empty() {
             let (header, events) = (header.clone(), events.clone());
             set_batch(Some(Batch { header, events, shelves: self.shelves.clone(), wants: self.wants }));
@@ -244,45 +288,34 @@ impl<H: Handle> Runner for Handler<H> {
                 items.expect(&self.shelves);
                 next_block += BLOCK;
             }
-            let Some(item) = items.next(writer.output_bytes())? else { break };
-            let (of, timestamp) = items.stands(&item);
-            progress(items.in_hand(&item));
-            if keeps {
-                let (event, watermark) = (items.processed, view.watermark_before(items.processed));
-                let origin = if let Item::Event(event) = &item { event.origin() } else { None };
-                let of_timer = view.chained && origin.is_some_and(|origin| origin.source == Source::Timer);
-                set_now(Now { of, event, timestamp, of_timer, watermark });
-            }
-            let mark = writer.mark();
-            if let Item::Own(own) = &item {
-                own.fire();
-                writer.firing(&own.due(items.processed), items.fired);
-            }
-            let result = self.deal_with(&items, &item, &mut Outputs { writer: &mut writer, of, timestamp });
-            match result {
-                Ok(()) => {
-                    self.shelves.iter().for_each(|shelf| shelf.keep());
-                    if self.has_timers {
-                        timer::keep();
-                    }
-                }
-                Err(failure) => {
-                    writer.undo(mark);
-                    self.shelves.iter().for_each(|shelf| shelf.undo());
-                    if self.has_timers {
-                        timer::undo();
-                    }
-                    if matches!(item, Item::Own(_)) {
-                        // It is set again, and fails in the next call, where the host gives it.
+            match items.next(writer.output_bytes())? {
+                Next::Event => {
+                    let Some(flat) = items.events.next().transpose()? else { break };
+                    let in_hand = items.event(&flat);
+                    let event = Event::of(&view, items.processed, flat);
+                    let deal = |handle: &mut H, out: &mut Outputs| handle.handle(&event, out);
+                    if !self.deal_with(&items, &mut writer, progress, (in_hand, None), deal) {
                         break;
                     }
-                    writer.fail(of, failure.kind, &failure.reason);
-                    if failure.is_transient() {
+                    items.processed += 1;
+                }
+                Next::Timer(due) => {
+                    let deal = |handle: &mut H, out: &mut Outputs| handle.fire(&Timer { due }, out);
+                    if !self.deal_with(&items, &mut writer, progress, (items.timer(&due), None), deal) {
                         break;
                     }
+                    items.fired += 1;
                 }
+                Next::Own(own) => {
+                    let timer = Timer { due: own.due(items.processed) };
+                    let deal = |handle: &mut H, out: &mut Outputs| handle.fire(&timer, out);
+                    if !self.deal_with(&items, &mut writer, progress, (items.own(&own), Some(&own)), deal) {
+                        break;
+                    }
+                    items.own += 1;
+                }
+                Next::Nothing => break,
             }
-            items.pass(&item);
         }
         self.shelves.iter().for_each(|shelf| shelf.write(&mut writer));
         if self.has_timers {
