@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
 use std::rc::Rc;
+use std::sync::atomic::AtomicU32;
 
 use anyhow::{Result, anyhow, ensure};
 use sluice_event::{Batch, Items, Outcome};
@@ -116,7 +117,7 @@ fn call(
     let written = Rc::make_mut(header);
     written.clear();
     view(count, base_offset).write(written);
-    let outcome = consumer.run(header, events, &|_| {})?;
+    let outcome = consumer.run(header, events, &AtomicU32::new(0))?;
     let outcome = Outcome::parse(&outcome, Items { inputs: count, ..Items::default() })?;
     for output in outcome.outputs() {
         let event = output?.event;

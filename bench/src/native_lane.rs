@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -78,7 +78,7 @@ impl Consumer for NativeConsumer {
                 own.clear();
                 own.extend_from_slice(given);
             }
-            runner.run(own_header, own_events, &|_| {}).ok()
+            runner.run(own_header, own_events, &AtomicU32::new(0)).ok()
         });
         let failed = || CallError::new(CallErrorKind::Trap, "the native consumer failed".to_owned());
         receive(&outcome.ok_or_else(failed)?);

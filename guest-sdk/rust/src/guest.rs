@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 
 use crate::{Config, Entry, Level, Result, Runner};
 
@@ -65,7 +65,7 @@ impl<P: Plugin> batch::Guest for Exports<P> {
         RUNNER.with_borrow_mut(|runner| {
             let runner = runner.as_mut().expect("the host calls `init` first");
             let (header, events) = (header.into(), events.into());
-            let outcome = runner.run(&header, &events, &|input| IN_HAND.store(input, Ordering::Relaxed));
+            let outcome = runner.run(&header, &events, &IN_HAND);
             outcome.expect("the host gives well-formed batches")
         })
     }

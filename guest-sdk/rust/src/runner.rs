@@ -1,6 +1,7 @@
 //! Runs a handler over a batch. The same code runs in the guest and in native tests.
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sluice_event::{DueTimer, Events, Malformed, OutcomeWriter, Region, Source, TIMER_IN_HAND, View};
 
@@ -14,17 +15,13 @@ pub type Shared = Rc<Vec<u8>>;
 
 /// A consumer that is ready to run.
 pub trait Runner {
-    /// Deals with a batch, which it shares for as long as that takes, and returns the outcome in its flat format. `progress` is told the index of each event first, and of each timer with the
-    /// highest bit set.
+    /// Deals with a batch, which it shares for as long as that takes, and returns the outcome in its flat format. In `in_hand` stands the index of the event that is dealt with, or of the
+    /// timer, with the highest bit set.
     ///
     /// # Errors
     /// When the batch is not what it should be.
-    fn run(
-        &mut self,
-        header: &Shared,
-        events: &Shared,
-        progress: &dyn Fn(u32),
-    ) -> std::result::Result<Vec<u8>, Malformed>;
+    fn run(&mut self, header: &Shared, events: &Shared, in_hand: &AtomicU32)
+    -> std::result::Result<Vec<u8>, Malformed>;
 
     /// Brings values of an older version over.
     ///
@@ -219,12 +216,12 @@ impl<H: Handle> Handler<H> {
         &mut self,
         items: &Items<'_>,
         writer: &mut OutcomeWriter,
-        progress: &dyn Fn(u32),
+        told: &AtomicU32,
         (in_hand, own): (InHand, Option<&Own>),
         deal: impl FnOnce(&mut H, &mut Outputs) -> Result,
     ) -> bool {
         let InHand { of, timestamp, index, of_timer } = in_hand;
-        progress(index);
+        told.store(index, Ordering::Relaxed);
         if !self.shelves.is_empty() || self.has_timers {
             let event = items.processed;
             set_now(Now { of, event, timestamp, of_timer, watermark: items.view.watermark_before(event) });
@@ -267,7 +264,7 @@ impl<H: Handle> Runner for Handler<H> {
         &mut self,
         header: &Shared,
         events: &Shared,
-        progress: &dyn Fn(u32),
+        in_hand: &AtomicU32,
     ) -> std::result::Result<Vec<u8>, Malformed> {
         let view = View::parse(header)?;
         if !self.shelves.is_empty() {
@@ -291,17 +288,17 @@ impl<H: Handle> Runner for Handler<H> {
             match items.next(writer.output_bytes())? {
                 Next::Event => {
                     let Some(flat) = items.events.next().transpose()? else { break };
-                    let in_hand = items.event(&flat);
+                    let this = items.event(&flat);
                     let event = Event::of(&view, items.processed, flat);
                     let deal = |handle: &mut H, out: &mut Outputs| handle.handle(&event, out);
-                    if !self.deal_with(&items, &mut writer, progress, (in_hand, None), deal) {
+                    if !self.deal_with(&items, &mut writer, in_hand, (this, None), deal) {
                         break;
                     }
                     items.processed += 1;
                 }
                 Next::Timer(due) => {
                     let deal = |handle: &mut H, out: &mut Outputs| handle.fire(&Timer { due }, out);
-                    if !self.deal_with(&items, &mut writer, progress, (items.timer(&due), None), deal) {
+                    if !self.deal_with(&items, &mut writer, in_hand, (items.timer(&due), None), deal) {
                         break;
                     }
                     items.fired += 1;
@@ -309,7 +306,7 @@ impl<H: Handle> Runner for Handler<H> {
                 Next::Own(own) => {
                     let timer = Timer { due: own.due(items.processed) };
                     let deal = |handle: &mut H, out: &mut Outputs| handle.fire(&timer, out);
-                    if !self.deal_with(&items, &mut writer, progress, (items.own(&own), Some(&own)), deal) {
+                    if !self.deal_with(&items, &mut writer, in_hand, (items.own(&own), Some(&own)), deal) {
                         break;
                     }
                     items.own += 1;

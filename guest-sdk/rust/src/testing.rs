@@ -16,6 +16,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::AtomicU32;
 
 use sluice_event::{Batch, Clock, DueTimer, FailureKind, Items, NewEvent, Outcome, Source, View, has_expired};
 
@@ -352,8 +353,10 @@ impl Tester {
         view.write(&mut header);
         let kept = Rc::new(std::mem::take(&mut self.state));
         keep_in(kept.clone());
-        let bytes =
-            self.runner.run(&header.into(), &batch.bytes().to_vec().into(), &|_| {}).expect("the batch is well formed");
+        let bytes = self
+            .runner
+            .run(&header.into(), &batch.bytes().to_vec().into(), &AtomicU32::new(0))
+            .expect("the batch is well formed");
         keep_in(Rc::new(Kept::new()));
         self.state = Rc::unwrap_or_clone(kept);
         let items = Items { inputs: batch.count(), timers: &before, fires: view.fires };

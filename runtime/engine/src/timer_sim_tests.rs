@@ -212,15 +212,13 @@ impl Consumer for Moody {
     fn call(&mut self, header: &[u8], events: &[u8], receive: &mut dyn FnMut(&[u8])) -> Result<(), CallError> {
         let view = View::parse(header).unwrap();
         let traps = view.count + view.due.1 > 1 && self.rng.lock().unwrap().one_in(30);
-        let last = std::cell::Cell::new(0);
+        let last = std::sync::atomic::AtomicU32::new(0);
         let run = |runners: &mut Vec<Box<dyn sluice_sdk::Runner>>| {
-            runners[self.runner]
-                .run(&header.to_vec().into(), &events.to_vec().into(), &|in_hand| last.set(in_hand))
-                .unwrap()
+            runners[self.runner].run(&header.to_vec().into(), &events.to_vec().into(), &last).unwrap()
         };
         let outcome = RUNNERS.with_borrow_mut(run);
         if traps {
-            let in_hand = self.names_it.then(|| last.get());
+            let in_hand = self.names_it.then(|| last.load(std::sync::atomic::Ordering::Relaxed));
             return Err(CallError { in_hand, ..CallError::new(CallErrorKind::Trap, "boom") });
         }
         receive(&outcome);
