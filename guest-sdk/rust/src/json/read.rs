@@ -90,14 +90,34 @@ struct Reader<'de> {
 /// What stands between two quotation marks.
 struct Quoted<'de> {
     bytes: &'de [u8],
-    has_escapes: bool,
-    is_ascii: bool,
+    seen: u64,
 }
 
+/// Seen between two quotation marks, besides the top bits of all bytes: an escape; and that there is no second mark.
+const ESCAPE: u64 = 1;
+const NO_END: u64 = 2;
+
 impl<'de> Quoted<'de> {
+    #[inline(always)]
+    fn has_escapes(&self) -> bool {
+        self.seen & ESCAPE != 0
+    }
+
+    /// Whether it is text as it stands there, and of ASCII only.
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.seen == 0
+    }
+
     /// As text, when it stands there as it is.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "text was looked at when its end was looked for")]
     fn text(&self) -> Result<&'de str> {
-        if self.has_escapes {
+        if self.is_plain() {
+            // SAFETY: no byte's top bit is set, so it is ASCII.
+            return Ok(unsafe { std::str::from_utf8_unchecked(self.bytes) });
+        }
+        if self.has_escapes() {
             return Err(other());
         }
         std::str::from_utf8(self.bytes).map_err(|_| other())
@@ -147,13 +167,23 @@ impl<'de> Reader<'de> {
     }
 
     /// Takes what stands between quotation marks. Escapes are looked at only as far as it takes to find the end.
-    #[inline]
+    #[inline(always)]
     fn quoted(&mut self) -> Result<Quoted<'de>> {
-        const ONES: u64 = u64::from_le_bytes([1; 8]);
-        const TOPS: u64 = ONES << 7;
         self.expect(b'"')?;
         let from = self.at;
-        let (mut has_escapes, mut seen) = (false, 0);
+        let seen = self.pass_over_mark();
+        if seen & NO_END != 0 {
+            return Err(other());
+        }
+        Ok(Quoted { bytes: &self.bytes[from..self.at - 1], seen })
+    }
+
+    /// Passes over the next quotation mark, and says what is seen before it: in one number, which stays in a register.
+    #[inline]
+    fn pass_over_mark(&mut self) -> u64 {
+        const ONES: u64 = u64::from_le_bytes([1; 8]);
+        const TOPS: u64 = ONES << 7;
+        let (mut escapes, mut seen) = (0, 0);
         loop {
             let rest = &self.bytes[self.at..];
             if let Some(eight) = rest.first_chunk() {
@@ -176,22 +206,21 @@ impl<'de> Reader<'de> {
             match self.byte() {
                 Some(b'"') => break,
                 Some(b'\\') => {
-                    has_escapes = true;
+                    escapes = ESCAPE;
                     self.at += 2;
                     if self.at > self.bytes.len() {
-                        return Err(other());
+                        return NO_END;
                     }
                 }
                 Some(plain @ 0x20..) => {
                     seen |= u64::from(plain);
                     self.at += 1;
                 }
-                _ => return Err(other()),
+                _ => return NO_END,
             }
         }
-        let bytes = &self.bytes[from..self.at];
         self.at += 1;
-        Ok(Quoted { bytes, has_escapes, is_ascii: seen & TOPS == 0 })
+        seen & TOPS | escapes
     }
 
     /// Takes digits: how many there are, and the number that they make behind another.
@@ -239,14 +268,14 @@ impl<'de> Reader<'de> {
     fn pass_over(&mut self) -> Result<()> {
         match self.significant() {
             Some(b'"') => {
-                let Quoted { bytes, has_escapes, .. } = self.quoted()?;
-                if has_escapes { escapes_are_right(bytes) } else { Ok(()) }
+                let quoted = self.quoted()?;
+                if quoted.has_escapes() { escapes_are_right(quoted.bytes) } else { Ok(()) }
             }
             Some(b'-' | b'0'..=b'9') => self.pass_over_number(),
             Some(b'{') => self.pass_over_parts(b'}', |reader| {
-                let Quoted { bytes, has_escapes, .. } = reader.quoted()?;
-                if has_escapes {
-                    escapes_are_right(bytes)?;
+                let quoted = reader.quoted()?;
+                if quoted.has_escapes() {
+                    escapes_are_right(quoted.bytes)?;
                 }
                 reader.expect(b':')
             }),
@@ -366,7 +395,7 @@ impl<'de> Reader<'de> {
         self.significant();
         let from = self.at;
         let quoted = self.quoted()?;
-        if quoted.has_escapes {
+        if quoted.has_escapes() {
             self.at = from;
             return self.part(|part| part.deserialize_str(visitor));
         }
@@ -621,7 +650,7 @@ impl<'de> Deserializer<'de> for Key<'de> {
 
     #[inline]
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        if self.is_struct && self.quoted.is_ascii && !self.quoted.has_escapes {
+        if self.is_struct && self.quoted.is_plain() {
             return visitor.visit_borrowed_bytes(self.quoted.bytes);
         }
         self.deserialize_any(visitor)
