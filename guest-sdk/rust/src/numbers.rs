@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use sluice_event::append;
+use sluice_event::{append, append_words};
 
 /// Values under keys that are numbered as they come, from 0, and found again. Keys come from events, so that somebody might choose them to collide: that
 /// slows down their own partition, whose calls have a time limit.
@@ -108,7 +108,7 @@ impl<V> Numbered<V> {
         // Of the tail, what is not in the head.
         let words = [head, tail.checked_shr(8 * before_tail as u32).unwrap_or(0)];
         let len = out.len() + len as usize;
-        out.extend_from_slice(words.map(u64::to_le_bytes).as_flattened());
+        append_words(out, words);
         out.truncate(len);
     }
 

@@ -195,17 +195,17 @@ impl<'a> Items<'a> {
         InHand { of: (Source::Input, index), timestamp: flat.timestamp(), index, of_timer }
     }
 
-    /// The due timer that is next.
-    fn timer(&self, due: &DueTimer<'_>) -> InHand {
+    /// The due timer that is next, by its time.
+    fn timer(&self, time: i64) -> InHand {
         let index = self.fired | TIMER_IN_HAND;
-        InHand { of: (Source::Timer, self.fired), timestamp: due.time, index, of_timer: false }
+        InHand { of: (Source::Timer, self.fired), timestamp: time, index, of_timer: false }
     }
 
-    /// A timer that the call has set.
-    fn own(&self, own: &Own) -> InHand {
-        let (due, index) = (own.due(self.processed), self.processed.min(self.view.count.saturating_sub(1)));
+    /// A timer that the call has set, by its time.
+    fn own(&self, time: i64) -> InHand {
+        let index = self.processed.min(self.view.count.saturating_sub(1));
         let of = (Source::Timer, self.due.len() as u32 + self.own);
-        InHand { of, timestamp: due.time, index, of_timer: false }
+        InHand { of, timestamp: time, index, of_timer: false }
     }
 }
 
@@ -298,7 +298,7 @@ impl<H: Handle> Runner for Handler<H> {
                 }
                 Next::Timer(due) => {
                     let deal = |handle: &mut H, out: &mut Outputs| handle.fire(&Timer { due }, out);
-                    if !self.deal_with(&items, &mut writer, in_hand, (items.timer(&due), None), deal) {
+                    if !self.deal_with(&items, &mut writer, in_hand, (items.timer(due.time), None), deal) {
                         break;
                     }
                     items.fired += 1;
@@ -306,7 +306,7 @@ impl<H: Handle> Runner for Handler<H> {
                 Next::Own(own) => {
                     let timer = Timer { due: own.due(items.processed) };
                     let deal = |handle: &mut H, out: &mut Outputs| handle.fire(&timer, out);
-                    if !self.deal_with(&items, &mut writer, in_hand, (items.own(&own), Some(&own)), deal) {
+                    if !self.deal_with(&items, &mut writer, in_hand, (items.own(timer.due.time), Some(&own)), deal) {
                         break;
                     }
                     items.own += 1;

@@ -51,7 +51,7 @@ pub(crate) const fn padded(len: usize) -> usize {
 /// Appends whole words. What is put together somewhere in parts, and copied from there at once in larger ones, has the processor wait until all parts are written;
 /// words stay in registers until they are where they belong.
 #[inline(always)]
-pub(crate) fn append_words<const N: usize>(out: &mut alloc::vec::Vec<u8>, words: [u64; N]) {
+pub fn append_words<const N: usize>(out: &mut alloc::vec::Vec<u8>, words: [u64; N]) {
     out.extend_from_slice(words.map(u64::to_le_bytes).as_flattened());
 }
 

@@ -28,7 +28,7 @@ mod view;
 mod tests;
 
 pub use batch::Batch;
-pub use bytes::{Malformed, append, copy};
+pub use bytes::{Malformed, append, append_words, copy};
 pub use event::{Event, Headers, Origin, Source};
 pub use new_event::{NewEvent, TooLarge};
 pub use outcome::{Failure, Failures, Items, Outcome, Output, Outputs, StateWrite, StateWrites, TimerChanges};
