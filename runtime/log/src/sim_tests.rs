@@ -959,6 +959,33 @@ fn nobody_waits_for_most_of_what_is_synced_before_a_snapshot() {
 }
 
 #[test]
+fn what_was_synced_ahead_is_forgotten_once_all_is_synced() {
+    let options =
+        Options { durability: Durability::Os, segment_bytes: 1 << 20, snapshot_bytes: 1 << 20, ..options(None) };
+    let disk = SimDisk::default();
+    let mut committer = open(&disk, &options).unwrap();
+    committer.commit_group(workload(7, true)[0].clone()).into_iter().for_each(|answer| drop(answer.unwrap()));
+    let mut rng = Rng::from_seed(1);
+    let mut append = |committer: &mut Committer| {
+        committer.commit_group(vec![Commit::append(IN, batch(&mut rng, "x", false))]).remove(0).unwrap();
+    };
+    // One is begun, and all is synced before it is done.
+    disk.set_aside_after(20);
+    while committer.unsynced_bytes < options.unsynced_bytes {
+        append(&mut committer);
+    }
+    disk.set_aside_after(1 << 40);
+    committer.sync_all().unwrap();
+    let part = committer.commit_log.first;
+    for _ in 0..100 {
+        append(&mut committer);
+    }
+    // What was written since is synced aside, too, before there is a snapshot.
+    assert_eq!(committer.commit_log.first, part);
+    committer.end();
+}
+
+#[test]
 fn producers_beyond_the_bound_make_room_by_forgetting_the_most_silent() {
     let clock = Arc::new(sluice_env::ManualClock::default());
     let options = Options { snapshot_bytes: 1 << 30, unsynced_bytes: 1 << 30, ..options(None) };

@@ -210,8 +210,9 @@ impl Committer {
         }
     }
 
-    /// Makes everything durable that was written.
+    /// Makes everything durable that was written, and with it what is being synced ahead.
     pub(crate) fn sync_all(&mut self) -> Result<(), Error> {
+        self.end_ahead()?;
         self.sync_names()?;
         let segments = std::mem::take(&mut self.unsynced).into_values();
         self.sync(&segments.chain([self.commit_log.file.clone()]).collect::<Vec<_>>())?;

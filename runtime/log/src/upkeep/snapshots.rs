@@ -116,7 +116,8 @@ impl Committer {
             || self.unsynced_bytes >= self.options.unsynced_bytes
             || age >= self.options.snapshot_age_ms;
         let news = self.group > self.upkeep.snapshot_group;
-        if due && news && now >= self.upkeep.snapshot_not_before && self.is_mostly_synced() {
+        let may_begin = self.upkeep.snapshot.is_none() && now >= self.upkeep.snapshot_not_before;
+        if due && news && may_begin && self.is_mostly_synced() {
             self.try_snapshot(now);
         }
     }
@@ -141,8 +142,7 @@ impl Committer {
                     return false;
                 }
             }
-            // All may have been synced meanwhile.
-            (left, rounds) = (left.saturating_sub(ahead.unsynced_bytes), ahead.rounds + 1);
+            (left, rounds) = (left - ahead.unsynced_bytes, ahead.rounds + 1);
         }
         if left <= self.options.unsynced_bytes / LITTLE || rounds == MOST_ROUNDS {
             return true;
@@ -151,6 +151,14 @@ impl Committer {
         let task = Task::begin(&*self.disk, move || sync_segments(&*disk, &segments));
         self.upkeep.ahead = Some(Ahead { unsynced_bytes: self.unsynced_bytes, rounds, task });
         false
+    }
+
+    /// Waits for what is done before one.
+    pub(super) fn end_ahead(&mut self) -> Result<(), Error> {
+        let Some(ahead) = self.upkeep.ahead.take() else { return Ok(()) };
+        ahead.task.end().map_err(|failed| match failed {
+            Failed::Write(error) | Failed::Sync(error) => self.poison(&error),
+        })
     }
 
     fn segments_to_sync(&self) -> Vec<PathBuf> {
@@ -180,9 +188,8 @@ impl Committer {
 
     /// Waits for one that is under way, or for what is done before it.
     pub(super) fn await_snapshot(&mut self) {
-        if let Some(Err(failed)) = self.upkeep.ahead.take().map(|ahead| ahead.task.end()) {
-            self.not_written(failed);
-        }
+        // A failure has poisoned the log.
+        let _ = self.end_ahead();
         while let Some(under_way) = self.upkeep.snapshot.take() {
             self.advance_snapshot(under_way);
         }
