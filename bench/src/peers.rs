@@ -120,27 +120,32 @@ impl Running {
         let (say, hear) = (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
         let hear = BufReader::new(hear);
         let mut running = Self { peer, events, child, say, hear, server, folder };
-        let ready = running.answer()?;
-        ensure!(ready == "ready", "it says {ready:?}");
+        running.answer("ready")?;
         Ok(running)
     }
 
-    fn answer(&mut self) -> Result<String> {
-        let mut line = String::new();
-        if self.hear.read_line(&mut line)? == 0 {
-            let told = std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default();
-            let lines: Vec<&str> = told.lines().rev().take(10).collect();
-            bail!("it ended: {}", lines.into_iter().rev().collect::<Vec<_>>().join(" / "));
+    /// What the peer says after `word`, in a line of its own. Other lines are passed over and shown: a library may log to where the
+    /// peer speaks, as Flink's does.
+    fn answer(&mut self, word: &str) -> Result<String> {
+        loop {
+            let mut line = String::new();
+            if self.hear.read_line(&mut line)? == 0 {
+                let told = std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default();
+                let lines: Vec<&str> = told.lines().rev().take(10).collect();
+                bail!("it ended: {}", lines.into_iter().rev().collect::<Vec<_>>().join(" / "));
+            }
+            match line.strip_prefix(word) {
+                Some(rest) => return Ok(rest.trim().to_owned()),
+                None => eprintln!("peers: {} says {:?}", self.peer.name, line.trim()),
+            }
         }
-        Ok(line.trim().to_owned())
     }
 
     /// Runs a job: processor seconds and seconds by the clock, of a million events; and outputs, of the same number as there were inputs.
     fn run(&mut self, job: Job) -> Result<(f64, f64, u64)> {
         let (before, begin) = (self.cpu()?, Instant::now());
         writeln!(self.say, "{}", job.name())?;
-        let answer = self.answer()?;
-        let outputs = answer.strip_prefix("outputs ").with_context(|| format!("it says {answer:?}"))?.parse()?;
+        let outputs = self.answer("outputs ")?.parse()?;
         let millions = self.events as f64 / 1e6;
         Ok(((self.cpu()? - before) / millions, begin.elapsed().as_secs_f64() / millions, outputs))
     }
