@@ -39,6 +39,9 @@ struct Mark {
     begin: u32,
 }
 
+/// Bytes that a key takes beside what is held under it.
+pub(crate) const KEY_BYTES: usize = size_of::<Mark>();
+
 /// So many keys are looked for together.
 pub(crate) const BLOCK: usize = 16;
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluice_event::{OutcomeWriter, Region, Source, View, has_expired};
 
-use crate::numbers::{BLOCK, Numbered};
+use crate::numbers::{BLOCK, KEY_BYTES, Numbered};
 use crate::runner::Shared;
 use crate::{Event, Failure, Key, Result, json};
 
@@ -258,6 +258,9 @@ struct Held<T> {
     /// Whether the host has a value.
     is_kept: bool,
 }
+
+// With its key, a value of two words fills a line of a core's cache. One number more, and each key would touch two of them.
+const _: () = assert!(size_of::<Held<[u64; 2]>>() + KEY_BYTES <= 64);
 
 impl<T: DeserializeOwned + Clone> Held<T> {
     /// What the host has of it.

@@ -13,7 +13,7 @@ pub(crate) const FLAG_ORIGIN: u16 = 2;
 
 /// What made an event: an input event, or a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u32)]
+#[repr(u8)]
 pub enum Source {
     /// An event of the batch in hand.
     Input = 0,

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::bytes::{append, pad};
+use crate::bytes::{append, append_words, pad, word};
 use crate::event::{Event, ORIGIN, Origin, Source};
 use crate::new_event::{NewEvent, TooLarge, length};
 use crate::timer::{DueTimer, TimerChange};
@@ -186,15 +186,10 @@ impl OutcomeWriter {
         let start = out.len();
         let bytes = value.unwrap_or_default();
         let size = u32::try_from(crate::bytes::padded(STATE_WRITE + key.len() + bytes.len())).unwrap_or(u32::MAX);
-        let mut fixed = [0; STATE_WRITE];
-        fixed[0..4].copy_from_slice(&size.to_le_bytes());
-        fixed[4] = u8::from(value.is_some());
-        fixed[5] = source as u8;
-        fixed[8..12].copy_from_slice(&index.to_le_bytes());
-        fixed[12..16].copy_from_slice(&u32::try_from(key.len()).unwrap_or(u32::MAX).to_le_bytes());
-        fixed[16..20].copy_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-        fixed[24..32].copy_from_slice(&expires.unwrap_or(0).to_le_bytes());
-        out.extend_from_slice(&fixed);
+        let kind = u32::from(value.is_some()) | (source as u32) << 8;
+        let [key_len, value_len] = [key.len(), bytes.len()].map(|len| u32::try_from(len).unwrap_or(u32::MAX));
+        let expires = expires.unwrap_or(0).cast_unsigned();
+        append_words(out, [word(size, kind), word(index, key_len), word(value_len, 0), expires]);
         append(out, key);
         append(out, bytes);
         pad(out);

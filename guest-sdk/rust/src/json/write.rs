@@ -15,57 +15,93 @@ use sluice_event::{append, copy};
 /// When it is no JSON: a map whose keys are no text, or the value's own `Serialize` says so.
 #[inline]
 pub(crate) fn write(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> Result<()> {
-    let mut writer = Writer { out, held: [0; HELD], len: 0 };
-    value.serialize(&mut writer)?;
-    writer.hand_on();
-    Ok(())
+    let mut writer = Writer { len: out.len(), out };
+    let result = value.serialize(&mut writer);
+    writer.cut();
+    result
 }
 
-/// Bytes that are put together before they go on.
-const HELD: usize = 64;
+/// Bytes of room that are made at once.
+const ROOM: usize = 64;
 
-/// Puts short pieces together in a place of a fixed size, where they need no look at how much room the vector has.
+/// Writes short pieces where they stay, into room that is made for several of them. What is put together elsewhere, and copied from there in larger parts than it
+/// was written in, has the processor wait until all of it is written.
 struct Writer<'a> {
+    /// What there is, and room behind it.
     out: &'a mut Vec<u8>,
-    held: [u8; HELD],
+    /// So much is there.
     len: usize,
 }
 
 impl Writer<'_> {
-    fn hand_on(&mut self) {
-        // All of it, for that many bytes are copied by a few instructions, and then those are cut off that do not count.
-        let len = self.out.len() + self.len;
-        self.out.extend_from_slice(&self.held);
-        self.out.truncate(len);
-        self.len = 0;
+    /// Takes away the room that is left.
+    fn cut(&mut self) {
+        self.out.truncate(self.len);
     }
 
-    /// So many bytes of room, at most all that there are.
+    /// Has something appended to the vector itself.
+    fn appended<T>(&mut self, append: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        self.cut();
+        let result = append(self.out);
+        self.len = self.out.len();
+        result
+    }
+
+    #[inline(never)]
+    fn make_room(&mut self) {
+        self.cut();
+        // A fixed number of bytes, which a few instructions write.
+        self.out.extend_from_slice(&[0; ROOM]);
+    }
+
+    /// A place for so many bytes, unless they are more than there is ever room for.
     #[inline(always)]
-    fn room(&mut self, len: usize) {
-        if len > HELD - self.len {
-            self.hand_on();
+    fn place(&mut self, len: usize) -> Option<&mut [u8]> {
+        if len > self.out.len() - self.len {
+            self.make_room();
         }
+        let place = self.out.get_mut(self.len..self.len + len)?;
+        self.len += len;
+        Some(place)
     }
 
     #[inline(always)]
     fn byte(&mut self, byte: u8) {
-        self.room(1);
-        if let Some(to) = self.held.get_mut(self.len) {
-            *to = byte;
-            self.len += 1;
-        }
+        self.place(1).into_iter().for_each(|to| to[0] = byte);
     }
 
     #[inline(always)]
     fn add(&mut self, bytes: &[u8]) {
-        self.room(bytes.len());
-        if let Some(to) = self.held.get_mut(self.len..self.len + bytes.len()) {
-            copy(to, bytes);
-            self.len += bytes.len();
-        } else {
-            append(self.out, bytes);
+        match self.place(bytes.len()) {
+            Some(to) => copy(to, bytes),
+            None => self.appended(|out| append(out, bytes)),
         }
+    }
+
+    /// Digits, two at a time, where they stay.
+    #[inline]
+    fn number(&mut self, is_negative: bool, value: u64) {
+        const PAIRS: [[u8; 2]; 100] = {
+            let (mut pairs, mut at) = ([[0; 2]; 100], 0);
+            while at < 100 {
+                pairs[at] = [b'0' + at as u8 / 10, b'0' + at as u8 % 10];
+                at += 1;
+            }
+            pairs
+        };
+        let sign = usize::from(is_negative);
+        let digits = value.checked_ilog10().unwrap_or(0) as usize + 1;
+        // There always is one for so few.
+        let Some(to) = self.place(sign + digits) else { return };
+        if is_negative {
+            to[0] = b'-';
+        }
+        let (mut pairs, mut left) = (to[sign..].rchunks_exact_mut(2), value);
+        for pair in &mut pairs {
+            pair.copy_from_slice(&PAIRS[(left % 100) as usize]);
+            left /= 100;
+        }
+        pairs.into_remainder().iter_mut().for_each(|first| *first = b'0' + left as u8);
     }
 
     /// Bytes between a few others.
@@ -76,26 +112,20 @@ impl Writer<'_> {
         bytes: &[u8],
         behind: &[u8; BEHIND],
     ) {
-        let len = BEFORE + bytes.len() + BEHIND;
-        self.room(len);
-        if let Some(held) = self.held.get_mut(self.len..self.len + len) {
-            let (first, rest) = held.split_at_mut(BEFORE);
+        if let Some(to) = self.place(BEFORE + bytes.len() + BEHIND) {
+            let (first, rest) = to.split_at_mut(BEFORE);
             let (middle, last) = rest.split_at_mut(bytes.len());
             first.copy_from_slice(before);
             copy(middle, bytes);
             last.copy_from_slice(behind);
-            self.len += len;
         } else {
-            for bytes in [before, bytes, behind] {
-                self.out.extend_from_slice(bytes);
-            }
+            self.appended(|out| [before, bytes, behind].iter().for_each(|bytes| out.extend_from_slice(bytes)));
         }
     }
 
     /// Has `serde_json` write a value.
     fn by_serde_json(&mut self, value: &(impl Serialize + ?Sized)) -> Result<()> {
-        self.hand_on();
-        serde_json::to_writer(&mut *self.out, value)
+        self.appended(|out| serde_json::to_writer(out, value))
     }
 }
 
@@ -243,10 +273,10 @@ impl ser::SerializeMap for Parts<'_, '_> {
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
         // What can be a key, and how, `serde_json` tells of whole objects only: `{"key":null}`.
         let next = self.next();
-        let start = self.writer.out.len() + self.writer.len;
+        let start = self.writer.len;
         self.writer.by_serde_json(&Key(key))?;
         self.writer.out[start] = next;
-        self.writer.out.truncate(self.writer.out.len() - "null}".len());
+        self.writer.len -= "null}".len();
         Ok(())
     }
 
@@ -264,7 +294,8 @@ macro_rules! integers {
     ($($method:ident: $type:ty),*) => {$(
         #[inline(always)]
         fn $method(self, value: $type) -> Result<()> {
-            self.add(itoa::Buffer::new().format(value).as_bytes());
+            let value = i128::from(value);
+            self.number(value < 0, value.unsigned_abs() as u64);
             Ok(())
         }
     )*};
@@ -400,12 +431,28 @@ mod tests {
     /// As `serde_json` writes it, wherever pieces are handed on.
     fn same(value: &(impl Serialize + ?Sized)) {
         let expected = serde_json::to_string(value).unwrap();
-        for before in 0..super::HELD {
+        for before in 0..super::ROOM {
             let value = &("x".repeat(before), value);
             let mut out = b"before".to_vec();
             super::write(&mut out, value).unwrap();
             assert_eq!(String::from_utf8(out).unwrap(), format!("before[{:?},{expected}]", value.0));
         }
+    }
+
+    #[test]
+    fn numbers_of_all_lengths_are_written() {
+        let powers = (0..20).map(|digits| 10_u64.pow(digits));
+        for n in powers.flat_map(|power| [power - 1, power, power + 1, 7 * (power / 8)]) {
+            assert_eq!(String::from_utf8(written(&n)).unwrap(), n.to_string());
+            let below = -i64::try_from(n).unwrap_or(i64::MAX);
+            assert_eq!(String::from_utf8(written(&below)).unwrap(), below.to_string());
+        }
+    }
+
+    fn written(value: &impl Serialize) -> Vec<u8> {
+        let mut out = Vec::new();
+        super::write(&mut out, value).unwrap();
+        out
     }
 
     #[derive(Serialize)]

@@ -28,7 +28,7 @@ const RUST: Files = include!(concat!(env!("OUT_DIR"), "/rust_sdk.rs"));
 const RUST_MANIFESTS: Files = &[
     (
         "sluice-sdk/Cargo.toml",
-        "[package]\nname = \"sluice-sdk\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\nsluice-event = { path = \"../sluice-event\" }\nserde = { version = \"1\", features = [\"derive\"] }\nitoa = { version = \"1\", default-features = false }\nserde_json = \"1\"\nwit-bindgen = { version = \"0.61\", default-features = false, features = [\"macros\", \"realloc\"] }\n",
+        "[package]\nname = \"sluice-sdk\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\nsluice-event = { path = \"../sluice-event\" }\nserde = { version = \"1\", features = [\"derive\"] }\nserde_json = \"1\"\nwit-bindgen = { version = \"0.61\", default-features = false, features = [\"macros\", \"realloc\"] }\n",
     ),
     ("sluice-event/Cargo.toml", "[package]\nname = \"sluice-event\"\nversion = \"0.1.0\"\nedition = \"2024\"\n"),
 ];
