@@ -120,7 +120,8 @@ impl Running {
         let (say, hear) = (child.stdin.take().context("no stdin")?, child.stdout.take().context("no stdout")?);
         let hear = BufReader::new(hear);
         let mut running = Self { peer, events, child, say, hear, server, folder };
-        running.answer("ready")?;
+        let rest = running.answer("ready")?;
+        ensure!(rest.is_empty(), "it is ready and says {rest:?}");
         Ok(running)
     }
 
@@ -134,9 +135,10 @@ impl Running {
                 let lines: Vec<&str> = told.lines().rev().take(10).collect();
                 bail!("it ended: {}", lines.into_iter().rev().collect::<Vec<_>>().join(" / "));
             }
-            match line.strip_prefix(word) {
-                Some(rest) => return Ok(rest.trim().to_owned()),
-                None => eprintln!("peers: {} says {:?}", self.peer.name, line.trim()),
+            let line = line.trim();
+            match line.split_once(' ').unwrap_or((line, "")) {
+                (first, rest) if first == word => return Ok(rest.to_owned()),
+                _ => eprintln!("peers: {} says {line:?}", self.peer.name),
             }
         }
     }
@@ -145,7 +147,7 @@ impl Running {
     fn run(&mut self, job: Job) -> Result<(f64, f64, u64)> {
         let (before, begin) = (self.cpu()?, Instant::now());
         writeln!(self.say, "{}", job.name())?;
-        let outputs = self.answer("outputs ")?.parse()?;
+        let outputs = self.answer("outputs")?.parse()?;
         let millions = self.events as f64 / 1e6;
         Ok(((self.cpu()? - before) / millions, begin.elapsed().as_secs_f64() / millions, outputs))
     }

@@ -23,7 +23,7 @@ pub(crate) struct Numbered<V> {
 /// Begins where a line of a core's cache does: what is held of a key is mostly no longer than one.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Entry<V> {
+pub(crate) struct Entry<V> {
     mark: Mark,
     value: V,
 }
@@ -38,9 +38,6 @@ struct Mark {
     /// Where it begins among the bytes of all; of a key that is looked for, anything.
     begin: u32,
 }
-
-/// Bytes that a key takes beside what is held under it.
-pub(crate) const KEY_BYTES: usize = size_of::<Mark>();
 
 /// So many keys are looked for together.
 pub(crate) const BLOCK: usize = 16;

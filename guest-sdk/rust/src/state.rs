@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluice_event::{OutcomeWriter, Region, Source, View, has_expired};
 
-use crate::numbers::{BLOCK, KEY_BYTES, Numbered};
+use crate::numbers::{BLOCK, Entry, Numbered};
 use crate::runner::Shared;
 use crate::{Event, Failure, Key, Result, json};
 
@@ -260,7 +260,7 @@ struct Held<T> {
 }
 
 // With its key, a value of two words fills a line of a core's cache. One number more, and each key would touch two of them.
-const _: () = assert!(size_of::<Held<[u64; 2]>>() + KEY_BYTES <= 64);
+const _: () = assert!(size_of::<Entry<Held<[u64; 2]>>>() == align_of::<Entry<Held<[u64; 2]>>>());
 
 impl<T: DeserializeOwned + Clone> Held<T> {
     /// What the host has of it.

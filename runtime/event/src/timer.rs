@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::bytes::{Malformed, append, i64_at, len_at, pad, padded, take, u32_at};
+use crate::bytes::{Malformed, append, append_words, i64_at, len_at, pad, padded, take, u32_at, word};
 use crate::event::Source;
 use crate::records::Records;
 
@@ -70,15 +70,9 @@ impl<'a> DueTimer<'a> {
     /// Appends its bytes, as those of a [`Firing`].
     pub(crate) fn write_behind(&self, behind: u32, out: &mut Vec<u8>) {
         let size = padded(DUE + self.key.len() + self.tag.len()) as u32;
-        let mut fixed = [0; DUE];
-        fixed[0..4].copy_from_slice(&size.to_le_bytes());
-        fixed[4] = self.clock as u8;
-        fixed[8..16].copy_from_slice(&self.time.to_le_bytes());
-        fixed[16..20].copy_from_slice(&self.before.to_le_bytes());
-        fixed[20..24].copy_from_slice(&behind.to_le_bytes());
-        fixed[24..28].copy_from_slice(&(self.key.len() as u32).to_le_bytes());
-        fixed[28..32].copy_from_slice(&(self.tag.len() as u32).to_le_bytes());
-        out.extend_from_slice(&fixed);
+        let lengths = word(self.key.len() as u32, self.tag.len() as u32);
+        let time = self.time.cast_unsigned();
+        append_words(out, [word(size, self.clock as u32), time, word(self.before, behind), lengths]);
         out.extend_from_slice(self.key);
         out.extend_from_slice(self.tag);
         pad(out);
@@ -168,16 +162,10 @@ pub struct TimerChange<'a> {
 impl<'a> TimerChange<'a> {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let size = padded(CHANGE + self.key.len() + self.tag.len()) as u32;
-        let mut fixed = [0; CHANGE];
-        fixed[0..4].copy_from_slice(&size.to_le_bytes());
-        fixed[4] = u8::from(self.time.is_some());
-        fixed[5] = self.of.0 as u8;
-        fixed[6] = self.clock as u8;
-        fixed[8..12].copy_from_slice(&self.of.1.to_le_bytes());
-        fixed[12..16].copy_from_slice(&(self.key.len() as u32).to_le_bytes());
-        fixed[16..20].copy_from_slice(&(self.tag.len() as u32).to_le_bytes());
-        fixed[24..32].copy_from_slice(&self.time.unwrap_or(0).to_le_bytes());
-        out.extend_from_slice(&fixed);
+        let kind = u32::from(self.time.is_some()) | (self.of.0 as u32) << 8 | (self.clock as u32) << 16;
+        let [key_len, tag_len] = [self.key, self.tag].map(|bytes| bytes.len() as u32);
+        let time = self.time.unwrap_or(0).cast_unsigned();
+        append_words(out, [word(size, kind), word(self.of.1, key_len), word(tag_len, 0), time]);
         append(out, self.key);
         append(out, self.tag);
         pad(out);
