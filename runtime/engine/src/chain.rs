@@ -10,10 +10,11 @@ use sluice_log::{Append, ReadBatch, TopicPartition};
 use sluice_state::{Layer, SharedState, prefix_of, space_of};
 
 use crate::errors::Failed;
-use crate::keyed::{self, Marks, StateGrant};
+use crate::keyed::{self, StateGrant};
 use crate::port::{CallError, CallErrorKind, Consumer, Plugin, UnderWay, Witness};
 use crate::router::{Given, Link, Router, Sink, Told};
 use crate::timers::{self, Cut, Due};
+use crate::watermark::Marks;
 
 /// One stage, as a lane is given it.
 #[derive(Clone)]
@@ -228,6 +229,7 @@ impl Chain {
         self.drop_instances();
         self.router.rest();
         (self.header, self.given, self.handed_on) = (Vec::new(), Link::default(), Link::default());
+        self.changes = Layer::default();
     }
 
     /// Gives a batch to the first stage, its outputs to the second, and so on. What goes to the sinks is
@@ -420,7 +422,7 @@ impl Chain {
             true => (batch.region(), None),
             false => (self.given.events.region(), Some(&self.given.sources[..])),
         };
-        let of_timers = batch.count == 0 && !marks.before.is_empty();
+        let of_timers = batch.count == 0 && !marks.0.is_empty();
         // Where all comes of timers, there is one place for all.
         let place = |input: u32| match sources {
             _ if of_timers => 0,
@@ -430,14 +432,12 @@ impl Chain {
         let first = if sources.is_some_and(|sources| !sources.is_empty()) { place(0) } else { 0 };
         let mut of_inputs = Vec::new();
         let watermarks = match sources {
-            _ if !stage.config.keeps() || marks.before.is_empty() => &[],
-            None => marks.bytes,
+            _ if !stage.config.keeps() || marks.0.is_empty() => &[],
+            None => marks.bytes(),
             Some(_) => {
-                let bytes = |mark: Option<i64>| mark.unwrap_or(i64::MIN).to_le_bytes();
-                let mark = |input| bytes(marks.before[place(input) as usize]);
-                of_inputs.extend((0..events.count()).flat_map(mark));
-                of_inputs.extend(bytes(marks.before.last().copied().flatten()));
-                &of_inputs[..]
+                of_inputs.extend((0..events.count()).map(|input| marks.0[place(input) as usize]));
+                of_inputs.extend(marks.0.last());
+                of_inputs.as_flattened()
             }
         };
         // Alone, and between events: what comes of a timer in a chain, or by the time of day, is a call of its own.
@@ -447,7 +447,7 @@ impl Chain {
         let view = View {
             count: events.count(),
             base_offset: batch.base_offset + u64::from(first),
-            watermark: marks.before.get(first as usize).copied().flatten(),
+            watermark: marks.before(first),
             seed: (u64::from(self.source.topic) << 32) | u64::from(self.source.partition),
             topic: self.source.topic,
             partition: self.source.partition,
@@ -487,7 +487,7 @@ impl Chain {
                         is_one_to_one && of == Source::Input && !of_timers && told.has_failed(place(index))
                     };
                     keyed::changes(&outcome, has_failed, &stage.prefix, changes)?;
-                    let own = timers::changes(&outcome, &stage.config.name, due, place, marks.before, changes)?;
+                    let own = timers::changes(&outcome, &stage.config.name, due, place, marks, changes)?;
                     cut = cut.into_iter().chain(own).min();
                     let spaces = [&*stage.space, &stage.config.name];
                     // Timers stand under the name, whatever the version.
@@ -512,7 +512,8 @@ impl Chain {
 
     /// What the call changed of the state.
     pub(crate) fn take_changes(&mut self) -> Layer {
-        std::mem::take(&mut self.changes)
+        let next = self.changes.with_room();
+        std::mem::replace(&mut self.changes, next)
     }
 
     /// What was routed to the sinks, ready to be appended.

@@ -11,7 +11,7 @@ use sluice_state::{
 
 use crate::port::{CallError, CallErrorKind};
 use crate::timers::{Due, MOST_DUE};
-use crate::watermark::{EventTime, OUTSIDE, TimePolicy};
+use crate::watermark::{EventTime, Mark, Marks, OUTSIDE, TimePolicy, mark};
 
 /// A lane waits for the store when so much is not there yet.
 const MOST_UNFLUSHED_BYTES: usize = 64 << 20;
@@ -178,9 +178,7 @@ pub(crate) struct Keyed {
     /// Since the last attempt this time of day has mattered: a writer is idle by it, or a timer is due.
     clock: Option<i64>,
     /// Before each event of the batch in hand, and behind the last.
-    marks: Vec<Option<i64>>,
-    /// The same, as the guest gets them.
-    bytes: Vec<u8>,
+    marks: Vec<Mark>,
     /// Events of the batch in hand that are late, by their index.
     late: Vec<u32>,
     /// How time stands behind all of it.
@@ -204,15 +202,6 @@ impl Stands {
     }
 }
 
-/// Watermarks before each event of a batch.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Marks<'a> {
-    /// As the guest gets them.
-    pub(crate) bytes: &'a [u8],
-    /// With the one behind the last event; empty for chains without state.
-    pub(crate) before: &'a [Option<i64>],
-}
-
 impl Keyed {
     /// The state of a lane that reads these topics and is woken with `wake`.
     pub(crate) fn new(config: StateConfig, topics: Vec<u32>, wake: &Arc<dyn Fn() + Send + Sync>) -> Self {
@@ -232,7 +221,6 @@ impl Keyed {
             closing: None,
             clock: None,
             marks: Vec::new(),
-            bytes: Vec::new(),
             late: Vec::new(),
             failure,
         }
@@ -245,22 +233,19 @@ impl Keyed {
             self.closing = None;
         }
         self.marks.clear();
-        self.bytes.clear();
+        self.marks.reserve(batch.count as usize + 1);
         self.late.clear();
-        self.marks.push(self.watermark());
+        self.marks.push(mark(self.watermark()));
         self.ahead = self.stands.time.clone();
         pass_by(&mut self.ahead, (topic, batch), batch.count, |index, is_late, watermark| {
             self.late.extend(is_late.then_some(index));
-            self.marks.push(watermark);
+            self.marks.push(mark(watermark));
         });
-        self.bytes.reserve(8 * self.marks.len());
-        self.marks.iter().for_each(|mark| self.bytes.extend_from_slice(&mark.unwrap_or(i64::MIN).to_le_bytes()));
     }
 
-    /// The watermarks before each of the first events of the batch in hand: as the guest gets them, and with the one behind the last.
+    /// The watermarks before each of the first events of the batch in hand, and behind the last of them.
     pub(crate) fn marks(&self, events: u32) -> Marks<'_> {
-        let events = events as usize;
-        Marks { bytes: &self.bytes[..8 * (events + 1)], before: &self.marks[..=events] }
+        Marks(&self.marks[..=events as usize])
     }
 
     /// The watermark that timers fire by.
@@ -333,9 +318,10 @@ impl Keyed {
         let apart = apart || self.diverted(events).is_some();
         let behind_first = |place: u32| if now.is_empty() { place } else { 0 };
         let mut due = Due { fired_outputs: self.stands.fired_outputs, behind, ..Due::default() };
-        let Some(last) = self.marks.last().copied().flatten() else { return Ok((due, events)) };
+        let marks = Marks(&self.marks);
+        let Some(last) = marks.last() else { return Ok((due, events)) };
         let timers = self.config.shared.lock().due_timers(Clock::EventTime, last, MOST_DUE + 1)?;
-        let place = |timer: &Timer| self.marks.partition_point(|mark| mark.is_none_or(|mark| mark < timer.time)) as u32;
+        let place = |timer: &Timer| marks.reach(timer.time);
         // Those of a stage that is not there any more are not given to another.
         let is_foreign = |timer: &Timer| timer.stage != stage;
         if apart || timers.iter().any(is_foreign) || now.iter().any(is_foreign) {

@@ -9,10 +9,10 @@ use sluice_log::{Append, ReadBatch, TopicPartition};
 use crate::chain::{Chain, StageConfig};
 use crate::dead_letter::DeadLetter;
 use crate::errors::{ErrorPolicy, Failed};
-use crate::keyed::Marks;
 use crate::port::{CallErrorKind, Witness};
 use crate::router::Sink;
 use crate::timers::Due;
+use crate::watermark::Marks;
 
 /// What a redriver needs to know of its pipeline.
 #[derive(Clone)]

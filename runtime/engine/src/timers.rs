@@ -7,6 +7,7 @@ use sluice_log::TopicPartition;
 use sluice_state::{Layer, MAX_TIMER_KEY_BYTES, Timer, set_timer};
 
 use crate::port::{CallError, CallErrorKind};
+use crate::watermark::Marks;
 
 /// Timers that come with one call, at most.
 pub(crate) const MOST_DUE: usize = 1024;
@@ -64,7 +65,7 @@ pub(crate) fn changes(
     stage: &str,
     due: &Due,
     source: impl Fn(u32) -> u32,
-    marks: &[Option<i64>],
+    marks: Marks<'_>,
     changes: &mut Layer,
 ) -> Result<Option<Cut>, CallError> {
     // Of those set here, the event before which each fires, and who set it.
@@ -101,10 +102,9 @@ pub(crate) fn changes(
             missed(before, by);
         }
         if let (Some(time), Clock::EventTime) = (change.time, change.clock) {
-            // They never fall.
-            let reached = marks.partition_point(|mark| mark.is_none_or(|mark| mark < time)).max(next as usize);
-            if reached < marks.len() {
-                pending.insert((change.key, change.tag), (reached as u32, by, time));
+            let reached = marks.reach(time).max(next);
+            if (reached as usize) < marks.0.len() {
+                pending.insert((change.key, change.tag), (reached, by, time));
             }
         }
         set_timer(stage, change.key, change.tag, change.time.map(|time| (change.clock, time)), changes);
@@ -132,6 +132,7 @@ mod tests {
     use sluice_event::{Items, OutcomeWriter, TimerChange};
 
     use super::*;
+    use crate::watermark::mark;
 
     /// Where a call must be cut whose marks are 0, 10, 20, 30, 40, in which these timers are set (or cleared) by events, and by timers.
     fn cut(set: &[((Source, u32), &str, Option<i64>)], due: &[(u32, i64)]) -> Option<Cut> {
@@ -154,8 +155,8 @@ mod tests {
         }
         let bytes = writer.finish(4, due.len() as u32);
         let outcome = Outcome::parse(&bytes, Items { inputs: 4, timers: &due.before, fires: false }).unwrap();
-        let marks: Vec<_> = (0..5).map(|n| Some(n * 10)).collect();
-        changes(&outcome, "s", &due, |input| input, &marks, &mut Layer::default()).unwrap()
+        let marks: Vec<_> = (0..5).map(|n| mark(Some(n * 10))).collect();
+        changes(&outcome, "s", &due, |input| input, Marks(&marks), &mut Layer::default()).unwrap()
     }
 
     #[test]

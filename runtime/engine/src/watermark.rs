@@ -73,13 +73,13 @@ impl EventTime {
     #[inline]
     pub(crate) fn event(&mut self, topic: usize, writer: Writer, timestamp: i64, appended: i64) -> bool {
         let is_late = self.current.is_some_and(|current| timestamp < current);
-        if self.topics.len() > 1 {
+        if let [only] = &mut self.topics[..] {
+            only.event(writer, timestamp, appended);
+            self.current = only.current;
+        } else {
             // Those that nobody has written to are waited for, for as long as for any writer.
             self.topics.iter_mut().for_each(|topic| topic.expect(appended));
-        }
-        let before = self.topics[topic].current;
-        self.topics[topic].event(writer, timestamp, appended);
-        if self.topics.len() > 1 || self.topics[topic].current != before {
+            self.topics[topic].event(writer, timestamp, appended);
             self.combine();
         }
         is_late
@@ -127,6 +127,45 @@ impl EventTime {
         }
         let several = self.topics.len() > 1;
         self.topics.iter_mut().flat_map(|topic| topic.take_changed(several)).collect()
+    }
+}
+
+/// Watermarks before each event of a batch and behind the last; empty for chains without state. They never fall.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Marks<'a>(pub(crate) &'a [Mark]);
+
+/// A watermark as guests get it: i64, ms since the epoch, `i64::MIN` while there is none.
+pub(crate) type Mark = [u8; 8];
+
+/// A watermark for guests.
+#[inline]
+pub(crate) fn mark(watermark: Option<i64>) -> Mark {
+    watermark.unwrap_or(i64::MIN).to_le_bytes()
+}
+
+fn watermark(mark: Mark) -> Option<i64> {
+    Some(i64::from_le_bytes(mark)).filter(|mark| *mark != i64::MIN)
+}
+
+impl<'a> Marks<'a> {
+    /// As guests get them.
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        self.0.as_flattened()
+    }
+
+    /// The one before an event.
+    pub(crate) fn before(self, event: u32) -> Option<i64> {
+        self.0.get(event as usize).copied().and_then(watermark)
+    }
+
+    /// The one behind the last event.
+    pub(crate) fn last(self) -> Option<i64> {
+        self.0.last().copied().and_then(watermark)
+    }
+
+    /// The first event before which a timer of this time is due; one more than there are where it is not due even behind the last.
+    pub(crate) fn reach(self, time: i64) -> u32 {
+        self.0.partition_point(|mark| watermark(*mark).is_none_or(|mark| mark < time)) as u32
     }
 }
 

@@ -49,6 +49,14 @@ impl Layer {
         self.sorted.take();
     }
 
+    /// An empty one, with room for as much as there is in this one, and some more.
+    #[must_use]
+    pub fn with_room(&self) -> Self {
+        let more = |len: usize| len + len / 8;
+        let (bytes, items) = (more(self.bytes.len()), more(self.items.len()));
+        Self { bytes: Vec::with_capacity(bytes), items: Vec::with_capacity(items), ..Self::default() }
+    }
+
     /// Removes all changes and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -75,6 +83,15 @@ impl Layer {
     /// The changes, in the order in which they were made.
     pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
         self.items.iter().map(|item| self.change(*item))
+    }
+
+    /// The same in blocks: so many of them, of which the first ones count.
+    pub(crate) fn blocks<const N: usize>(&self) -> impl Iterator<Item = ([Change<'_>; N], usize)> {
+        let block = |items: &[Item]| {
+            let change = |n: usize| items.get(n).map_or(Change::default(), |item| self.change(*item));
+            (std::array::from_fn(change), items.len())
+        };
+        self.items.chunks(N).map(block)
     }
 
     fn change(&self, item: Item) -> Change<'_> {

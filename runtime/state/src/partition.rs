@@ -15,7 +15,7 @@ use crate::key::{
 };
 use crate::layer::{Change, Layer};
 use crate::store::{Closed, Error, Store};
-use crate::table::Table;
+use crate::table::{Old, Record, Table};
 use crate::timer::{self, Timer, index_from, index_key};
 use crate::writer::WriterSeen;
 
@@ -342,16 +342,10 @@ impl PartitionState {
         if head.to > head.from {
             self.applied.topic = Some(head.topic);
         }
-        let mut changes = layers.into_iter().flat_map(Layer::changes);
-        loop {
-            let mut block = [Change::default(); Table::BLOCK];
-            let count = block.iter_mut().zip(&mut changes).map(|(place, change)| *place = change).count();
-            let numbers = self.memory.find_all(block.map(|change| change.key));
-            for (change, number) in block[..count].iter().zip(numbers) {
-                self.set(*change, number)?;
-            }
-            if count < Table::BLOCK {
-                break;
+        for (block, count) in layers.into_iter().flat_map(Layer::blocks::<{ Table::BLOCK }>) {
+            let records = self.memory.find_all(std::array::from_fn(|n| block[n].key));
+            for (change, record) in block[..count].iter().zip(records) {
+                self.set(*change, record)?;
             }
         }
         self.applied.watermark = self.applied.watermark.max(head.watermark);
@@ -595,32 +589,31 @@ impl PartitionState {
         Ok(exactly)
     }
 
-    /// Changes one key for good; its number in memory, if that was found.
-    fn set(&mut self, change: Change<'_>, number: Option<u32>) -> Result<(), Error> {
+    /// Changes one key for good; its record in memory, if that was found.
+    fn set(&mut self, change: Change<'_>, record: Option<Record>) -> Result<(), Error> {
         let Change { key, value, expires } = change;
         let expires = expires.filter(|_| value.is_some());
         if key.first() == Some(&TIMER) {
             self.index(key, value)?;
         }
         // What changes often is there already, and takes the new value in the old one's place.
-        let number = number.or_else(|| self.memory.number(key));
-        let (old_len, old_expires) = match number.map(|number| self.memory.at(number)) {
-            Some(old) => (old.value.map(<[u8]>::len), old.expires),
-            None => self.get_below(key)?.map_or((None, None), |old| (old.value.as_ref().map(Vec::len), old.expires)),
+        let old = match record.or_else(|| self.memory.find(key)) {
+            Some(record) => self.memory.replace(record, value, expires),
+            None => {
+                let old = self.get_below(key)?.unwrap_or_default();
+                self.memory.insert(key, value, expires);
+                Old { len: old.value.map(|value| value.len()), expires: old.expires }
+            }
         };
-        match number {
-            Some(number) => self.memory.replace(number, value, expires),
-            None => self.memory.insert(key, value, expires),
-        }
         // Mostly a value makes room for one of its length.
-        if old_len != value.map(<[u8]>::len)
+        if old.len != value.map(<[u8]>::len)
             && let Some((stage, own)) = space_and_key(key)
         {
             let usage = match self.applied.usage.get_mut(stage) {
                 Some(usage) => usage,
                 None => self.applied.usage.entry(stage.to_owned()).or_default(),
             };
-            if let Some(len) = old_len {
+            if let Some(len) = old.len {
                 usage.keys -= 1;
                 usage.bytes -= (own.len() + len) as u64;
             }
@@ -629,8 +622,8 @@ impl PartitionState {
                 usage.bytes += (own.len() + value.len()) as u64;
             }
         }
-        if old_expires != expires {
-            if let Some(before) = old_expires {
+        if old.expires != expires {
+            if let Some(before) = old.expires {
                 self.memory.insert(&expiry_key(before, key), None, None);
             }
             if let Some(after) = expires {

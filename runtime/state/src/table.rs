@@ -14,38 +14,57 @@ use crate::layer::Change;
 /// who look at keys in their order, and grows with new keys only.
 ///
 /// An entry's key and value lie in one record, the records in one buffer, so that a core's cache holds as many as can be: fetching one from memory takes
-/// as long as a hundred instructions. A value that its record has no room for gets a new one, half as large again, and the old one is left: all of it goes
-/// when it is in the store.
+/// as long as a hundred instructions. A value that its record has no room for gets a new one, half as large again, and the old one is left, and says where
+/// that is: all of it goes when it is in the store.
 #[derive(Default)]
 pub(crate) struct Table {
     index: HashTable<Place>,
     hasher: RandomState,
-    /// By the numbers of entries, where their records begin, in eights of bytes.
-    records: Vec<u32>,
     bytes: Vec<u8>,
-    order: BTreeMap<Box<[u8]>, u32>,
+    order: BTreeMap<Box<[u8]>, Record>,
     /// Bytes of the keys in `order`.
     key_bytes: usize,
+}
+
+/// Where an entry's record begins, or began before it was moved, in eights of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record(u32);
+
+impl Record {
+    const ALIGN: usize = 8;
+
+    fn start(self) -> usize {
+        self.0 as usize * Self::ALIGN
+    }
 }
 
 /// An entry, and some bits of its key's hash: mostly its record need not be looked at to tell that it is another one's.
 struct Place {
     hash: u32,
-    number: u32,
+    record: Record,
+}
+
+/// What stood in an entry that was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Old {
+    /// Bytes of the value; `None` where there was none.
+    pub(crate) len: Option<usize>,
+    pub(crate) expires: Option<i64>,
 }
 
 /// What stands before key and value.
 #[derive(Clone, Copy)]
 struct Head {
     key_len: u32,
-    /// [`DELETED`] where there is none.
+    /// [`DELETED`] where there is none; [`MOVED`] in a record that was left.
     value_len: u32,
-    /// Bytes that a value may have here.
+    /// Bytes that a value may have here; the record in its place, where it was left.
     room: u32,
     expires: Option<i64>,
 }
 
 const DELETED: u32 = u32::MAX;
+const MOVED: u32 = u32::MAX - 1;
 
 impl Head {
     /// ```text
@@ -55,25 +74,27 @@ impl Head {
     /// ```
     const BYTES: usize = 24;
 
+    #[inline]
     fn of(record: &[u8]) -> Self {
-        let (words, _) = record.as_chunks::<4>();
-        let word = |at: usize| u32::from_le_bytes(words[at]);
-        let time = (u64::from(word(5)) << 32 | u64::from(word(4))).cast_signed();
-        Self { key_len: word(0), value_len: word(1), room: word(2), expires: (word(3) == 1).then_some(time) }
+        let (words, _) = record.as_chunks::<8>();
+        let word = |at: usize| u64::from_le_bytes(words[at]);
+        let (lens, room, time) = (word(0), word(1), word(2).cast_signed());
+        let expires = (room >> 32 == 1).then_some(time);
+        Self { key_len: lens as u32, value_len: (lens >> 32) as u32, room: room as u32, expires }
     }
 
-    fn to_bytes(self) -> [u8; Self::BYTES] {
-        let mut bytes = [0; Self::BYTES];
-        bytes[0..4].copy_from_slice(&self.key_len.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.value_len.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.room.to_le_bytes());
-        bytes[12] = u8::from(self.expires.is_some());
-        bytes[16..24].copy_from_slice(&self.expires.unwrap_or(0).to_le_bytes());
-        bytes
+    /// Its bytes, by whole words: those that are put together of smaller pieces are read back only once they have come to the cache.
+    #[inline]
+    fn words(self) -> [[u8; 8]; 3] {
+        let pair = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
+        let does_expire = u32::from(self.expires.is_some());
+        let time = self.expires.unwrap_or(0).to_le_bytes();
+        [pair(self.key_len, self.value_len), pair(self.room, does_expire), time]
     }
 }
 
 /// What a record says.
+#[inline]
 fn change(record: &[u8]) -> Change<'_> {
     let head = Head::of(record);
     let (key, rest) = record[Head::BYTES..].split_at(head.key_len as usize);
@@ -86,11 +107,10 @@ impl Table {
     pub(crate) const BLOCK: usize = 16;
     /// What an entry takes up besides its record and its key in the tree, about.
     const ENTRY_BYTES: usize = 64;
-    const ALIGN: usize = 8;
 
     /// Bytes of memory that it takes up, about.
     pub(crate) fn memory(&self) -> usize {
-        self.bytes.len() + self.key_bytes + Self::ENTRY_BYTES * self.records.len()
+        self.bytes.len() + self.key_bytes + Self::ENTRY_BYTES * self.index.len()
     }
 
     /// Of a hash, bits that the index does not compare by itself.
@@ -98,96 +118,106 @@ impl Table {
         (hash >> 25) as u32
     }
 
-    fn start(&self, number: u32) -> usize {
-        self.records[number as usize] as usize * Self::ALIGN
-    }
-
-    /// What stands under the key of a number.
-    pub(crate) fn at(&self, number: u32) -> Change<'_> {
-        change(&self.bytes[self.start(number)..])
+    /// What a record says.
+    #[inline]
+    fn at(&self, record: Record) -> Change<'_> {
+        change(&self.bytes[record.start()..])
     }
 
     /// What stands under a key.
     pub(crate) fn get(&self, key: &[u8]) -> Option<Change<'_>> {
-        self.number(key).map(|number| self.at(number))
+        self.find(key).map(|record| self.at(record))
     }
 
-    /// The number of a key, if it is there.
-    pub(crate) fn number(&self, key: &[u8]) -> Option<u32> {
-        self.find(self.hasher.hash_one(key), key)
+    /// The record of a key, if it is there.
+    pub(crate) fn find(&self, key: &[u8]) -> Option<Record> {
+        self.find_hashed(self.hasher.hash_one(key), key)
     }
 
-    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        let is_own = |place: &Place| place.hash == Self::bits(hash) && self.at(place.number).key == key;
-        self.index.find(hash, is_own).map(|place| place.number)
+    fn find_hashed(&self, hash: u64, key: &[u8]) -> Option<Record> {
+        let is_own = |place: &Place| place.hash == Self::bits(hash) && self.at(place.record).key == key;
+        self.index.find(hash, is_own).map(|place| place.record)
     }
 
     /// The same of several keys: none waits for the one before to come from memory. It may miss a key; none that it finds is wrong.
-    pub(crate) fn find_all(&self, keys: [&[u8]; Self::BLOCK]) -> [Option<u32>; Self::BLOCK] {
-        let hashes = keys.map(|key| self.hasher.hash_one(key));
-        let find = |hash| self.index.find(hash, |place| place.hash == Self::bits(hash)).map(|place| place.number);
-        let found = hashes.map(find);
-        for number in found.into_iter().flatten() {
-            // Where it begins and, mostly, ends.
-            let start = self.start(number);
+    pub(crate) fn find_all(&self, keys: [&[u8]; Self::BLOCK]) -> [Option<Record>; Self::BLOCK] {
+        let hashes: [u64; Self::BLOCK] = std::array::from_fn(|n| self.hasher.hash_one(keys[n]));
+        let found: [Option<Record>; Self::BLOCK] = std::array::from_fn(|n| {
+            let place = self.index.find(hashes[n], |place| place.hash == Self::bits(hashes[n]))?;
+            // Where the record begins and, mostly, ends.
+            let start = place.record.start();
             black_box((self.bytes.get(start).copied(), self.bytes.get(start + 64).copied()));
-        }
-        std::array::from_fn(|n| found[n].filter(|number| self.at(*number).key == keys[n]))
+            Some(place.record)
+        });
+        std::array::from_fn(|n| found[n].filter(|record| self.at(*record).key == keys[n]))
     }
 
-    /// Puts something under the key of a number.
-    pub(crate) fn replace(&mut self, number: u32, value: Option<&[u8]>, expires: Option<i64>) {
-        let start = self.start(number);
-        let head = Head::of(&self.bytes[start..]);
-        let (key_start, len) = (start + Head::BYTES, value.map_or(0, <[u8]>::len));
-        let key_end = key_start + head.key_len as usize;
+    /// Puts something in a key's record. What stood there is told.
+    pub(crate) fn replace(&mut self, record: Record, value: Option<&[u8]>, expires: Option<i64>) -> Old {
+        let at = &mut self.bytes[record.start()..];
+        let (head, value_bytes) = (Head::of(at), value.unwrap_or_default());
+        if head.value_len == MOVED {
+            return self.replace(Record(head.room), value, expires);
+        }
+        let (key_len, len) = (head.key_len as usize, value_bytes.len());
+        let old = Old { len: (head.value_len != DELETED).then_some(head.value_len as usize), expires: head.expires };
         if len > head.room as usize {
-            // Half as large again: what is left behind stays within what there is.
-            let key = self.bytes[key_start..key_end].to_vec();
-            self.records[number as usize] = self.write(&key, value, expires, len + len / 2);
-            return;
+            let key = at[Head::BYTES..][..key_len].to_vec();
+            let larger = self.move_to_larger(record, &key, value, expires);
+            let left = Head { value_len: MOVED, room: larger.0, ..head }.words();
+            self.bytes[record.start()..][..Head::BYTES].copy_from_slice(left.as_flattened());
+            return old;
         }
         let value_len = value.map_or(DELETED, |value| value.len() as u32);
-        self.bytes[start..key_start].copy_from_slice(&Head { value_len, expires, ..head }.to_bytes());
-        self.bytes[key_end..key_end + len].copy_from_slice(value.unwrap_or_default());
+        at[..Head::BYTES].copy_from_slice(Head { value_len, expires, ..head }.words().as_flattened());
+        at[Head::BYTES + key_len..][..len].copy_from_slice(value_bytes);
+        old
+    }
+
+    /// Gives a key another record, for its value has no room in this one.
+    fn move_to_larger(&mut self, from: Record, key: &[u8], value: Option<&[u8]>, expires: Option<i64>) -> Record {
+        let len = value.map_or(0, <[u8]>::len);
+        // Half as large again: what is left behind stays within what there is.
+        let to = self.write(key, value, expires, len + len / 2);
+        let of_index = self.index.find_mut(self.hasher.hash_one(key), |place| place.record == from);
+        let of_index = of_index.map(|place| &mut place.record);
+        of_index.into_iter().chain(self.order.get_mut(key)).for_each(|record| *record = to);
+        to
     }
 
     /// Puts something under a key.
     pub(crate) fn insert(&mut self, key: &[u8], value: Option<&[u8]>, expires: Option<i64>) {
         let hash = self.hasher.hash_one(key);
-        if let Some(number) = self.find(hash, key) {
-            return self.replace(number, value, expires);
+        if let Some(record) = self.find_hashed(hash, key) {
+            self.replace(record, value, expires);
+            return;
         }
-        let (number, len) = (self.records.len() as u32, value.map_or(0, <[u8]>::len));
         // Numbers become longer by and by.
-        let record = self.write(key, value, expires, len + Self::ALIGN);
-        self.records.push(record);
-        self.order.insert(key.into(), number);
+        let record = self.write(key, value, expires, value.map_or(0, <[u8]>::len) + Record::ALIGN);
+        self.order.insert(key.into(), record);
         self.key_bytes += key.len();
-        let Self { index, hasher, records, bytes, .. } = self;
-        let hash_of = |place: &Place| {
-            hasher.hash_one(change(&bytes[records[place.number as usize] as usize * Self::ALIGN..]).key)
-        };
-        index.insert_unique(hash, Place { hash: Self::bits(hash), number }, hash_of);
+        let Self { index, hasher, bytes, .. } = self;
+        let hash_of = |place: &Place| hasher.hash_one(change(&bytes[place.record.start()..]).key);
+        index.insert_unique(hash, Place { hash: Self::bits(hash), record }, hash_of);
     }
 
-    /// Appends a record with room for so many bytes of a value, or some more; where it begins, in eights.
-    fn write(&mut self, key: &[u8], value: Option<&[u8]>, expires: Option<i64>, room: usize) -> u32 {
+    /// Appends a record with room for so many bytes of a value, or some more.
+    fn write(&mut self, key: &[u8], value: Option<&[u8]>, expires: Option<i64>, room: usize) -> Record {
         let start = self.bytes.len();
-        let end = (start + Head::BYTES + key.len() + room).next_multiple_of(Self::ALIGN);
+        let end = (start + Head::BYTES + key.len() + room).next_multiple_of(Record::ALIGN);
         let room = (end - start - Head::BYTES - key.len()) as u32;
         let value_len = value.map_or(DELETED, |value| value.len() as u32);
         let head = Head { key_len: key.len() as u32, value_len, room, expires };
-        self.bytes.extend_from_slice(&head.to_bytes());
+        self.bytes.extend_from_slice(head.words().as_flattened());
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value.unwrap_or_default());
         self.bytes.resize(end, 0);
-        (start / Self::ALIGN) as u32
+        Record((start / Record::ALIGN) as u32)
     }
 
     /// Entries in the order of keys.
     pub(crate) fn range(&self, range: (Bound<&[u8]>, Bound<&[u8]>)) -> impl Iterator<Item = Change<'_>> {
-        self.order.range::<[u8], _>(range).map(|(_, number)| self.at(*number))
+        self.order.range::<[u8], _>(range).map(|(_, record)| self.at(*record))
     }
 
     /// All of them, in the order of keys.
@@ -204,16 +234,22 @@ mod tests {
     fn it_is_as_a_plain_map_of_values_that_grow_shrink_and_go() {
         let (mut table, mut plain) = (Table::default(), BTreeMap::new());
         let mut random = 7_u64;
+        // Records as they were found at first.
+        let mut found = BTreeMap::new();
         for _ in 0..20_000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let key = format!("key-{}", (random >> 33) % 300).into_bytes();
             let value = (random & 16 == 0).then(|| vec![(random >> 40) as u8; (random >> 50) as usize % 70]);
             let expires = (random & 32 == 0).then_some((random >> 20).cast_signed());
-            match table.number(&key).filter(|_| random & 64 == 0) {
-                Some(number) => table.replace(number, value.as_deref(), expires),
-                None => table.insert(&key, value.as_deref(), expires),
+            let record = found.get(&key).copied().filter(|_| random & 64 == 0);
+            let told = record.map(|record| table.replace(record, value.as_deref(), expires));
+            if told.is_none() {
+                table.insert(&key, value.as_deref(), expires);
+                found.entry(key.clone()).or_insert(table.find(&key).unwrap());
             }
-            plain.insert(key, (value, expires));
+            let old = plain.insert(key, (value, expires));
+            let old = old.map(|(value, expires)| Old { len: value.map(|value: Vec<_>| value.len()), expires });
+            assert!(told.is_none() || told == old);
         }
         let as_plain =
             |Change { key, value, expires }: Change<'_>| (key.to_vec(), (value.map(<[u8]>::to_vec), expires));
@@ -221,9 +257,9 @@ mod tests {
         let keys: Vec<_> = plain.keys().collect();
         for block in keys.chunks_exact(Table::BLOCK) {
             let found = table.find_all(std::array::from_fn(|n| &block[n][..]));
-            for (key, number) in block.iter().zip(found) {
-                let number = number.or_else(|| table.number(key)).unwrap();
-                assert_eq!(as_plain(table.at(number)), ((*key).clone(), plain[*key].clone()));
+            for (key, record) in block.iter().zip(found) {
+                let record = record.or_else(|| table.find(key)).unwrap();
+                assert_eq!(as_plain(table.at(record)), ((*key).clone(), plain[*key].clone()));
             }
         }
         assert_eq!(table.find_all([b"other"; Table::BLOCK]), [None; Table::BLOCK]);

@@ -17,10 +17,10 @@ use sluice_state::SharedState;
 use super::{Generation, LaneConfig, LaneRunner, Step};
 use crate::chain::{Called, Chain, StageError};
 use crate::errors::Failed;
-use crate::keyed::Marks;
 use crate::port::{CallErrorKind, Witness};
 use crate::probation::{Before, Probation, Verdict};
 use crate::timers::Due;
+use crate::watermark::Marks;
 
 /// What comes of asking the generation before.
 pub(super) enum Judgement {
