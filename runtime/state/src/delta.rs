@@ -260,33 +260,52 @@ fn put(out: &mut Vec<u8>, words: impl Iterator<Item = u64>) {
     words.for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
 }
 
-/// Appends a delta of so many changes.
-pub(crate) fn encode_delta<'a>(
-    head: &Head,
-    count: usize,
-    changes: impl Iterator<Item = Change<'a>>,
-    out: &mut Vec<u8>,
-) {
+/// Appends a delta of all the changes of some layers.
+pub(crate) fn encode_delta<'a>(head: &Head, layers: impl Iterator<Item = &'a Layer> + Clone, out: &mut Vec<u8>) {
+    let count = layers.clone().map(Layer::len).sum();
     head.encode(0, (count, head.late as usize), out);
     let mut before: &[u8] = &[];
-    for Change { key, value, expires } in changes {
-        let shared = shared(before, key);
-        put_number(out, 2 * value.map_or(0, |value| value.len() as u64 + 1) + u64::from(expires.is_some()));
-        put_number(out, shared as u64);
-        put_number(out, (key.len() - shared) as u64);
-        out.extend(expires.into_iter().flat_map(i64::to_le_bytes));
-        out.extend_from_slice(&key[shared..]);
-        out.extend_from_slice(value.unwrap_or_default());
-        before = key;
+    for layer in layers {
+        for Change { key, value, expires } in layer.changes() {
+            let shared = shared(before, key);
+            let value_number = 2 * value.map_or(0, |value| value.len() as u64 + 1) + u64::from(expires.is_some());
+            put_numbers(out, [value_number, shared as u64, (key.len() - shared) as u64]);
+            out.extend(expires.into_iter().flat_map(i64::to_le_bytes));
+            out.extend_from_slice(&key[shared..]);
+            out.extend_from_slice(value.unwrap_or_default());
+            before = key;
+        }
     }
 }
 
 /// How many bytes two keys begin with alike, looked at by eights.
 fn shared(a: &[u8], b: &[u8]) -> usize {
-    let (words_a, words_b) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
-    let differ = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
-    let alike = words_a.iter().zip(words_b).map(differ).take_while(|differ| *differ == 0).count() * 8;
-    alike + a[alike..].iter().zip(&b[alike..]).take_while(|(a, b)| a == b).count()
+    let len = a.len().min(b.len());
+    let (a, b) = (&a[..len], &b[..len]);
+    // Of eight bytes that differ, how many are alike before.
+    let alike = |a: &[u8; 8], b: &[u8; 8]| match u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b) {
+        0 => None,
+        differ => Some(differ.trailing_zeros() as usize / 8),
+    };
+    let words = (0..).step_by(8).zip(a.as_chunks().0).zip(b.as_chunks().0);
+    for ((at, a), b) in words {
+        if let Some(alike) = alike(a, b) {
+            return at + alike;
+        }
+    }
+    match (a.last_chunk(), b.last_chunk()) {
+        // Some of them were looked at.
+        (Some(a), Some(b)) => alike(a, b).map_or(len, |alike| len - 8 + alike),
+        _ => a.iter().zip(b).take_while(|(a, b)| a == b).count(),
+    }
+}
+
+/// Numbers one behind the other, which mostly have a byte each.
+fn put_numbers<const N: usize>(out: &mut Vec<u8>, numbers: [u64; N]) {
+    match numbers.iter().all(|number| *number < 0x80) {
+        true => out.extend_from_slice(&numbers.map(|number| number as u8)),
+        false => numbers.into_iter().for_each(|number| put_number(out, number)),
+    }
 }
 
 fn put_number(out: &mut Vec<u8>, mut number: u64) {
@@ -320,7 +339,7 @@ impl Delta {
     /// The bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        encode_delta(&self.head, self.layer.len(), self.layer.changes(), &mut out);
+        encode_delta(&self.head, std::iter::once(&self.layer), &mut out);
         out
     }
 

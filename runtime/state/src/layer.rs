@@ -20,10 +20,12 @@ pub struct Change<'a> {
 struct Item {
     start: usize,
     key_len: u32,
-    /// `None`: it is deleted.
-    value_len: Option<u32>,
+    /// [`DELETED`] where there is none.
+    value_len: u32,
     expires: Option<i64>,
 }
+
+const DELETED: u32 = u32::MAX;
 
 /// Some changes, in the order in which they were made: what is said last of a key stands.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +45,8 @@ impl Layer {
         self.bytes.extend_from_slice(prefix);
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value.unwrap_or_default());
-        let (key_len, value_len) = ((prefix.len() + key.len()) as u32, value.map(|value| value.len() as u32));
+        let key_len = (prefix.len() + key.len()) as u32;
+        let value_len = value.map_or(DELETED, |value| value.len() as u32);
         self.has_timers |= self.bytes.get(start) == Some(&TIMER);
         self.items.push(Item { start, key_len, value_len, expires });
         self.sorted.take();
@@ -85,18 +88,15 @@ impl Layer {
         self.items.iter().map(|item| self.change(*item))
     }
 
-    /// The same in blocks: so many of them, of which the first ones count.
-    pub(crate) fn blocks<const N: usize>(&self) -> impl Iterator<Item = ([Change<'_>; N], usize)> {
-        let block = |items: &[Item]| {
-            let change = |n: usize| items.get(n).map_or(Change::default(), |item| self.change(*item));
-            (std::array::from_fn(change), items.len())
-        };
-        self.items.chunks(N).map(block)
+    /// The same, so many at a time.
+    pub(crate) fn blocks(&self, len: usize) -> impl Iterator<Item = impl Iterator<Item = Change<'_>> + Clone> {
+        self.items.chunks(len).map(|items| items.iter().map(|item| self.change(*item)))
     }
 
     fn change(&self, item: Item) -> Change<'_> {
         let (key, rest) = self.bytes[item.start..].split_at(item.key_len as usize);
-        Change { key, value: item.value_len.map(|len| &rest[..len as usize]), expires: item.expires }
+        let value = (item.value_len != DELETED).then(|| &rest[..item.value_len as usize]);
+        Change { key, value, expires: item.expires }
     }
 
     fn key(&self, number: u32) -> &[u8] {

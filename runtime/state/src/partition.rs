@@ -315,8 +315,8 @@ impl PartitionState {
     /// Appends a delta with what attempts up to this number have changed, together; not those up to `behind`, whose changes are in deltas that are under way.
     pub fn delta_through(&self, behind: Option<u64>, id: u64, head: &Head, out: &mut Vec<u8>) {
         let own = self.layers.partition_point(|layer| behind.is_some_and(|behind| layer.id <= behind));
-        let layers = || self.layers.range(own..).take_while(|layer| layer.id <= id).map(|layer| &layer.changes);
-        encode_delta(head, layers().map(Layer::len).sum(), layers().flat_map(Layer::changes), out);
+        let layers = self.layers.range(own..).take_while(|layer| layer.id <= id).map(|layer| &layer.changes);
+        encode_delta(head, layers, out);
     }
 
     /// The commit that holds the changes of attempts up to this number was made, its delta being at `offset` of the changelog.
@@ -342,10 +342,11 @@ impl PartitionState {
         if head.to > head.from {
             self.applied.topic = Some(head.topic);
         }
-        for (block, count) in layers.into_iter().flat_map(Layer::blocks::<{ Table::BLOCK }>) {
-            let records = self.memory.find_all(std::array::from_fn(|n| block[n].key));
-            for (change, record) in block[..count].iter().zip(records) {
-                self.set(*change, record)?;
+        for block in layers.into_iter().flat_map(|layer| layer.blocks(Table::BLOCK)) {
+            let mut keys = [&[][..]; Table::BLOCK];
+            keys.iter_mut().zip(block.clone()).for_each(|(key, change)| *key = change.key);
+            for (change, record) in block.zip(self.memory.find_all(keys)) {
+                self.set(change, record)?;
             }
         }
         self.applied.watermark = self.applied.watermark.max(head.watermark);

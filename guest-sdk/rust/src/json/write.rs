@@ -108,19 +108,28 @@ impl Writer<'_> {
     #[inline(always)]
     fn enclosed<const BEFORE: usize, const BEHIND: usize>(
         &mut self,
-        before: &[u8; BEFORE],
+        before: [u8; BEFORE],
         bytes: &[u8],
-        behind: &[u8; BEHIND],
+        behind: [u8; BEHIND],
     ) {
-        if let Some(to) = self.place(BEFORE + bytes.len() + BEHIND) {
-            let (first, rest) = to.split_at_mut(BEFORE);
-            let (middle, last) = rest.split_at_mut(bytes.len());
-            first.copy_from_slice(before);
-            copy(middle, bytes);
-            last.copy_from_slice(behind);
-        } else {
-            self.appended(|out| [before, bytes, behind].iter().for_each(|bytes| out.extend_from_slice(bytes)));
-        }
+        let Some(to) = self.place(BEFORE + bytes.len() + BEHIND) else { return self.long(before, bytes, behind) };
+        let (first, rest) = to.split_at_mut(BEFORE);
+        let (middle, last) = rest.split_at_mut(bytes.len());
+        first.copy_from_slice(&before);
+        copy(middle, bytes);
+        last.copy_from_slice(&behind);
+    }
+
+    /// The same of more than there is ever room for.
+    #[cold]
+    #[inline(never)]
+    fn long<const BEFORE: usize, const BEHIND: usize>(
+        &mut self,
+        before: [u8; BEFORE],
+        bytes: &[u8],
+        behind: [u8; BEHIND],
+    ) {
+        self.appended(|out| [&before[..], bytes, &behind].iter().for_each(|bytes| out.extend_from_slice(bytes)));
     }
 
     /// Has `serde_json` write a value.
@@ -129,7 +138,8 @@ impl Writer<'_> {
     }
 }
 
-/// Whether text stands in JSON as it is, eight bytes at a time.
+/// Whether text stands in JSON as it is, eight bytes at a time. Names of fields are known to the compiler, and so is the answer, as long as it needs no loop: those
+/// it does not unroll for WebAssembly.
 #[inline(always)]
 fn is_plain(text: &[u8]) -> bool {
     const ONES: u64 = u64::MAX / 255;
@@ -140,16 +150,26 @@ fn is_plain(text: &[u8]) -> bool {
         let special = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
         (control | special) & (ONES * 0x80) == 0
     };
-    let (words, rest) = text.as_chunks();
-    words.iter().all(|word| is_plain(u64::from_le_bytes(*word)))
-        && rest.iter().all(|byte| *byte >= 0x20 && !matches!(byte, b'"' | b'\\'))
+    let is_plain_word = |word: &[u8; 8]| is_plain(u64::from_le_bytes(*word));
+    // Where the first bytes and the last overlap, some are looked at twice.
+    if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        return is_plain_word(first)
+            && is_plain_word(last)
+            && (text.len() <= 16 || text.as_chunks().0.iter().all(is_plain_word));
+    }
+    if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        let [first, last] = [first, last].map(|half| u64::from(u32::from_le_bytes(*half)));
+        return is_plain(first | last << 32);
+    }
+    let byte = |at: usize| u64::from(text.get(at).copied().unwrap_or(b' '));
+    is_plain(byte(0) | byte(1) << 8 | byte(2) << 16 | (ONES * u64::from(b' ')) << 24)
 }
 
 impl<'a> Writer<'a> {
     #[inline(always)]
     fn text(&mut self, text: &str) -> Result<()> {
         if is_plain(text.as_bytes()) {
-            self.enclosed(b"\"", text.as_bytes(), b"\"");
+            self.enclosed(*b"\"", text.as_bytes(), *b"\"");
             return Ok(());
         }
         self.by_serde_json(text)
@@ -159,7 +179,7 @@ impl<'a> Writer<'a> {
     #[inline(always)]
     fn name(&mut self, before: u8, name: &'static str) -> Result<()> {
         if is_plain(name.as_bytes()) {
-            self.enclosed(&[before, b'"'], name.as_bytes(), b"\":");
+            self.enclosed([before, b'"'], name.as_bytes(), *b"\":");
             return Ok(());
         }
         self.byte(before);
