@@ -72,12 +72,11 @@ fn pass_by(
 ) {
     let mut appended = batch.append_times.iter().peekable();
     let mut appended_at = 0;
-    for (index, event) in (0..events).zip(batch.region().events().flatten()) {
+    for (index, (timestamp, writer)) in (0..events).zip(batch.region().times()) {
         while let Some((_, next)) = appended.next_if(|(from, _)| *from <= index) {
             appended_at = *next;
         }
-        let writer = event.origin().map_or(OUTSIDE, |origin| (origin.topic, origin.partition));
-        let is_late = time.event(topic, writer, event.timestamp(), appended_at);
+        let is_late = time.event(topic, writer.unwrap_or(OUTSIDE), timestamp, appended_at);
         each(index, is_late, time.current());
     }
 }

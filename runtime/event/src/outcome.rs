@@ -428,6 +428,7 @@ pub struct StateWrites<'a> {
 impl<'a> Iterator for StateWrites<'a> {
     type Item = Result<StateWrite<'a>, Malformed>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let dealt_with = self.dealt_with;
         self.records.read(|record| {

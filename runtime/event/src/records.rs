@@ -15,6 +15,7 @@ pub(crate) struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    #[inline]
     fn record(&mut self) -> Result<&'a [u8], Malformed> {
         let size = len_at(self.bytes, 0)?;
         if size < self.least || size % crate::ALIGN != 0 {

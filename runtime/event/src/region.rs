@@ -1,6 +1,6 @@
 //! A row of events, borrowed.
 
-use crate::bytes::{Malformed, len_at, u16_at};
+use crate::bytes::{Malformed, i64_at, len_at, u16_at, u32_at};
 use crate::event::{Event, FIXED, FLAG_ORIGIN, ORIGIN};
 
 /// A row of events: `count` of them fill `bytes` exactly. Iterating checks each before it is handed out.
@@ -34,6 +34,16 @@ impl<'a> Region<'a> {
     /// Whether any of its events has headers, by a glance at each; what is malformed is found by those who read it.
     pub fn has_headers(&self) -> bool {
         glance(self.bytes).any(|event| u16_at(event, 6).is_ok_and(|headers| headers > 0))
+    }
+
+    /// The timestamps of its events, and topic and partition of those that a pipeline wrote, by a glance at each.
+    #[inline]
+    pub fn times(&self) -> impl Iterator<Item = (i64, Option<(u32, u32)>)> + use<'a> {
+        glance(self.bytes).map_while(|event| {
+            let writer = |event| Some((u32_at(event, FIXED).ok()?, u32_at(event, FIXED + 4).ok()?));
+            let from = if u16_at(event, 4).ok()? & FLAG_ORIGIN == 0 { None } else { writer(event) };
+            Some((i64_at(event, 8).ok()?, from))
+        })
     }
 
     /// Reads every event once.

@@ -270,7 +270,9 @@ pub(crate) fn encode_delta<'a>(head: &Head, layers: impl Iterator<Item = &'a Lay
             let shared = shared(before, key);
             let value_number = 2 * value.map_or(0, |value| value.len() as u64 + 1) + u64::from(expires.is_some());
             put_numbers(out, [value_number, shared as u64, (key.len() - shared) as u64]);
-            out.extend(expires.into_iter().flat_map(i64::to_le_bytes));
+            if let Some(expires) = expires {
+                out.extend_from_slice(&expires.to_le_bytes());
+            }
             out.extend_from_slice(&key[shared..]);
             out.extend_from_slice(value.unwrap_or_default());
             before = key;
@@ -279,6 +281,7 @@ pub(crate) fn encode_delta<'a>(head: &Head, layers: impl Iterator<Item = &'a Lay
 }
 
 /// How many bytes two keys begin with alike, looked at by eights.
+#[inline]
 fn shared(a: &[u8], b: &[u8]) -> usize {
     let len = a.len().min(b.len());
     let (a, b) = (&a[..len], &b[..len]);
@@ -301,8 +304,9 @@ fn shared(a: &[u8], b: &[u8]) -> usize {
 }
 
 /// Numbers one behind the other, which mostly have a byte each.
+#[inline]
 fn put_numbers<const N: usize>(out: &mut Vec<u8>, numbers: [u64; N]) {
-    match numbers.iter().all(|number| *number < 0x80) {
+    match numbers.into_iter().fold(0, |all, number| all | number) < 0x80 {
         true => out.extend_from_slice(&numbers.map(|number| number as u8)),
         false => numbers.into_iter().for_each(|number| put_number(out, number)),
     }

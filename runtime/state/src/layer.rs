@@ -49,7 +49,9 @@ impl Layer {
         let value_len = value.map_or(DELETED, |value| value.len() as u32);
         self.has_timers |= self.bytes.get(start) == Some(&TIMER);
         self.items.push(Item { start, key_len, value_len, expires });
-        self.sorted.take();
+        if self.sorted.get().is_some() {
+            self.sorted.take();
+        }
     }
 
     /// An empty one, with room for as much as there is in this one, and some more.

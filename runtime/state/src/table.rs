@@ -93,8 +93,14 @@ impl Head {
     }
 }
 
-/// What a record says.
+/// The key of a record.
 #[inline]
+fn key(record: &[u8]) -> &[u8] {
+    let head = Head::of(record);
+    &record[Head::BYTES..][..head.key_len as usize]
+}
+
+/// What a record says.
 fn change(record: &[u8]) -> Change<'_> {
     let head = Head::of(record);
     let (key, rest) = record[Head::BYTES..].split_at(head.key_len as usize);
@@ -118,8 +124,13 @@ impl Table {
         (hash >> 25) as u32
     }
 
-    /// What a record says.
+    /// The key of a record.
     #[inline]
+    fn key(&self, record: Record) -> &[u8] {
+        key(&self.bytes[record.start()..])
+    }
+
+    /// What a record says.
     fn at(&self, record: Record) -> Change<'_> {
         change(&self.bytes[record.start()..])
     }
@@ -135,7 +146,7 @@ impl Table {
     }
 
     fn find_hashed(&self, hash: u64, key: &[u8]) -> Option<Record> {
-        let is_own = |place: &Place| place.hash == Self::bits(hash) && self.at(place.record).key == key;
+        let is_own = |place: &Place| place.hash == Self::bits(hash) && self.key(place.record) == key;
         self.index.find(hash, is_own).map(|place| place.record)
     }
 
@@ -151,7 +162,7 @@ impl Table {
         let touch =
             |record: Option<Record>| record.map_or(0, |record| byte(record.start()) | byte(record.start() + 64));
         black_box(found.into_iter().fold(0, |touched, record| touched | touch(record)));
-        std::array::from_fn(|n| found[n].filter(|record| self.at(*record).key == keys[n]))
+        std::array::from_fn(|n| found[n].filter(|record| self.key(*record) == keys[n]))
     }
 
     /// Puts something in a key's record. What stood there is told.
@@ -199,7 +210,7 @@ impl Table {
         self.order.insert(key.into(), record);
         self.key_bytes += key.len();
         let Self { index, hasher, bytes, .. } = self;
-        let hash_of = |place: &Place| hasher.hash_one(change(&bytes[place.record.start()..]).key);
+        let hash_of = |place: &Place| hasher.hash_one(self::key(&bytes[place.record.start()..]));
         index.insert_unique(hash, Place { hash: Self::bits(hash), record }, hash_of);
     }
 
