@@ -182,10 +182,11 @@ impl<V> Numbered<V> {
         if self.places.is_empty() {
             return [0; BLOCK];
         }
-        let numbers = keys.map(|key| {
-            let hash = Mark::of(key).hash(key);
-            (self.places[self.alike(self.home(hash), hash)] as u32).wrapping_sub(1)
-        });
+        let hashes = keys.map(|key| Mark::of(key).hash(key));
+        // Before any of them is looked at: what comes next depends on what stands there, and who waits for that waits for each alone.
+        let places = hashes.iter().filter_map(|hash| self.places.get(self.home(*hash)));
+        black_box(places.fold(0, |all, place| all ^ place));
+        let numbers = hashes.map(|hash| (self.places[self.alike(self.home(hash), hash)] as u32).wrapping_sub(1));
         self.bring(&numbers);
         numbers
     }

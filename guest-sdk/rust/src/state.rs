@@ -142,11 +142,13 @@ thread_local! {
 }
 
 /// The event or timer in hand is another one.
+#[inline]
 pub(crate) fn set_now(now: Now) {
     NOW.set(now);
 }
 
 /// Where the event or timer in hand stands.
+#[inline]
 pub(crate) fn now() -> Now {
     NOW.get()
 }

@@ -128,6 +128,7 @@ impl<'a> View<'a> {
     }
 
     /// The watermark before an event, by its index; that of the number of events is the one behind the last.
+    #[inline]
     pub fn watermark_before(&self, index: u32) -> Option<i64> {
         let watermark = i64_at(self.watermarks, index as usize * 8).ok().or(self.watermark)?;
         (watermark != i64::MIN).then_some(watermark)
