@@ -354,25 +354,35 @@ fn chain(&Settings { events, runs, .. }: &Settings) -> Result<Vec<Table>> {
     Ok(vec![table])
 }
 
-/// Instructions that J1 takes in the engine alone with a native consumer, by callgrind: what every change can be compared by, for they
-/// hardly vary.
+/// Instructions that an event takes, by callgrind: what every change can be compared by, for they hardly vary.
 fn instructions(_: &Settings) -> Result<Vec<Table>> {
-    let count = |flag: &str, events: u64| -> Result<u64> {
+    let count = |flag: &str, job: Option<Job>, events: u64| -> Result<i64> {
         let dir = tempfile::tempdir()?;
         let mut command = std::process::Command::new("valgrind");
-        command.args(["--tool=callgrind", "--callgrind-out-file=out"]).arg(std::env::current_exe()?);
-        let ran = command.args([flag, &events.to_string()]).current_dir(dir.path()).output();
-        let Ok(ran) = ran else { bail!("valgrind is not installed: leave `instructions` out, or install it") };
+        command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", dir.path().join("out").display()));
+        let command = command.arg(std::env::current_exe()?).arg(flag).args(job.map(Job::name)).arg(events.to_string());
+        let Ok(ran) = command.output() else {
+            bail!("valgrind is not installed: leave `instructions` out, or install it")
+        };
         let told = String::from_utf8_lossy(&ran.stderr).into_owned();
-        let line = told.lines().find_map(|line| line.split_once("Collected : "));
+        let line = told.lines().find_map(|line| line.split_once("Collected : ")).filter(|_| ran.status.success());
         let (_, collected) = line.ok_or_else(|| anyhow!("callgrind did not count: {told}"))?;
         Ok(collected.trim().parse()?)
     };
     // What the start costs goes out in the difference, and what making events costs is counted by itself.
-    let each = |flag: &str| -> Result<u64> { Ok((count(flag, 60_000)? - count(flag, 20_000)?) / 40_000) };
-    let cost = each("--engine")? - each("--make")?;
-    let title = "an event of J1 in the engine with a native consumer, counted by callgrind";
-    Ok(single("instructions", title, &["instructions"], [(cost as f64).into()]))
+    let each = |(with, without): (&str, &str), job, few: i64| -> Result<f64> {
+        let of = |flag, events: i64| count(flag, job, events.unsigned_abs());
+        let cost = |events| Ok::<_, anyhow::Error>(of(with, events)? - of(without, events)?);
+        Ok((cost(3 * few)? - cost(few)?) as f64 / (2 * few) as f64)
+    };
+    let mut table = Table::new("instructions", "of an event, counted by callgrind", &["instructions"]);
+    table.row("J1 in the engine alone, native consumer", [each(("--engine", "--make"), None, 20_000)?.into()]);
+    for job in [Job::J1, Job::J2 { evenly: true }, Job::J3] {
+        // Enough for each user to have come by, whose value is new then.
+        let cost = each(("--once", "--fill-only"), Some(job), 100_000)?;
+        table.row(format!("{} from log to log, in the sandbox", job.name()), [cost.into()]);
+    }
+    Ok(vec![table])
 }
 
 /// Producers and followers at a node.
