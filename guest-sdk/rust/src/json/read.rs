@@ -223,12 +223,19 @@ impl<'de> Reader<'de> {
         seen & TOPS | escapes
     }
 
-    /// Takes digits: how many there are, and the number that they make behind another.
+    /// Takes digits: how many there are, and the number that they make behind another. What is too long is refused by its length.
     #[inline(always)]
     fn digits(&mut self, before: u64) -> (usize, u64) {
         let (from, mut number) = (self.at, before);
+        while let Some(eight) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) {
+            let (count, value) = leading_digits(*eight);
+            number = number.wrapping_mul(TENS[count]).wrapping_add(value);
+            self.at += count;
+            if count < 8 {
+                return (self.at - from, number);
+            }
+        }
         while let Some(digit @ b'0'..=b'9') = self.byte() {
-            // What is too long is refused by its length.
             number = number.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
             self.at += 1;
         }
@@ -401,6 +408,27 @@ impl<'de> Reader<'de> {
         }
         visitor.visit_borrowed_str(quoted.text()?)
     }
+}
+
+/// Powers of ten, up to that of eight digits.
+const TENS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+
+/// How many digits come first of eight bytes, and the number that they make.
+#[inline(always)]
+fn leading_digits(eight: [u8; 8]) -> (usize, u64) {
+    const fn each(byte: u8) -> u64 {
+        u64::from_le_bytes([byte; 8])
+    }
+    // Of digits, their values.
+    let values = u64::from_le_bytes(eight) ^ each(b'0');
+    // The top bit is set of what is above nine.
+    let others = (((values & each(0x7f)) + each(0x7f - 9)) | values) & each(0x80);
+    let count = others.trailing_zeros() / 8;
+    // What comes first counts most: zeros are put before it, and neighbours are joined, twice as many digits at a time.
+    let ones = values.checked_shl(u64::BITS - 8 * count).unwrap_or(0);
+    let pairs = (10 * ones + (ones >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (100 * pairs + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    (count as usize, (10_000 * fours + (fours >> 32)) & 0xffff_ffff)
 }
 
 /// Whether escapes are those that there are.
@@ -999,6 +1027,28 @@ mod tests {
         // What is refused by the type, and not by the reader, is none of its business.
         here::<Vec<Lenient<u8>>>("[300,1]");
         assert_eq!(super::read::<u8>(b"1").unwrap(), 1);
+    }
+
+    #[test]
+    fn digits_are_taken_as_far_as_they_go_whatever_comes_behind() {
+        let mut random = 3_u64;
+        for len in 0..=8 {
+            for behind in 0..=u8::MAX {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let mut eight: [u8; 8] = std::array::from_fn(|at| b'0' + (random >> (8 * at + 4)) as u8 % 10);
+                eight[len..].iter_mut().step_by(2).for_each(|byte| *byte = behind);
+                let count = eight.iter().take_while(|byte| byte.is_ascii_digit()).count();
+                let value = eight[..count].iter().fold(0, |value, digit| 10 * value + u64::from(digit - b'0'));
+                assert_eq!(super::leading_digits(eight), (count, value), "{eight:?}");
+            }
+        }
+        for number in (0..20).map(|digits| 10_u64.pow(digits) / 7) {
+            for behind in ["", ",", ",1", "  ", ".5", ".25     ", "e3", "  ]         "] {
+                same::<Vec<f64>>(&format!("[{number}{behind}]"));
+                same::<Vec<u64>>(&format!("[{number}{behind}]"));
+                same::<(u64, u64)>(&format!("[{number},{number}{behind}]"));
+            }
+        }
     }
 
     #[test]
